@@ -1,0 +1,13 @@
+# Chooses the compiler before project(): clang 19 makes the faster kernels; any C++20 compiler works.
+if(NOT DEFINED CMAKE_CXX_COMPILER AND NOT DEFINED ENV{CXX})
+  find_program(WEFT_CLANGXX NAMES clang++-19)
+  find_program(WEFT_CLANG NAMES clang-19)
+  if(WEFT_CLANGXX AND WEFT_CLANG)
+    set(CMAKE_CXX_COMPILER ${WEFT_CLANGXX})
+    set(CMAKE_C_COMPILER ${WEFT_CLANG})
+  endif()
+endif()
+find_program(WEFT_CCACHE NAMES ccache)
+if(WEFT_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${WEFT_CCACHE})
+endif()
