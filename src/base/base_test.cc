@@ -23,11 +23,11 @@ TEST(DType, HalfRoundTripsEveryBitPattern) {
 }
 
 TEST(DType, HalfRoundsToNearestEven) {
-  EXPECT_EQ(f16(1.0f + 0x1p-11f).bits, f16(1.0f).bits);               // tie, even below
-  EXPECT_EQ(f16(1.0f + 3 * 0x1p-11f).bits, f16(1.0f).bits + 2);       // tie, even above
-  EXPECT_EQ(f16(65519.0f).bits, 0x7bff);                              // largest finite
-  EXPECT_EQ(f16(65520.0f).bits, 0x7c00);                              // first that overflows
-  EXPECT_EQ(f16(0x1p-25f).bits, 0);                                   // tie with zero
+  EXPECT_EQ(f16(1.0f + 0x1p-11f).bits, f16(1.0f).bits);          // tie, even below
+  EXPECT_EQ(f16(1.0f + 3 * 0x1p-11f).bits, f16(1.0f).bits + 2);  // tie, even above
+  EXPECT_EQ(f16(65519.0f).bits, 0x7bff);                         // largest finite
+  EXPECT_EQ(f16(65520.0f).bits, 0x7c00);                         // first that overflows
+  EXPECT_EQ(f16(0x1p-25f).bits, 0);                              // tie with zero
   EXPECT_EQ(f16(std::nextafter(0x1p-25f, 1.0f)).bits, 1);
 }
 

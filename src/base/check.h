@@ -17,8 +17,8 @@ std::string check_values(const Args&... args) {
 
 }  // namespace weft
 
-#define WEFT_CHECK(condition, ...)                                                                     \
-  do {                                                                                                 \
-    if (!(condition)) [[unlikely]]                                                                     \
+#define WEFT_CHECK(condition, ...)                                                             \
+  do {                                                                                         \
+    if (!(condition)) [[unlikely]]                                                             \
       ::weft::check_failed(__FILE__, __LINE__, #condition, ::weft::check_values(__VA_ARGS__)); \
   } while (0)

@@ -23,22 +23,36 @@ struct DTypeLayout {
 // Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 constexpr DTypeLayout dtype_layout(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return {"f32", 1, 4};
-    case DType::kF16: return {"f16", 1, 2};
-    case DType::kBF16: return {"bf16", 1, 2};
-    case DType::kI8: return {"i8", 1, 1};
-    case DType::kU8: return {"u8", 1, 1};
-    case DType::kI32: return {"i32", 1, 4};
-    case DType::kI64: return {"i64", 1, 8};
-    case DType::kQ4_0: return {"q4_0", 32, 18};
-    case DType::kQ4_1: return {"q4_1", 32, 20};
-    case DType::kQ8_0: return {"q8_0", 32, 34};
+    case DType::kF32:
+      return {"f32", 1, 4};
+    case DType::kF16:
+      return {"f16", 1, 2};
+    case DType::kBF16:
+      return {"bf16", 1, 2};
+    case DType::kI8:
+      return {"i8", 1, 1};
+    case DType::kU8:
+      return {"u8", 1, 1};
+    case DType::kI32:
+      return {"i32", 1, 4};
+    case DType::kI64:
+      return {"i64", 1, 8};
+    case DType::kQ4_0:
+      return {"q4_0", 32, 18};
+    case DType::kQ4_1:
+      return {"q4_1", 32, 20};
+    case DType::kQ8_0:
+      return {"q8_0", 32, 34};
   }
   return {"?", 1, 1};
 }
 
-constexpr const char* dtype_name(DType dtype) { return dtype_layout(dtype).name; }
-constexpr bool is_block_quantised(DType dtype) { return dtype_layout(dtype).block > 1; }
+constexpr const char* dtype_name(DType dtype) {
+  return dtype_layout(dtype).name;
+}
+constexpr bool is_block_quantised(DType dtype) {
+  return dtype_layout(dtype).block > 1;
+}
 
 // Bytes of `count` contiguous elements; `count` must be whole blocks.
 constexpr i64 dtype_bytes(DType dtype, i64 count) {

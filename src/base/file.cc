@@ -18,14 +18,16 @@ void Fd::reset() {
   fd_ = -1;
 }
 
-std::string errno_text() { return std::strerror(errno); }
+std::string errno_text() {
+  return std::strerror(errno);
+}
 
 Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) {
     return error(errno == ENOENT ? Code::kNotFound : Code::kIo, "{}: {}", path.string(), errno_text());
   }
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return error(Code::kIo, "{}: {}", path.string(), errno_text());
   if (!S_ISREG(info.st_mode)) return error(Code::kInvalidArgument, "{}: not a regular file", path.string());
   MappedFile file;

@@ -87,8 +87,8 @@ class [[nodiscard]] Result {
 #define WEFT_CONCAT(a, b) WEFT_CONCAT_(a, b)
 
 // Returns from the calling function with the fault, if there is one.
-#define WEFT_TRY(expression)                                        \
-  do {                                                              \
+#define WEFT_TRY(expression)                                                  \
+  do {                                                                        \
     if (::weft::Status status_ = (expression); !status_.ok()) return status_; \
   } while (0)
 

@@ -18,7 +18,9 @@ TensorView TensorView::dense(void* data, DType dtype, Shape shape, DeviceKind de
   return view;
 }
 
-bool TensorView::is_dense() const { return byte_strides == dense(data, dtype, shape, device).byte_strides; }
+bool TensorView::is_dense() const {
+  return byte_strides == dense(data, dtype, shape, device).byte_strides;
+}
 
 TensorView TensorView::rows(i64 begin, i64 end) const {
   WEFT_CHECK(0 <= begin && begin <= end && end <= shape[0], begin, end, shape[0]);
@@ -28,7 +30,9 @@ TensorView TensorView::rows(i64 begin, i64 end) const {
   return view;
 }
 
-std::string TensorView::describe() const { return std::string(dtype_name(dtype)) + " " + shape.to_string(); }
+std::string TensorView::describe() const {
+  return std::string(dtype_name(dtype)) + " " + shape.to_string();
+}
 
 Status expect_tensor(const char* tensor, const TensorView& view, DType dtype, const Shape& shape) {
   bool same = view.dtype == dtype && view.shape.rank() == shape.rank();

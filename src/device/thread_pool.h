@@ -11,9 +11,9 @@
 namespace weft {
 
 struct ThreadPoolOptions {
-  int num_threads = 1;     // the calling thread of run() included
-  std::vector<int> cpus;   // CPU of each thread, cyclic; empty = not pinned
-  int spin = 20000;        // polls (a few ns each) before a waiting thread sleeps; small where CPUs are oversubscribed
+  int num_threads = 1;    // the calling thread of run() included
+  std::vector<int> cpus;  // CPU of each thread, cyclic; empty = not pinned
+  int spin = 20000;       // polls (a few ns each) before a waiting thread sleeps; small where CPUs are oversubscribed
 };
 
 class ThreadPool {
@@ -37,7 +37,7 @@ class ThreadPool {
   const ThreadPoolOptions options_;
   Team team_;
   const std::function<Status(Exec&)>* work_ = nullptr;  // published by generation_
-  std::vector<Status> outcomes_;                         // one per thread
+  std::vector<Status> outcomes_;                        // one per thread
   alignas(64) std::atomic<u32> generation_{0};
   alignas(64) std::atomic<u32> unfinished_{0};
   std::atomic<bool> stopping_{false};

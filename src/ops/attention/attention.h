@@ -1,0 +1,33 @@
+// attention: causal grouped-query attention of a StepBatch over paged keys and values.
+#pragma once
+#include "device/exec.h"
+#include "ops/attention/kv_cache.h"
+#include "ops/attention/step_batch.h"
+#include "ops/gemm/activation.h"
+
+namespace weft {
+
+// Which KV head of this rank each query head of this rank reads; a rank may hold parts of groups (TP over any head
+// count).
+struct HeadMap {
+  std::vector<i32> kv_head_of;  // [q_heads], values in [0, kv_heads)
+};
+
+struct AttentionArgs {
+  TensorView q;  // [tokens, >= q_heads * head_dim] f32, rotated; row stride allowed
+  i64 head_dim;
+  const HeadMap& heads;
+  const StepBatch& batch;  // row_starts, kv_lens, positions, page_table; K and V of this step are already in the cache
+  KvLayer cache;
+  float scale;       // usually 1 / sqrt(head_dim)
+  ActivationView y;  // [tokens, q_heads * head_dim]
+  i64 window = 0;    // sliding window in tokens (a query sees itself and window - 1 before it); 0 = all
+};
+
+// Online softmax in f32 over KV blocks that start at fixed positions of the sequence, merged in ascending order: a
+// row's bits depend on its sequence alone, not on chunk borders, batch or page numbers. Token t attends to positions <=
+// positions[t]. Work (row, query block, head) is cut over the team; ends with exec.sync(). Source: Dao et al.,
+// FlashAttention, 2022; Kwon et al., PagedAttention, 2023.
+Status attention(Exec& exec, const AttentionArgs& args);
+
+}  // namespace weft

@@ -1,0 +1,62 @@
+// ActivationView: rows in the format that the next GEMM reads.
+#pragma once
+#include "base/aligned_buffer.h"
+#include "base/tensor.h"
+
+namespace weft {
+
+enum class ActivationFormat : u8 {
+  kF32,   // row: K floats
+  kBF16,  // row: K bf16
+  kQ8,  // row: K i8, then K/32 f32 scales, then K/32 f32 sums; x[k] = scale[k/32] * q[k], sum[b] = scale[b] * (sum of q
+        // in b)
+};
+constexpr i64 kActivationBlock = 32;
+
+const char* activation_format_name(ActivationFormat format);
+
+// Bytes from one row to the next: the row itself rounded up to 64, so that every row starts on a cache line.
+i64 activation_row_bytes(ActivationFormat format, i64 k);
+
+// A view on `rows` rows of `k` values; a row is one contiguous run of row_bytes() bytes, so that operators that
+// move rows between ranks need not know the format. Never owns. kQ8 needs k divisible by 32.
+struct ActivationView {
+  std::byte* data = nullptr;
+  ActivationFormat format = ActivationFormat::kF32;
+  DeviceKind device = DeviceKind::kCpu;
+  i64 rows = 0;
+  i64 k = 0;
+
+  i64 row_bytes() const { return activation_row_bytes(format, k); }
+  std::byte* row(i64 i) const { return data + i * row_bytes(); }
+  const float* row_f32(i64 i) const { return reinterpret_cast<const float*>(row(i)); }
+  const bf16* row_bf16(i64 i) const { return reinterpret_cast<const bf16*>(row(i)); }
+  const i8* row_q8(i64 i) const { return reinterpret_cast<const i8*>(row(i)); }
+  const float* row_scales(i64 i) const { return reinterpret_cast<const float*>(row(i) + k); }
+  const float* row_sums(i64 i) const { return row_scales(i) + k / kActivationBlock; }
+  ActivationView slice(i64 begin, i64 end) const {
+    WEFT_CHECK(0 <= begin && begin <= end && end <= rows, begin, end, rows);
+    return {row(begin), format, device, end - begin, k};
+  }
+};
+
+// Writes one row: `x` [k] f32 -> row `i` of `out`, rounding to nearest even. kQ8: scale = max|x| / 127 per block of 32;
+// a block of zeros has scale 0. The result depends on this row alone.
+// Every operator that produces GEMM input ends with this.
+void store_activation_row(const float* x, const ActivationView& out, i64 i);
+
+// An owned activation buffer for up to `rows` rows.
+struct ActivationBuffer {
+  AlignedBuffer storage;
+  ActivationFormat format = ActivationFormat::kF32;
+  i64 k = 0;
+  static ActivationBuffer create(ActivationFormat format, i64 rows, i64 k) {
+    return {AlignedBuffer(size_t(activation_row_bytes(format, k) * rows)), format, k};
+  }
+  ActivationView view(i64 rows) const {
+    WEFT_CHECK(size_t(activation_row_bytes(format, k) * rows) <= storage.size(), rows, k, storage.size());
+    return {storage.data(), format, DeviceKind::kCpu, rows, k};
+  }
+};
+
+}  // namespace weft

@@ -1,0 +1,62 @@
+// Weight: a matrix [n, k] packed once at load for the GEMM of this machine.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "ops/gemm/activation.h"
+
+namespace weft {
+
+// What to pack: `rows` of `raw` in that order (empty = all), columns [k_begin, k_end) of each.
+// raw [N, K]: f32, f16, bf16, q8_0, q4_0 or q4_1 on the CPU; row stride allowed; for block-quantised types the column
+// borders lie on blocks of 32. The view is read during pack() only.
+struct WeightPart {
+  TensorView raw;
+  std::vector<i64> rows;
+  i64 k_begin = 0;
+  i64 k_end = -1;  // -1 = K
+};
+
+// How a segment's numbers are kept.
+enum class WeightFormat : u8 { kF32, kBF16, kQ4, kQ8 };  // kQ4: q4_0 and q4_1; f16 is kept as f32: nothing is rounded
+
+// Computes y = x W^T for x [m, k]. Several parts (for instance Q, K and V) stand below one another in n.
+// Parts of different format become separate segments with columns in the order given.
+class Weight {
+ public:
+  // Errors: kInvalidArgument naming `name` and the part for mismatching widths, row indices out of range, borders off
+  // the block grid; kUnimplemented for an unsupported dtype. n may be 0 (a rank without a share). k may be 0.
+  static Result<Weight> pack(const std::string& name, std::span<const WeightPart> parts);
+
+  Weight() = default;
+  i64 n() const { return n_; }
+  i64 k() const { return k_; }
+  const std::string& name() const { return name_; }
+  // The format that gemm() expects of x. kQ8 for quantised segments, kBF16 for bf16, kF32 for f32 and mixtures of
+  // plain types; a mixture of quantised and plain segments is refused by pack().
+  ActivationFormat activation_format() const { return activation_format_; }
+  size_t bytes() const;
+  // Row `row` of the matrix as f32, exactly the packed numbers: out [k].
+  void dequantize_row(i64 row, float* out) const;
+
+  // One run of columns in one format, in panels of kPanel columns (zero-padded), K innermost as the kernels read it.
+  static constexpr i64 kPanel = 16;
+  struct Segment {
+    WeightFormat format;
+    i64 n_begin = 0, n_end = 0;
+    AlignedBuffer data;
+    std::byte* panel(i64 index) const { return data.data() + size_t(index) * panel_bytes; }
+    i64 panels() const { return (n_end - n_begin + kPanel - 1) / kPanel; }
+    size_t panel_bytes = 0;
+  };
+  std::span<const Segment> segments() const { return segments_; }
+
+ private:
+  std::string name_;
+  i64 n_ = 0, k_ = 0;
+  ActivationFormat activation_format_ = ActivationFormat::kF32;
+  std::vector<Segment> segments_;
+};
+
+}  // namespace weft

@@ -1,0 +1,38 @@
+// sample: the next token from one row of logits.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "base/types.h"
+
+namespace weft {
+
+struct SamplingParams {
+  float temperature = 0;         // 0 = greedy
+  i32 top_k = 0;                 // keep the k likeliest; 0 = all
+  float top_p = 1;               // then the smallest set whose probability reaches top_p
+  float min_p = 0;               // then those with at least min_p times the likeliest's probability
+  float repetition_penalty = 1;  // logits of seen tokens: divided by it if positive, multiplied if negative; 1 = off
+  u64 seed = 0;
+  i32 choice = 0;  // index of the answer among n choices
+};
+
+// Errors: kInvalidArgument naming the parameter and its range.
+Status check_sampling_params(const SamplingParams& params);
+
+// Uniform in [0, 1) from a counter-based generator keyed by (seed, choice, position): the same on every machine,
+// whatever ran before. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (Philox 4x32-10), 2011.
+double philox_uniform(u64 seed, u32 choice, u64 position);
+
+// Draws the token at `position` of its sequence. logits [vocab] f32 (read only), `seen` the sequence so far (for the
+// penalty, each distinct token once). Ties go to the smaller id; greedy ignores the random stream. NaN logits:
+// kDataLoss. Order: penalty, temperature, top_k, top_p, min_p (as vLLM). `scratch` is reused between calls.
+struct SamplingScratch {
+  std::vector<float> logits;
+  std::vector<i32> order;
+};
+Result<i32> sample(std::span<const float> logits, const SamplingParams& params, std::span<const i32> seen, u64 position,
+                   SamplingScratch& scratch);
+
+}  // namespace weft
