@@ -14,6 +14,12 @@ foreach(layer ${layers})
   endif()
 endforeach()
 
+# Tests on GPUs are one program of their own: `make gpu-test` runs it where a driver is, builds only compile it.
+if(WEFT_HAVE_CUDA AND weft_cuda_tests)
+  add_executable(test_gpu ${weft_cuda_tests})
+  target_link_libraries(test_gpu PRIVATE weft_core GTest::gtest GTest::gtest_main)
+endif()
+
 file(GLOB suites CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.py)
 foreach(suite ${suites})
   get_filename_component(name ${suite} NAME_WE)

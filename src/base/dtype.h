@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/host_device.h"
 #include "base/types.h"
 
 namespace weft {
@@ -63,22 +64,29 @@ constexpr i64 dtype_bytes(DType dtype, i64 count) {
 struct bf16 {
   u16 bits = 0;
   bf16() = default;
-  explicit bf16(float value) {
+  WEFT_HD explicit bf16(float value) {
+#if defined(__CUDA_ARCH__)
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
     const u32 word = std::bit_cast<u32>(value);
     bits = std::isnan(value) ? u16((word >> 16) | 0x40) : u16((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+#endif
   }
-  explicit operator float() const { return std::bit_cast<float>(u32(bits) << 16); }
+  WEFT_HD explicit operator float() const { return std::bit_cast<float>(u32(bits) << 16); }
 };
 
 // An IEEE half as its bits. Conversion from float rounds to nearest even; overflow gives infinity.
 struct f16 {
   u16 bits = 0;
   f16() = default;
-  explicit f16(float value);
-  explicit operator float() const;
+  WEFT_HD explicit f16(float value);
+  WEFT_HD explicit operator float() const;
 };
 
-inline f16::f16(float value) {
+WEFT_HD f16::f16(float value) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
   const u32 word = std::bit_cast<u32>(value);
   const u16 sign = u16((word >> 16) & 0x8000);
   const u32 magnitude = word & 0x7fffffff;
@@ -93,9 +101,15 @@ inline f16::f16(float value) {
     const u32 rounded = magnitude + 0xfff + ((magnitude >> 13) & 1);
     bits = sign | u16((rounded - 0x38000000) >> 13);
   }
+#endif
 }
 
-inline f16::operator float() const {
+WEFT_HD f16::operator float() const {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+#else
   const u32 sign = u32(bits & 0x8000) << 16;
   const u32 exponent = (bits >> 10) & 0x1f, mantissa = bits & 0x3ff;
   if (exponent == 0) {
@@ -104,6 +118,7 @@ inline f16::operator float() const {
   }
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | (mantissa << 13));
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+#endif
 }
 
 }  // namespace weft
