@@ -1,0 +1,62 @@
+// PTX memory operations named by order and scope. Nothing else in weft writes asm for loads, stores and fences.
+// Source: PTX ISA 9.0, sections "ld", "st", "membar/fence" and "Memory Consistency Model".
+#pragma once
+#include "base/types.h"
+
+namespace weft::ptx {
+
+// Flags that a peer reads or writes: system scope.
+__device__ __forceinline__ void st_release_sys(u32* address, u32 value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ u32 ld_acquire_sys(const u32* address) {
+  u32 value;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+__device__ __forceinline__ void st_relaxed_sys(u32* address, u32 value) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ u32 ld_relaxed_sys(const u32* address) {
+  u32 value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+// 8 bytes in one access: payload and flag arrive together (8-byte aligned).
+__device__ __forceinline__ void st_relaxed_sys(u64* address, u64 value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+__device__ __forceinline__ u64 ld_relaxed_sys(const u64* address) {
+  u64 value;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+  return value;
+}
+// 16 bytes in one access. PTX promises only that each 8-byte half is single; sm_70 and newer move an aligned 16-byte
+// vector whole (NCCL's LL128 leans on the same), so flags stand in both halves where a tear would matter.
+__device__ __forceinline__ void st_relaxed_sys(uint4* address, uint4 value) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(address), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
+               : "memory");
+}
+__device__ __forceinline__ uint4 ld_relaxed_sys(const uint4* address) {
+  uint4 value;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(address)
+               : "memory");
+  return value;
+}
+
+// Orders this thread's earlier accesses, and those it has observed, before its later ones, for every observer.
+__device__ __forceinline__ void fence_acq_rel_sys() {
+  asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+
+// Nanoseconds, one clock for the whole GPU; its step is some tens of ns to 1 us.
+__device__ __forceinline__ u64 globaltimer_ns() {
+  u64 now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+}  // namespace weft::ptx

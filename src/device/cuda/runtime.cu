@@ -1,0 +1,86 @@
+#include "device/cuda/runtime.cuh"
+
+#include <cstring>
+
+namespace weft {
+
+Status cuda_status(cudaError_t fault, const char* what) {
+  if (fault == cudaSuccess) return {};
+  const Code code = fault == cudaErrorMemoryAllocation ? Code::kResourceExhausted : Code::kIo;
+  return error(code, "{}: {} ({})", what, cudaGetErrorString(fault), cudaGetErrorName(fault));
+}
+
+Result<CudaStream> make_stream() {
+  cudaStream_t stream;
+  WEFT_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return CudaStream(stream);
+}
+
+Result<CudaEvent> make_event() {
+  cudaEvent_t event;
+  WEFT_CUDA_TRY(cudaEventCreate(&event));
+  return CudaEvent(event);
+}
+
+Result<CudaGraph> capture_graph(cudaStream_t stream, const std::function<Status()>& work) {
+  // Thread-local: other ranks of this process may allocate or synchronise meanwhile.
+  WEFT_CUDA_TRY(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  const Status outcome = work();
+  cudaGraph_t recorded = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream, &recorded);
+  CudaHandle<cudaGraph_t, cudaGraphDestroy> graph(recorded);
+  WEFT_TRY(outcome);
+  WEFT_CUDA_TRY(ended);
+  cudaGraphExec_t executable;
+  WEFT_CUDA_TRY(cudaGraphInstantiate(&executable, graph.get()));
+  return CudaGraph(executable);
+}
+
+Result<DeviceBuffer> DeviceBuffer::create(size_t bytes) {
+  DeviceBuffer buffer;
+  if (bytes > 0) {
+    void* data;
+    WEFT_TRY(cuda_status(cudaMalloc(&data, bytes), "cudaMalloc").with_context(fmt::format("{} bytes", bytes)));
+    buffer.data_ = CudaHandle<void*, cudaFree>(data);
+  }
+  buffer.bytes_ = bytes;
+  return std::move(buffer);
+}
+
+Result<HostBuffer> HostBuffer::create(size_t bytes) {
+  void* data;
+  WEFT_CUDA_TRY(cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped));
+  HostBuffer buffer;
+  buffer.data_ = CudaHandle<void*, cudaFreeHost>(data);
+  std::memset(data, 0, bytes);
+  return std::move(buffer);
+}
+
+Status prepare_kernel(const char* name, const void* kernel, size_t shared_bytes) {
+  cudaFuncAttributes attributes;
+  WEFT_TRY(cuda_status(cudaFuncGetAttributes(&attributes, kernel), name));
+  if (shared_bytes + attributes.sharedSizeBytes <= 48 * 1024) return {};
+  return cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
+                     name);
+}
+
+Status launch_kernel(const char* name, const void* kernel, const LaunchShape& shape, cudaStream_t stream, void** args) {
+  cudaLaunchAttribute attributes[2];
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  if (shape.cooperative) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {unsigned(shape.cluster), 1, 1};
+  }
+  return cuda_status(cudaLaunchKernelExC(&config, kernel, args), name);
+}
+
+}  // namespace weft

@@ -1,0 +1,109 @@
+// The CUDA runtime as Status, RAII and one checked launch. Host code; include from .cu and .cuh only.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <functional>
+#include <utility>
+
+#include "base/status.h"
+#include "base/types.h"
+
+namespace weft {
+
+// ok, or a fault "<what>: <CUDA's text> (<CUDA's name>)": kResourceExhausted for lack of memory, else kIo.
+Status cuda_status(cudaError_t error, const char* what);
+
+#define WEFT_CUDA_TRY(call) WEFT_TRY(::weft::cuda_status((call), #call))
+
+// Sole owner of a CUDA handle; `Destroy` ends it. Its faults come from earlier work and are reported there.
+template <class Handle, auto Destroy>
+class CudaHandle {
+ public:
+  CudaHandle() = default;
+  explicit CudaHandle(Handle handle) : handle_(handle) {}
+  ~CudaHandle() { reset(); }
+  CudaHandle(CudaHandle&& other) noexcept : handle_(std::exchange(other.handle_, Handle{})) {}
+  CudaHandle& operator=(CudaHandle&& other) noexcept {
+    if (this != &other) {
+      reset();
+      handle_ = std::exchange(other.handle_, Handle{});
+    }
+    return *this;
+  }
+  Handle get() const { return handle_; }
+  void reset() {
+    if (handle_ != Handle{}) (void)Destroy(std::exchange(handle_, Handle{}));
+  }
+
+ private:
+  Handle handle_{};
+};
+
+using CudaStream = CudaHandle<cudaStream_t, cudaStreamDestroy>;
+using CudaEvent = CudaHandle<cudaEvent_t, cudaEventDestroy>;
+using CudaGraph = CudaHandle<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+// On the current device. Streams do not synchronise with the default stream; events carry times.
+Result<CudaStream> make_stream();
+Result<CudaEvent> make_event();
+
+// Records what `work` enqueues on `stream` as a graph, ready for cudaGraphLaunch. Nothing runs.
+Result<CudaGraph> capture_graph(cudaStream_t stream, const std::function<Status()>& work);
+
+// Bytes on the current device (cudaMalloc: 256-byte aligned), contents undefined. Zero bytes give a null pointer.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  static Result<DeviceBuffer> create(size_t bytes);
+  void* data() const { return data_.get(); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  CudaHandle<void*, cudaFree> data_;
+  size_t bytes_ = 0;
+};
+
+// Zeroed pinned host memory that every device of the process can read and write at the same address.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  static Result<HostBuffer> create(size_t bytes);
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  CudaHandle<void*, cudaFreeHost> data_;
+};
+
+struct LaunchShape {
+  dim3 grid = 1;
+  dim3 block = 1;
+  size_t shared_bytes = 0;   // dynamic; above 48 KB needs prepare_kernel()
+  bool cooperative = false;  // all CTAs resident at once, or the launch fails
+  int cluster = 1;           // CTAs per cluster, along x
+};
+
+// Loads the kernel and allows its dynamic shared memory. Call once per device before kernels that wait for each
+// other run: lazy loading inside a launch may wait for the very kernel that waits.
+Status prepare_kernel(const char* name, const void* kernel, size_t shared_bytes);
+
+Status launch_kernel(const char* name, const void* kernel, const LaunchShape& shape, cudaStream_t stream, void** args);
+
+// The one way to launch. Arguments convert to the kernel's parameter types; faults name the kernel.
+template <class... Params, class... Args>
+Status launch(const char* name, void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t stream,
+              Args&&... args) {
+  static_assert(sizeof...(Params) == sizeof...(Args));
+  return [&](std::remove_const_t<Params>... params) {
+    void* list[] = {static_cast<void*>(&params)..., nullptr};
+    return launch_kernel(name, reinterpret_cast<const void*>(kernel), shape, stream, list);
+  }(std::forward<Args>(args)...);
+}
+
+}  // namespace weft

@@ -1,0 +1,20 @@
+// What every GPU test starts with.
+#pragma once
+#include <gtest/gtest.h>
+
+#include "device/cuda/driver.cuh"
+#include "device/cuda/runtime.cuh"
+
+// Skips the test, saying why, where fewer than `count` GPUs are visible; otherwise makes device 0 current.
+#define WEFT_NEED_GPUS(count)                                                                 \
+  do {                                                                                        \
+    if (::weft::cuda_device_count() < (count))                                                \
+      GTEST_SKIP() << "needs " << (count) << " GPU(s), sees " << ::weft::cuda_device_count(); \
+    ASSERT_EQ(cudaSetDevice(0), cudaSuccess);                                                 \
+  } while (0)
+
+#define WEFT_ASSERT_OK(expression)                                         \
+  do {                                                                     \
+    const ::weft::Status status_ = (expression);                           \
+    ASSERT_TRUE(status_.ok()) << #expression << ": " << status_.message(); \
+  } while (0)
