@@ -1,7 +1,9 @@
-#include <CLI/CLI.hpp>
+#include "cli/commands.h"
 
 int main(int argc, char** argv) {
   CLI::App app("weft: distributed inference for large language models");
+  app.require_subcommand(1);
+  weft::add_fetch(app);
   CLI11_PARSE(app, argc, argv);
   return 0;
 }

@@ -1,0 +1,19 @@
+// The commands of `weft`, one file each: add_<command>(app) declares its flags and what it does.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/status.h"
+
+namespace weft {
+
+// Ends a command: nothing on success, else "weft: <message>" on stderr and exit status 1.
+inline void finish(const Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "weft: %s\n", status.message().c_str());
+  throw CLI::RuntimeError(1);
+}
+
+void add_fetch(CLI::App& app);
+
+}  // namespace weft
