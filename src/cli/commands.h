@@ -15,5 +15,7 @@ inline void finish(const Status& status) {
 }
 
 void add_fetch(CLI::App& app);
+void add_launch(CLI::App& app);
+void add_selftest(CLI::App& app);
 
 }  // namespace weft
