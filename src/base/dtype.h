@@ -24,26 +24,16 @@ struct DTypeLayout {
 // Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 constexpr DTypeLayout dtype_layout(DType dtype) {
   switch (dtype) {
-    case DType::kF32:
-      return {"f32", 1, 4};
-    case DType::kF16:
-      return {"f16", 1, 2};
-    case DType::kBF16:
-      return {"bf16", 1, 2};
-    case DType::kI8:
-      return {"i8", 1, 1};
-    case DType::kU8:
-      return {"u8", 1, 1};
-    case DType::kI32:
-      return {"i32", 1, 4};
-    case DType::kI64:
-      return {"i64", 1, 8};
-    case DType::kQ4_0:
-      return {"q4_0", 32, 18};
-    case DType::kQ4_1:
-      return {"q4_1", 32, 20};
-    case DType::kQ8_0:
-      return {"q8_0", 32, 34};
+    case DType::kF32: return {"f32", 1, 4};
+    case DType::kF16: return {"f16", 1, 2};
+    case DType::kBF16: return {"bf16", 1, 2};
+    case DType::kI8: return {"i8", 1, 1};
+    case DType::kU8: return {"u8", 1, 1};
+    case DType::kI32: return {"i32", 1, 4};
+    case DType::kI64: return {"i64", 1, 8};
+    case DType::kQ4_0: return {"q4_0", 32, 18};
+    case DType::kQ4_1: return {"q4_1", 32, 20};
+    case DType::kQ8_0: return {"q8_0", 32, 34};
   }
   return {"?", 1, 1};
 }

@@ -7,26 +7,16 @@ namespace weft {
 
 const char* code_name(Code code) {
   switch (code) {
-    case Code::kOk:
-      return "ok";
-    case Code::kInvalidArgument:
-      return "invalid argument";
-    case Code::kNotFound:
-      return "not found";
-    case Code::kDataLoss:
-      return "bad data";
-    case Code::kResourceExhausted:
-      return "resource exhausted";
-    case Code::kUnimplemented:
-      return "not supported";
-    case Code::kUnavailable:
-      return "unavailable";
-    case Code::kDeadlineExceeded:
-      return "deadline exceeded";
-    case Code::kAborted:
-      return "aborted";
-    case Code::kIo:
-      return "input/output error";
+    case Code::kOk: return "ok";
+    case Code::kInvalidArgument: return "invalid argument";
+    case Code::kNotFound: return "not found";
+    case Code::kDataLoss: return "bad data";
+    case Code::kResourceExhausted: return "resource exhausted";
+    case Code::kUnimplemented: return "not supported";
+    case Code::kUnavailable: return "unavailable";
+    case Code::kDeadlineExceeded: return "deadline exceeded";
+    case Code::kAborted: return "aborted";
+    case Code::kIo: return "input/output error";
   }
   return "unknown";
 }
