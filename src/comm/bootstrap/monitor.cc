@@ -78,6 +78,7 @@ void Monitor::fail(Status reason) {
 void Monitor::run() {
   auto last = Clock::now();
   auto next_tick = last;
+  for (auto& [rank, peer] : peers_) handle_frames(rank, peer);  // may have come right behind the welcome
   while (!(leave_by_ && (leave_by_->expired() || all_closed()))) {
     const auto wait = std::chrono::ceil<std::chrono::milliseconds>(next_tick - Clock::now()).count();
     const int longest = gather_.deadline ? gather_.deadline->poll_ms() : 1 << 30;
@@ -146,21 +147,25 @@ void Monitor::poll_connections(int timeout_ms) {
 }
 
 void Monitor::read_from(int rank, Peer& peer) {
-  const size_t longest = (kMaxGatherBytes + sizeof(u32)) * members_.size() + sizeof(GatherHeader);
   const bool alive = peer.connection.receive().ok();
   peer.silence = {};
+  handle_frames(rank, peer);
+  if (alive || !peer.connection.open()) return;
+  peer.connection.close();
+  if (!peer.left && !leave_by_) lost(rank, "died (its connection closed without a goodbye)", false);
+}
+
+void Monitor::handle_frames(int rank, Peer& peer) {
+  const size_t longest = (kMaxGatherBytes + sizeof(u32)) * members_.size() + sizeof(GatherHeader);
   while (peer.connection.open()) {
     auto frame = peer.connection.next(longest);
     if (!frame.ok()) {
       peer.connection.close();
       return lost(rank, "sent something that is " + frame.status().message(), false);
     }
-    if (!frame->has_value()) break;
+    if (!frame->has_value()) return;
     handle(rank, peer, **frame);
   }
-  if (alive || !peer.connection.open()) return;
-  peer.connection.close();
-  if (!peer.left && !leave_by_) lost(rank, "died (its connection closed without a goodbye)", false);
 }
 
 void Monitor::handle(int rank, Peer& peer, const Frame& frame) {

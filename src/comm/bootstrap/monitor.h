@@ -62,6 +62,7 @@ class Monitor {
   void take_requests();
   void poll_connections(int timeout_ms);
   void read_from(int rank, Peer& peer);
+  void handle_frames(int rank, Peer& peer);
   void handle(int rank, Peer& peer, const Frame& frame);
   void tick(Clock::duration awake);
   void judge_silence(int rank, Peer& peer);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <thread>
 
 #include "comm/bootstrap/socket.h"
@@ -146,11 +147,13 @@ TEST(ProcessWorld, AFailureReachesEveryRankWithItsText) {
 
 TEST(ProcessWorld, LeavingEarlyIsNoFailureUntilSomebodyWaits) {
   for (const int leaver : {0, 1}) {
-    const auto ends = run_ranks(new_world(3), [leaver](World& world) -> Status {
+    std::atomic<int> content = 0;
+    const auto ends = run_ranks(new_world(3), [&](World& world) -> Status {
       WEFT_TRY(world.barrier(soon()));
       if (world.rank() == leaver) return {};
-      std::this_thread::sleep_for(milliseconds(500));
+      std::this_thread::sleep_for(milliseconds(300));
       EXPECT_FALSE(world.failure().raised()) << world.failure().reason().message();
+      for (++content; content < 2;) std::this_thread::sleep_for(milliseconds(1));
       const Status end = world.barrier(soon());
       EXPECT_EQ(end.code(), Code::kUnavailable);
       EXPECT_NE(end.message().find(fmt::format("rank {} ", leaver)), std::string::npos) << end.message();
