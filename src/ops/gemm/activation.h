@@ -40,8 +40,10 @@ struct ActivationView {
   }
 };
 
-// Writes one row: `x` [k] f32 -> row `i` of `out`, rounding to nearest even. kQ8: scale = max|x| / 127 per block of 32;
-// a block of zeros has scale 0. The result depends on this row alone.
+// Writes one row: `x` [k] f32 -> row `i` of `out`, rounding to nearest even. kQ8 per block of 32: scale = max|x| / 127,
+// q = round(x * (127 / max|x|)); a block below 2^-100 counts as zeros and has scale 0; a block with a NaN or an
+// infinity has scale NaN, so that the fault shows in the result. The bits depend on this row alone, and are the same
+// for every instruction set.
 // Every operator that produces GEMM input ends with this.
 void store_activation_row(const float* x, const ActivationView& out, i64 i);
 

@@ -19,7 +19,9 @@ struct WeightPart {
 };
 
 // How a segment's numbers are kept.
-enum class WeightFormat : u8 { kF32, kBF16, kQ4, kQ8 };  // kQ4: q4_0 and q4_1; f16 is kept as f32: nothing is rounded
+// f16 is kept as f32; nothing is rounded. No format takes more bytes than the tensor in its file, but for f16.
+enum class WeightFormat : u8 { kF32, kBF16, kQ4_0, kQ4_1, kQ8_0 };
+const char* weight_format_name(WeightFormat format);
 
 // Computes y = x W^T for x [m, k]. Several parts (for instance Q, K and V) stand below one another in n.
 // Parts of different format become separate segments with columns in the order given.
@@ -40,7 +42,7 @@ class Weight {
   // Row `row` of the matrix as f32, exactly the packed numbers: out [k].
   void dequantize_row(i64 row, float* out) const;
 
-  // One run of columns in one format, in panels of kPanel columns (zero-padded), K innermost as the kernels read it.
+  // One run of columns in one format, in panels of kPanel columns (zero-padded) as the kernels read them (kernels.h).
   static constexpr i64 kPanel = 16;
   struct Segment {
     WeightFormat format;
