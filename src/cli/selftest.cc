@@ -56,7 +56,8 @@ Status gather_until_done(World& world, const WorldFlags& flags) {
     if (age > flags.seconds / 2 && world.rank() == flags.hang_rank) {
       while (true) std::this_thread::sleep_for(std::chrono::hours(1));  // the point of --hang-rank
     }
-    while (flags.busy && seconds_since(start) < age + 0.05) {}
+    while (flags.busy && seconds_since(start) < age + 0.05) {
+    }
     // Rank 0's clock decides, so that all do the same number of rounds.
     const std::string mine = fmt::format("{} {} {}", world.rank(), rounds, age > flags.seconds);
     WEFT_ASSIGN(const auto all, world.all_gather(mine, after_seconds(flags.deadline_s)));
@@ -92,10 +93,14 @@ void add_selftest(CLI::App& app) {
   selftest->require_subcommand(1);
   CLI::App* world = selftest->add_subcommand("world", "Join the world of the environment and exchange messages");
   auto flags = std::make_shared<WorldFlags>();
-  world->add_option("--seconds", flags->seconds, "How long to exchange")->capture_default_str()->check(CLI::Range(0.0, 86400.0));
-  world->add_option("--start-deadline", flags->start_deadline_s, "Seconds to wait for all ranks")->capture_default_str()
+  world->add_option("--seconds", flags->seconds, "How long to exchange")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+  world->add_option("--start-deadline", flags->start_deadline_s, "Seconds to wait for all ranks")
+      ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
-  world->add_option("--deadline", flags->deadline_s, "Seconds that one exchange may take")->capture_default_str()
+  world->add_option("--deadline", flags->deadline_s, "Seconds that one exchange may take")
+      ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
   world->add_option("--hang-rank", flags->hang_rank, "This rank stops taking part at half time");
   world->add_option("--fail-rank", flags->fail_rank, "This rank reports a failure at half time");

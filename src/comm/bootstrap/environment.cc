@@ -94,7 +94,8 @@ Result<WorldSpec> one_rank(const Lookup& get, unsigned uid, const Names& names) 
   }
 
   const char* local_size_name = names.local_size;
-  if (&names == &kLaunchers[0] && !get(local_size_name) && get("LOCAL_WORLD_SIZE")) local_size_name = "LOCAL_WORLD_SIZE";
+  if (&names == &kLaunchers[0] && !get(local_size_name) && get("LOCAL_WORLD_SIZE"))
+    local_size_name = "LOCAL_WORLD_SIZE";
   WEFT_ASSIGN(const auto local_size, number(get, local_size_name, 1, kMaxWorldSize));
   if (local_size) WEFT_TRY(below(local_size_name, *local_size - 1, names.size, spec.size));
   spec.local_size = local_size.value_or(spec.size);
@@ -128,8 +129,9 @@ Result<WorldSpec> one_node(const Lookup& get, unsigned uid) {
   }
   WEFT_ASSIGN(const int node, needed(get, "NODE_RANK", 0, kMaxWorldSize - 1, "NODE_RANK"));
   if (node >= spec.size / spec.local_size) {
-    return error(Code::kInvalidArgument, "NODE_RANK={} is not below the number of nodes, WORLD_SIZE={} / WORLD_LOCAL_SIZE={}",
-                 node, spec.size, spec.local_size);
+    return error(Code::kInvalidArgument,
+                 "NODE_RANK={} is not below the number of nodes, WORLD_SIZE={} / WORLD_LOCAL_SIZE={}", node, spec.size,
+                 spec.local_size);
   }
   spec.rank = node * spec.local_size;
   WEFT_TRY(find_rendezvous(get, uid, spec.local_size == spec.size, spec));

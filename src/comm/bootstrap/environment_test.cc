@@ -23,15 +23,22 @@ Variables with(Variables base, const Variables& more) {
   return base;
 }
 
-const Variables kTorchrun = {{"RANK", "5"},        {"LOCAL_RANK", "1"},          {"WORLD_SIZE", "8"},
-                             {"LOCAL_WORLD_SIZE", "4"}, {"MASTER_ADDR", "10.0.0.1"}, {"MASTER_PORT", "29500"}};
+const Variables kTorchrun = {{"RANK", "5"},
+                             {"LOCAL_RANK", "1"},
+                             {"WORLD_SIZE", "8"},
+                             {"LOCAL_WORLD_SIZE", "4"},
+                             {"MASTER_ADDR", "10.0.0.1"},
+                             {"MASTER_PORT", "29500"}};
 const Variables kMpirun = {{"OMPI_COMM_WORLD_RANK", "3"},
                            {"OMPI_COMM_WORLD_SIZE", "4"},
                            {"OMPI_COMM_WORLD_LOCAL_RANK", "3"},
                            {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
                            {"PMIX_NAMESPACE", "1190199297"}};
-const Variables kSlurm = {{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"},  {"SLURM_LOCALID", "1"},
-                          {"SLURM_JOB_ID", "77"}, {"SLURM_STEP_ID", "0"}};
+const Variables kSlurm = {{"SLURM_PROCID", "1"},
+                          {"SLURM_NTASKS", "2"},
+                          {"SLURM_LOCALID", "1"},
+                          {"SLURM_JOB_ID", "77"},
+                          {"SLURM_STEP_ID", "0"}};
 const Variables kNode = {{"NODE_RANK", "1"},
                          {"WORLD_SIZE", "4"},
                          {"WORLD_LOCAL_SIZE", "2"},
@@ -120,7 +127,8 @@ TEST(Environment, ErrorsNameTheVariableAndItsValue) {
       {{{"RANK", "0"}, {"WORLD_SIZE", "2"}}, "set MASTER_ADDR and MASTER_PORT"},
       {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}}, "MASTER_ADDR='a' is set but MASTER_PORT is not"},
       {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_PORT", "1"}}, "MASTER_PORT=1 is set but MASTER_ADDR is not"},
-      {{{"RANK", "0"}, {"WORLD_SIZE", "4"}, {"WORLD_LOCAL_SIZE", "2"}, {"WEFT_JOB", "j"}}, "on several hosts need MASTER_ADDR"},
+      {{{"RANK", "0"}, {"WORLD_SIZE", "4"}, {"WORLD_LOCAL_SIZE", "2"}, {"WEFT_JOB", "j"}},
+       "on several hosts need MASTER_ADDR"},
       {with(kMpirun, {{"WORLD_SIZE", "8"}}), "WORLD_SIZE=8 contradicts OMPI_COMM_WORLD_SIZE=4"},
       {with(kSlurm, {{"SLURM_NTASKS", "x"}}), "SLURM_NTASKS='x'"},
       {with(kSlurm, {{"SLURM_NNODES", "2"}}), "on several hosts need MASTER_ADDR"},

@@ -20,7 +20,9 @@ Connection::Connection(Fd socket) : socket_(std::move(socket)) {
   ::fcntl(fd(), F_SETFL, ::fcntl(fd(), F_GETFL) | O_NONBLOCK);
 }
 
-short Connection::events() const { return short(POLLIN | (out_.empty() ? 0 : POLLOUT)); }
+short Connection::events() const {
+  return short(POLLIN | (out_.empty() ? 0 : POLLOUT));
+}
 
 void Connection::send(FrameType type, std::string_view payload) {
   const FrameHeader header{u32(type), u32(payload.size())};
@@ -41,7 +43,9 @@ Status Connection::flush() {
   return {};
 }
 
-void Connection::end_sending() { ::shutdown(fd(), SHUT_WR); }
+void Connection::end_sending() {
+  ::shutdown(fd(), SHUT_WR);
+}
 
 Status Connection::receive() {
   char buffer[64 * 1024];  // once per poll, so that no peer can keep the caller here

@@ -47,9 +47,8 @@ TEST(Connection, FramesArriveWholeHoweverTheBytesAreCut) {
 }
 
 TEST(Connection, RefusesForeignBytesAndExcessiveLengths) {
-  for (const std::string& bytes :
-       {std::string("GET / HTTP/1.1\r\n"), std::string(64, '\0'), std::string(64, '\xff'),
-        std::string("\x04\0\0\0\x65\0\0\0", 8)}) {  // a heartbeat of 101 bytes
+  for (const std::string& bytes : {std::string("GET / HTTP/1.1\r\n"), std::string(64, '\0'), std::string(64, '\xff'),
+                                   std::string("\x04\0\0\0\x65\0\0\0", 8)}) {  // a heartbeat of 101 bytes
     auto [receiver, source] = make_pair();
     write_all(source, bytes);
     ASSERT_TRUE(receiver.receive().ok());

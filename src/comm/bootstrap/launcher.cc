@@ -21,7 +21,7 @@
 namespace weft {
 namespace {
 
-constexpr auto kLastWords = std::chrono::milliseconds(500);    // from the first failure to SIGTERM
+constexpr auto kLastWords = std::chrono::milliseconds(500);     // from the first failure to SIGTERM
 constexpr auto kTermination = std::chrono::milliseconds(1000);  // from SIGTERM to SIGKILL
 constexpr int kSignals[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
 
@@ -248,9 +248,9 @@ class Launcher {
       child.running = false;
       const bool exited = info.si_code == CLD_EXITED;
       if (exited && info.si_status == 0) continue;
-      const std::string what = exited ? fmt::format("exited with status {}", info.si_status)
-                                      : fmt::format("was ended by signal {} ({})", info.si_status,
-                                                    ::strsignal(info.si_status));
+      const std::string what =
+          exited ? fmt::format("exited with status {}", info.si_status)
+                 : fmt::format("was ended by signal {} ({})", info.si_status, ::strsignal(info.si_status));
       // Of several that ended since the last look, one that was killed is the cause rather than the effect.
       failures.insert(exited ? failures.end() : failures.begin(),
                       {exited ? info.si_status : 128 + info.si_status,

@@ -23,8 +23,8 @@ struct LaunchOptions {
 };
 
 // Runs `ranks` processes of `arguments` (the program, looked up in PATH, and its arguments; "weft" means this very
-// program), each with RANK, LOCAL_RANK, WORLD_SIZE, WORLD_LOCAL_SIZE and WEFT_JOB or MASTER_ADDR and MASTER_PORT. Rank 0 of
-// the world reads our stdin, the others /dev/null. Each rank leads a process group of its own, which ends with it.
+// program), each with RANK, LOCAL_RANK, WORLD_SIZE, WORLD_LOCAL_SIZE and WEFT_JOB or MASTER_ADDR and MASTER_PORT. Rank
+// 0 of the world reads our stdin, the others /dev/null. Each rank leads a process group of its own, which ends with it.
 // SIGINT, SIGTERM and SIGHUP are passed on. When a rank fails the others get half a second to say so themselves, then
 // SIGTERM, and SIGKILL a second later. The ranks die with this process, however it ends.
 // Must run on the main thread while no other thread exists: it blocks signals and forks.

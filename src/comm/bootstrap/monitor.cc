@@ -15,7 +15,9 @@ namespace {
 constexpr auto kGoodbyeWait = std::chrono::milliseconds(1000);
 constexpr auto kVerdictGrace = std::chrono::seconds(1);
 
-double seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
+double seconds(Clock::duration time) {
+  return std::chrono::duration<double>(time).count();
+}
 
 }  // namespace
 
@@ -252,7 +254,8 @@ void Monitor::judge_gather() {
                       seconds(Clock::now() - gather_.start), names_of_missing()));
   }
   for (auto& [rank, peer] : peers_) {
-    if (peer.left && !gather_.parts.count(rank)) return lost(rank, "left the world while others wait in all_gather", false);
+    if (peer.left && !gather_.parts.count(rank))
+      return lost(rank, "left the world while others wait in all_gather", false);
   }
 }
 

@@ -22,7 +22,8 @@ struct MonitorTiming {
   std::chrono::milliseconds silence{1200};
   // ... and this long if it can be seen not to be stopped: its threads may be waiting for a core.
   std::chrono::milliseconds starvation{5000};
-  // After a failure the process has this long to leave by itself; then the monitor ends it with exit status 1. Zero: never.
+  // After a failure the process has this long to leave by itself; then the monitor ends it with exit status 1. Zero:
+  // never.
   std::chrono::milliseconds exit_after{5000};
 };
 
@@ -93,9 +94,9 @@ class Monitor {
 
   std::mutex mutex_;
   std::condition_variable gathered_changed_;
-  std::optional<Request> request_;                     // guarded by mutex_
-  std::optional<std::vector<std::string>> gathered_;   // guarded by mutex_
-  bool leave_ = false;                                 // guarded by mutex_
+  std::optional<Request> request_;                    // guarded by mutex_
+  std::optional<std::vector<std::string>> gathered_;  // guarded by mutex_
+  bool leave_ = false;                                // guarded by mutex_
 
   std::thread thread_;  // last: starts when all else is there
 };

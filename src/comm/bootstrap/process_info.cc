@@ -45,7 +45,8 @@ Member this_process(int rank) {
                          ? read_file("/proc/sys/kernel/random/boot_id").value()
                          : std::string(name);
   while (!boot.empty() && boot.back() == '\n') boot.pop_back();
-  copy_text(self.host_id, fmt::format("{} {} {}", boot, link_text("/proc/self/ns/pid"), link_text("/proc/self/ns/net")));
+  copy_text(self.host_id,
+            fmt::format("{} {} {}", boot, link_text("/proc/self/ns/pid"), link_text("/proc/self/ns/net")));
   return self;
 }
 

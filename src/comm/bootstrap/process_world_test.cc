@@ -18,7 +18,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-Deadline soon() { return Deadline::after(std::chrono::seconds(20)); }
+Deadline soon() {
+  return Deadline::after(std::chrono::seconds(20));
+}
 
 MonitorTiming in_process() {
   MonitorTiming timing;
@@ -58,7 +60,8 @@ std::vector<Status> run_ranks(const WorldSpec& spec, const Body& body) {
 }
 
 void expect_all_ok(const std::vector<Status>& ends) {
-  for (size_t rank = 0; rank < ends.size(); ++rank) EXPECT_TRUE(ends[rank].ok()) << rank << ": " << ends[rank].message();
+  for (size_t rank = 0; rank < ends.size(); ++rank)
+    EXPECT_TRUE(ends[rank].ok()) << rank << ": " << ends[rank].message();
 }
 
 class ProcessWorldSizes : public testing::TestWithParam<int> {};
@@ -103,7 +106,8 @@ TEST_P(ProcessWorldSizes, SharesADescriptorFromAnyRank) {
 }
 
 TEST(ProcessWorld, SharingNothingIsAnErrorOnEveryRank) {
-  for (const Status& end : run_ranks(new_world(3), [](World& world) { return world.share_fd(Fd(), 1, soon()).status(); })) {
+  for (const Status& end :
+       run_ranks(new_world(3), [](World& world) { return world.share_fd(Fd(), 1, soon()).status(); })) {
     EXPECT_EQ(end.code(), Code::kInvalidArgument);
     EXPECT_NE(end.message().find("rank 1"), std::string::npos) << end.message();
   }
@@ -166,7 +170,8 @@ TEST(ProcessWorld, LeavingEarlyIsNoFailureUntilSomebodyWaits) {
 TEST(ProcessWorld, MissingRanksAreNamed) {
   const WorldSpec spec = new_world(4);
   Status ends[2];
-  std::thread other([&] { ends[1] = join_world(as_rank(spec, 2), Deadline::after(milliseconds(400)), in_process()).status(); });
+  std::thread other(
+      [&] { ends[1] = join_world(as_rank(spec, 2), Deadline::after(milliseconds(400)), in_process()).status(); });
   ends[0] = join_world(as_rank(spec, 0), Deadline::after(milliseconds(400)), in_process()).status();
   other.join();
   EXPECT_EQ(ends[0].code(), Code::kDeadlineExceeded);
@@ -182,7 +187,7 @@ TEST(ProcessWorld, NobodyAtTheAddress) {
 }
 
 // Rank 0 and one other that contradicts it: both end at once, with a reason.
-void expect_conflict(WorldSpec first, WorldSpec second, const std::string& reason) {
+void expect_conflict(const WorldSpec& first, const WorldSpec& second, const std::string& reason) {
   Status end;
   std::thread other([&] { end = join_world(second, soon(), in_process()).status(); });
   const auto start = Clock::now();
@@ -257,7 +262,8 @@ TEST(ProcessWorld, ATakenPortIsNamed) {
   WorldSpec spec = new_world(2);
   spec.rendezvous = {.host = "127.0.0.1", .port = ntohs(address.sin_port), .socket = {}};
   const Status end = join_world(spec, soon(), in_process()).status();
-  EXPECT_EQ(end.message(), fmt::format("rank 0 cannot listen at 127.0.0.1:{}: Address already in use", spec.rendezvous.port));
+  EXPECT_EQ(end.message(),
+            fmt::format("rank 0 cannot listen at 127.0.0.1:{}: Address already in use", spec.rendezvous.port));
 
   // The same port from the other side: whoever listens there never answers.
   const Status other = join_world(as_rank(spec, 1), Deadline::after(milliseconds(200)), in_process()).status();

@@ -11,7 +11,7 @@ namespace weft {
 
 struct Membership {
   int rank = 0;
-  std::vector<Member> members;           // by rank
+  std::vector<Member> members;            // by rank
   std::map<int, Connection> connections;  // rank 0: to every other rank; else: to rank 0
 };
 

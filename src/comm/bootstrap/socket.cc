@@ -64,7 +64,9 @@ Fd stream_socket(const Address& address) {
   return socket;
 }
 
-const sockaddr* raw(const Address& address) { return reinterpret_cast<const sockaddr*>(&address.bytes); }
+const sockaddr* raw(const Address& address) {
+  return reinterpret_cast<const sockaddr*>(&address.bytes);
+}
 
 // While nobody listens on a port of the ephemeral range, a connection to it from this host can meet itself.
 bool met_itself(const Fd& socket) {
@@ -129,8 +131,7 @@ Result<std::pair<Fd, std::string>> listen_anywhere() {
   if (::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&name), &length) != 0) {
     return error(Code::kIo, "unix socket: {}", errno_text());
   }
-  return std::pair(std::move(socket),
-                   std::string(name.sun_path + 1, length - offsetof(sockaddr_un, sun_path) - 1));
+  return std::pair(std::move(socket), std::string(name.sun_path + 1, length - offsetof(sockaddr_un, sun_path) - 1));
 }
 
 Result<Fd> connect_to(const Rendezvous& at, Deadline deadline) {
