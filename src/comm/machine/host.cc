@@ -1,0 +1,29 @@
+#include "comm/machine/host.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <ctime>
+
+namespace weft {
+
+void HostMachine::ring(Doorbell& bell) {
+  std::atomic_ref<u32>(bell.rings).fetch_add(1, std::memory_order_seq_cst);
+  ::syscall(SYS_futex, &bell.rings, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void HostMachine::sleep(Doorbell& bell, u32 rings) {
+  const timespec slice{0, kSliceMs * 1000000L};
+  ::syscall(SYS_futex, &bell.rings, FUTEX_WAIT, rings, &slice, nullptr, 0);
+}
+
+void HostMachine::give_up(int peer, u32 wanted, u32 seen) const {
+  const auto waited = std::chrono::duration<double>(group_.deadline).count();
+  group_.world->fail(error(Code::kDeadlineExceeded,
+                           "{}: rank {} waited {:.3g} s for rank {}: expected call {}, seen {}", op_,
+                           group_.world_ranks[size_t(rank_)], waited, group_.world_ranks[size_t(peer)], wanted, seen));
+}
+
+}  // namespace weft

@@ -1,0 +1,54 @@
+// Pack: 16 bytes of elements, the unit of weak typed loads and stores, and conversions to the fp32 of all sums.
+#pragma once
+#include <bit>
+#include <cstring>
+
+#include "base/dtype.h"
+#include "comm/machine/machine.h"
+
+namespace weft {
+
+template <class T>
+struct alignas(16) Pack {
+  static constexpr int kElements = 16 / int(sizeof(T));
+  T values[kElements];
+};
+
+WEFT_MACHINE float widen(float value) {
+  return value;
+}
+WEFT_MACHINE float widen(bf16 value) {
+  return __builtin_bit_cast(float, u32(value.bits) << 16);
+}
+WEFT_MACHINE float widen(f16 value) {
+  return static_cast<float>(value);
+}
+
+template <class T>
+WEFT_MACHINE T narrow(float value) {
+  return T(value);
+}
+
+// `count` elements (at most a pack) of memory with no alignment; the others are zero.
+template <class T>
+WEFT_MACHINE Pack<T> load_pack(const T* source, i64 count) {
+  Pack<T> pack{};
+  if (count >= Pack<T>::kElements) {
+    memcpy(static_cast<void*>(&pack), source, sizeof pack);
+  } else {
+    for (i64 i = 0; i < count; ++i) pack.values[i] = source[i];
+  }
+  return pack;
+}
+
+// Rounds the first `count` sums once and stores them.
+template <class T>
+WEFT_MACHINE void store_sums(T* target, const float* sums, i64 count) {
+  if (count >= Pack<T>::kElements) {
+    for (int i = 0; i < Pack<T>::kElements; ++i) target[i] = narrow<T>(sums[i]);
+  } else {
+    for (i64 i = 0; i < count; ++i) target[i] = narrow<T>(sums[i]);
+  }
+}
+
+}  // namespace weft

@@ -1,0 +1,191 @@
+// All-reduce: three protocols over one set of buffers and one epoch counter. All add in rank order in fp32 and round
+// once, so their bits are equal. Each makes every rank hear from every other in every call, directly or through the
+// owner of a tile, which is what the two halves need, also where calls of different protocols follow one another.
+//
+// Hooks: produce(begin, end) makes this rank's elements of those tiles available and runs before they are read;
+// own(i) is the address of element i, contiguous within a run of tiles; sink(tile, i, sums, n) takes results. A tile is
+// produced, read by own() and sunk by one CTA, so x and y may be the same memory.
+#pragma once
+#include "dist/exchange/tiles.h"
+
+namespace weft {
+
+// stage [2][ranks][slot] T; result [2][elements] T; inbox [2][ranks][words].
+template <class T>
+struct AllReduceBuffers {
+  sym<EpochWord> epoch;
+  FlagTable arrived;  // [ranks][kMaxTiles]: a contribution lies in my stage
+  FlagTable reduced;  // [ranks][kMaxTiles]: a sum lies in my result
+  sym<T> stage;
+  i64 slot = 0;
+  sym<T> result;
+  i64 result_elements = 0;
+  sym<LlWord> inbox;
+  i64 inbox_words = 0;
+};
+
+// Payload and flag in one word: one trip, no flag to wait for, twice the bytes. For the smallest sizes.
+template <class T, Fault F = Fault::kNone, class M, class Hooks>
+WEFT_MACHINE bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+  constexpr int kPerWord = int(sizeof(u32) / sizeof(T));
+  const u32 epoch = m.epoch(b.epoch);
+  const sym<LlWord> half = b.inbox + half_of<F>(epoch) * m.ranks() * b.inbox_words;
+  const auto word_of = [&](i64 i, i64 end) {
+    u32 word = 0;
+    memcpy(&word, hooks.own(i), (end - i < kPerWord ? size_t(end - i) : size_t(kPerWord)) * sizeof(T));
+    return word;
+  };
+  m.tiles(tiles.count, [&](i64 first, i64 last) {
+    hooks.produce(first, last);
+    m.sync();
+    const i64 begin = tiles.begin(first), end = tiles.end(last - 1);
+    peers(m, [&](int p) {
+      each_lane(m, (end - begin + kPerWord - 1) / kPerWord, [&](i64 w) {
+        m.send(half + (m.rank() * b.inbox_words + begin / kPerWord + w), p, word_of(begin + w * kPerWord, end), epoch);
+      });
+      m.flush(p);
+    });
+    return true;
+  });
+  const bool heard = m.tiles(tiles.count, [&](i64 first, i64 last) {
+    bool ok = true;
+    for (i64 tile = first; tile < last; ++tile) {
+      const i64 begin = tiles.begin(tile), end = tiles.end(tile);
+      each_lane(m, (end - begin + kPerWord - 1) / kPerWord, [&](i64 w) {
+        const i64 i = begin + w * kPerWord;
+        float sums[kPerWord];
+        for (int p = 0; p < m.ranks() && ok; ++p) {
+          u32 word = 0;
+          if (p == m.rank()) {
+            word = word_of(i, end);
+          } else if (!m.recv(half + (p * b.inbox_words + i / kPerWord), p, epoch, word)) {
+            ok = false;
+            return;
+          }
+          T parts[kPerWord];
+          memcpy(static_cast<void*>(parts), &word, sizeof word);
+          for (int j = 0; j < kPerWord; ++j) sums[j] = p == 0 ? widen(parts[j]) : sums[j] + widen(parts[j]);
+        }
+        if (ok) hooks.sink(tile, i, sums, end - i < kPerWord ? end - i : i64(kPerWord));
+      });
+      if (!ok) return false;
+    }
+    return true;
+  });
+  if (!heard) return false;
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
+// Every rank sends everything to every rank, a flag per tile; each sums all.
+template <class T, Fault F = Fault::kNone, class M, class Hooks>
+WEFT_MACHINE bool all_reduce_one_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+  const u32 epoch = m.epoch(b.epoch);
+  const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
+  m.tiles(tiles.count, [&](i64 first, i64 last) {
+    hooks.produce(first, last);
+    m.sync();
+    const i64 begin = tiles.begin(first), bytes = (tiles.end(last - 1) - begin) * i64(sizeof(T));
+    peers(m, [&](int p) {
+      m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(begin), bytes);
+    });
+    stores_done<F>(m);
+    if (m.lane() == 0) {
+      peers(m, [&](int p) {
+        for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
+        m.flush(p);
+      });
+    }
+    return true;
+  });
+  const bool heard = m.tiles(tiles.count, [&](i64 first, i64 last) {
+    for (i64 tile = first; tile < last; ++tile) {
+      if (!peers_until(m, [&](int p) { return hear<F>(m, b.arrived.at(p, tile), p, epoch); })) return false;
+      sum_ranks<T>(
+          m, tiles.begin(tile), tiles.end(tile), [&](i64 i) { return hooks.own(i); },
+          [&](int p, i64 i) { return half + (p * b.slot + i); },
+          [&](i64 i, const float* sums, i64 n) { hooks.sink(tile, i, sums, n); });
+    }
+    return true;
+  });
+  if (!heard) return false;
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
+// Tiles are shared out: every rank sends each owner its tiles, the owner sums them and sends the rounded sums to all.
+// Own tiles come last, when the peers' have had time to arrive.
+template <class T, Fault F = Fault::kNone, class M, class Hooks>
+WEFT_MACHINE bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+  const u32 epoch = m.epoch(b.epoch);
+  const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
+  const sym<T> result = b.result + half_of<F>(epoch) * b.result_elements;
+  const auto range = [&](i64 first, i64 last) { return Run{tiles.begin(first), tiles.end(last - 1)}; };
+  peers(m, [&](int p) {
+    const Run owned = split_run(tiles.count, m.ranks(), p);
+    m.tiles(owned.size(), [&](i64 first, i64 last) {
+      hooks.produce(owned.begin + first, owned.begin + last);
+      m.sync();
+      const Run run = range(owned.begin + first, owned.begin + last);
+      const i64 in_slot = run.begin - tiles.begin(owned.begin);
+      m.put_bytes((half + (m.rank() * b.slot + in_slot)).template as<std::byte>(), p, hooks.own(run.begin),
+                  run.size() * i64(sizeof(T)));
+      stores_done<F>(m);
+      if (m.lane() == 0) {
+        for (i64 t = first; t < last; ++t) signal<F>(m, b.arrived.at(m.rank(), owned.begin + t), p, epoch);
+        m.flush(p);
+      }
+      return true;
+    });
+  });
+  const Run mine = split_run(tiles.count, m.ranks(), m.rank());
+  const bool summed = m.tiles(mine.size(), [&](i64 first, i64 last) {
+    hooks.produce(mine.begin + first, mine.begin + last);
+    m.sync();
+    for (i64 tile = mine.begin + first; tile < mine.begin + last; ++tile) {
+      if (!peers_until(m, [&](int p) { return hear<F>(m, b.arrived.at(p, tile), p, epoch); })) return false;
+      sum_ranks<T>(
+          m, tiles.begin(tile), tiles.end(tile), [&](i64 i) { return hooks.own(i); },
+          [&](int p, i64 i) { return half + (p * b.slot + i - tiles.begin(mine.begin)); },
+          [&](i64 i, const float* sums, i64 n) {
+            Pack<T> pack = {};
+            store_sums(pack.values, sums, n);
+            peers(m, [&](int p) { m.put((result + i).template as<Pack<T>>(), p, pack); });
+            hooks.sink(tile, i, sums, n);
+          });
+    }
+    stores_done<F>(m);
+    if (m.lane() == 0) {
+      peers(m, [&](int p) {
+        for (i64 t = first; t < last; ++t) signal<F>(m, b.reduced.at(m.rank(), mine.begin + t), p, epoch);
+        m.flush(p);
+      });
+    }
+    return true;
+  });
+  if (!summed) return false;
+  const bool heard = peers_until(m, [&](int p) {
+    const Run owned = split_run(tiles.count, m.ranks(), p);
+    return m.tiles(owned.size(), [&](i64 first, i64 last) {
+      for (i64 tile = owned.begin + first; tile < owned.begin + last; ++tile) {
+        if constexpr (F != Fault::kOnlySelf) {
+          if (!hear<F>(m, b.reduced.at(p, tile), p, epoch)) return false;
+        }
+        each_lane(m, (tiles.end(tile) - tiles.begin(tile) + Pack<T>::kElements - 1) / Pack<T>::kElements, [&](i64 k) {
+          const i64 i = tiles.begin(tile) + k * Pack<T>::kElements;
+          const Pack<T> pack = m.get((result + i).template as<Pack<T>>());
+          float sums[Pack<T>::kElements];
+          for (int j = 0; j < Pack<T>::kElements; ++j) sums[j] = widen(pack.values[j]);
+          const i64 left = tiles.end(tile) - i;
+          hooks.sink(tile, i, sums, left < Pack<T>::kElements ? left : i64(Pack<T>::kElements));
+        });
+      }
+      return true;
+    });
+  });
+  if (!heard) return false;
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
+}  // namespace weft

@@ -1,0 +1,56 @@
+// What the reducing protocols share: how elements are cut into tiles, and the sum in rank order.
+#pragma once
+#include <algorithm>
+
+#include "comm/machine/fault.h"
+#include "comm/machine/pack.h"
+
+namespace weft {
+
+inline constexpr i64 kTileUnit = 64;
+
+// A run of elements in `count` tiles of `stride` elements, the last one shorter. A tile is the unit of work and of
+// readiness, and does not depend on the number of CTAs, so ranks may differ in that. stride is a multiple of
+// kTileUnit.
+struct Tiles {
+  i64 count = 0;
+  i64 stride = 0;
+  i64 elements = 0;
+  WEFT_MACHINE i64 begin(i64 tile) const { return tile * stride; }
+  WEFT_MACHINE i64 end(i64 tile) const { return tile + 1 < count ? (tile + 1) * stride : elements; }
+};
+
+constexpr i64 round_up(i64 n, i64 unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+// At most kMaxTiles tiles of at least `least` elements; one (empty) tile for no elements, so that something is
+// signalled.
+inline constexpr i64 kMaxTiles = 64;
+inline Tiles cut_tiles(i64 elements, i64 least) {
+  Tiles tiles;
+  tiles.elements = elements;
+  tiles.stride = round_up(std::max(least, (elements + kMaxTiles - 1) / kMaxTiles), kTileUnit);
+  tiles.count = std::max<i64>(1, (elements + tiles.stride - 1) / tiles.stride);
+  return tiles;
+}
+
+// Sums elements [begin, end) over all ranks in rank order, in fp32: own(i) is the address of this rank's element i,
+// staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
+// sink(i, sums, n) takes the sums of elements i to i + n. [cta]
+template <class T, class M, class Own, class Staged, class Sink>
+WEFT_MACHINE void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
+  constexpr int kElements = Pack<T>::kElements;
+  each_lane(m, (end - begin + kElements - 1) / kElements, [&](i64 pack) {
+    const i64 i = begin + pack * kElements;
+    const i64 count = end - i < kElements ? end - i : kElements;
+    float sums[kElements];
+    for (int p = 0; p < m.ranks(); ++p) {
+      const Pack<T> part = p == m.rank() ? load_pack<T>(own(i), count) : m.get(staged(p, i).template as<Pack<T>>());
+      for (int j = 0; j < kElements; ++j) sums[j] = p == 0 ? widen(part.values[j]) : sums[j] + widen(part.values[j]);
+    }
+    sink(i, sums, count);
+  });
+}
+
+}  // namespace weft
