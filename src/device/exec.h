@@ -30,6 +30,11 @@ class Team {
   std::atomic<bool> aborted_{false};
 };
 
+// A thread's part of a matrix.
+struct RowShare {
+  Range rows, columns;
+};
+
 class Exec {
  public:
   // Thread `thread` of `team`.
@@ -51,6 +56,14 @@ class Exec {
   Status sync() { return team_ ? team_->sync() : Status(); }
   // This thread's share of [0, n).
   Range share(i64 n) const { return split_range(n, num_threads(), thread_); }
+  // This thread's share of a [rows, columns] grid: whole rows where there are plenty, else of every row a run of
+  // columns cut at multiples of `grain`.
+  RowShare share_rows(i64 rows, i64 columns, i64 grain) const {
+    if (rows >= 4 * num_threads()) return {share(rows), {0, columns}};
+    const Range grains = share((columns + grain - 1) / grain);
+    const auto column = [&](i64 g) { return g * grain < columns ? g * grain : columns; };
+    return {{0, rows}, {column(grains.begin), column(grains.end)}};
+  }
 
   void* stream() const { return stream_; }
   int sm_budget() const { return sm_budget_; }

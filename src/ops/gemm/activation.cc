@@ -1,5 +1,6 @@
 #include "ops/gemm/activation.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "ops/gemm/dispatch.h"
@@ -38,6 +39,42 @@ void store_activation_row_with(const GemmKernels& kernels, const float* x, const
 void store_activation_row(const float* x, const ActivationView& out, i64 i) {
   static const GemmKernels& kernels = gemm_kernels(cpu_isa());
   store_activation_row_with(kernels, x, out, i);
+}
+
+void store_activation_span(const float* x, const ActivationView& out, i64 i, i64 begin, i64 end) {
+  static const GemmKernels& kernels = gemm_kernels(cpu_isa());
+  WEFT_CHECK(0 <= i && i < out.rows && 0 <= begin && begin <= end && end <= out.k, i, out.rows, begin, end, out.k);
+  if (begin == end) return;
+  if (out.format == ActivationFormat::kF32) {
+    std::memcpy(out.row(i) + begin * 4, x, size_t(end - begin) * 4);
+  } else if (out.format == ActivationFormat::kBF16) {
+    kernels.store_bf16(x, end - begin, out.row(i) + begin * 2);
+  } else {
+    constexpr i64 kBlock = kActivationBlock, kChunk = 16 * kBlock;
+    WEFT_CHECK(begin % kBlock == 0 && end % kBlock == 0, begin, end);
+    alignas(64) std::byte row[kChunk + kChunk / kBlock * 8];  // a row of the chunk alone, then taken apart
+    std::byte* scales = out.row(i) + out.k;
+    std::byte* sums = scales + out.k / kBlock * 4;
+    for (; begin < end; begin += kChunk, x += kChunk) {
+      const i64 count = std::min(kChunk, end - begin), blocks = count / kBlock;
+      kernels.store_q8(x, count, row);
+      std::memcpy(out.row(i) + begin, row, size_t(count));
+      std::memcpy(scales + begin / kBlock * 4, row + count, size_t(blocks) * 4);
+      std::memcpy(sums + begin / kBlock * 4, row + count + blocks * 4, size_t(blocks) * 4);
+    }
+  }
+}
+
+Status expect_activation(const char* tensor, const ActivationView& view, i64 rows, i64 k) {
+  if (view.rows != rows || view.k != k) {
+    return error(Code::kInvalidArgument, "{}: expected {} [{}, {}], found [{}, {}]", tensor,
+                 activation_format_name(view.format), rows, k, view.rows, view.k);
+  }
+  if (view.format == ActivationFormat::kQ8 && k % kActivationBlock != 0) {
+    return error(Code::kInvalidArgument, "{}: q8 rows need whole blocks of {}, found {} values", tensor,
+                 kActivationBlock, k);
+  }
+  return {};
 }
 
 }  // namespace weft

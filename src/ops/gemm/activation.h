@@ -47,6 +47,13 @@ struct ActivationView {
 // Every operator that produces GEMM input ends with this.
 void store_activation_row(const float* x, const ActivationView& out, i64 i);
 
+// The same for values [begin, end) of row `i` alone, so that threads may share a row; x points at value `begin`. For
+// kQ8 the borders are multiples of kActivationBlock. The bits equal store_activation_row's.
+void store_activation_span(const float* x, const ActivationView& out, i64 i, i64 begin, i64 end);
+
+// An error that names `tensor` unless its extents are [rows, k] and its format can hold them.
+Status expect_activation(const char* tensor, const ActivationView& view, i64 rows, i64 k);
+
 // An owned activation buffer for up to `rows` rows.
 struct ActivationBuffer {
   AlignedBuffer storage;

@@ -109,5 +109,21 @@ TEST(Activation, RowsStartOnCacheLines) {
   EXPECT_EQ(activation_row_bytes(ActivationFormat::kQ8, 0), 0);
 }
 
+TEST(Activation, SpansMakeTheRow) {
+  constexpr i64 kWidth = 1184;
+  const std::vector<float> x = random_row(kWidth, 8, 2);
+  for (ActivationFormat format : kFormats) {
+    const auto whole = ActivationBuffer::create(format, 2, kWidth), parts = ActivationBuffer::create(format, 2, kWidth);
+    store_activation_row(x.data(), whole.view(2), 1);
+    i64 begin = 0;
+    for (i64 end : {0, 32, 96, 704, 1184}) {
+      store_activation_span(x.data() + begin, parts.view(2), 1, begin, end);
+      begin = end;
+    }
+    EXPECT_EQ(std::memcmp(whole.storage.data(), parts.storage.data(), whole.storage.size()), 0)
+        << activation_format_name(format);
+  }
+}
+
 }  // namespace
 }  // namespace weft
