@@ -26,4 +26,7 @@ struct HeadRmsNormArgs {
 };
 Status head_rms_norm(Exec& exec, const HeadRmsNormArgs& args);
 
+// Naive oracle in f64 of one row or head: x, weight, y [n].
+void rms_norm_reference(const float* x, const float* weight, i64 n, float epsilon, float* y);
+
 }  // namespace weft

@@ -1,0 +1,1 @@
+#include "ops/rms_norm/kernel_body.h"
