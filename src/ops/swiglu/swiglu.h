@@ -15,4 +15,7 @@ struct SwigluArgs {
 // exp(-x)). A row's bits depend on that row alone. Source: Shazeer, GLU Variants Improve Transformer, 2020.
 Status swiglu(Exec& exec, const SwigluArgs& args);
 
+// Naive oracle in f64 of one row: gate, up, y [n].
+void swiglu_reference(const float* gate, const float* up, i64 n, float* y);
+
 }  // namespace weft
