@@ -34,4 +34,7 @@ struct RopeKvWriteArgs {
 // over the team; ends with exec.sync(). Angles, sines and cosines are f32 (angle = float(position) * frequency).
 Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args);
 
+// Naive oracle in f64 of one head: rotates x [head_dim] in place.
+void rope_reference(float* x, i64 head_dim, i32 position, const float* frequencies);
+
 }  // namespace weft

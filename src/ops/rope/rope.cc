@@ -1,0 +1,91 @@
+#include "ops/rope/rope.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "device/simd_dispatch.h"
+#include "ops/rope/kernels.h"
+
+namespace weft {
+namespace {
+
+Status check(const RopeKvWriteArgs& args) {
+  WEFT_TRY(expect_tensor("qkv", args.qkv, DType::kF32, {-1, (args.q_heads + 2 * args.kv_heads) * args.head_dim}));
+  WEFT_TRY(expect_tensor("positions", args.positions, DType::kI32, {args.qkv.dim(0)}));
+  WEFT_TRY(expect_tensor("slots", args.slots, DType::kI32, {args.qkv.dim(0)}));
+  if (args.head_dim < 2 || args.head_dim % 2 != 0 || args.head_dim > 2 * kRopeMaxHalf) {
+    return error(Code::kUnimplemented, "qkv: head_dim must be even and in [2, {}], found {}", 2 * kRopeMaxHalf,
+                 args.head_dim);
+  }
+  WEFT_TRY(expect_tensor("frequencies", args.frequencies, DType::kF32, {args.head_dim / 2}));
+  const TensorView& k = args.cache.k;
+  if (k.dtype != DType::kBF16 && k.dtype != DType::kF16 && k.dtype != DType::kF32) {
+    return error(Code::kInvalidArgument, "cache.k: expected bf16, f16 or f32, found {}", k.describe());
+  }
+  WEFT_TRY(expect_tensor("cache.k", k, k.dtype, {-1, args.kv_heads, -1, args.head_dim}));
+  return expect_tensor("cache.v", args.cache.v, k.dtype, k.shape);
+}
+
+// x [head_dim] -> the cache's row of (slot, head).
+void write_cache(const TensorView& cache, i64 slot, i64 head, const float* x) {
+  const i64 page_tokens = cache.dim(2), head_dim = cache.dim(3);
+  std::byte* row = cache.data + slot / page_tokens * cache.byte_strides[0] + head * cache.byte_strides[1] +
+                   slot % page_tokens * cache.byte_strides[2];
+  if (cache.dtype == DType::kBF16) WEFT_SIMD_BEST(store_cache<bf16>)(x, head_dim, reinterpret_cast<bf16*>(row));
+  if (cache.dtype == DType::kF16) WEFT_SIMD_BEST(store_cache<f16>)(x, head_dim, reinterpret_cast<f16*>(row));
+  if (cache.dtype == DType::kF32) WEFT_SIMD_BEST(store_cache<float>)(x, head_dim, reinterpret_cast<float*>(row));
+}
+
+// Heads [begin, end) of one token: query heads first, then KV heads.
+void rotate_heads(const RopeKvWriteArgs& args, i64 token, i64 begin, i64 end) {
+  alignas(64) float cos[kRopeMaxHalf], sin[kRopeMaxHalf], rotated[2 * kRopeMaxHalf];
+  const i64 half = args.head_dim / 2, slot = args.slots.as<const i32>()[token];
+  float* qkv = args.qkv.row<float>(token);
+  const auto rope_table = WEFT_SIMD_BEST(rope_table);
+  rope_table(args.positions.as<const i32>()[token], args.frequencies.as<const float>(), half, cos, sin);
+  for (i64 head = begin; head < end; ++head) {
+    float* x = qkv + head * args.head_dim;
+    if (head < args.q_heads) {
+      WEFT_SIMD_BEST(rotate)(x, cos, sin, half, x);
+    } else if (slot >= 0) {
+      WEFT_SIMD_BEST(rotate)(x, cos, sin, half, rotated);
+      write_cache(args.cache.k, slot, head - args.q_heads, rotated);
+      write_cache(args.cache.v, slot, head - args.q_heads, x + args.kv_heads * args.head_dim);
+    }
+  }
+}
+
+}  // namespace
+
+Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args) {
+  WEFT_TRY(check(args));
+  const RowShare share = exec.share_rows(args.qkv.dim(0), args.q_heads + args.kv_heads, 1);
+  for (i64 token = share.rows.begin; token < share.rows.end && share.columns.size() > 0; ++token) {
+    rotate_heads(args, token, share.columns.begin, share.columns.end);
+  }
+  return exec.sync();
+}
+
+// Every step rounds to f32 where Hugging Face's modeling_rope_utils.py does.
+std::vector<float> rope_inverse_frequencies(i64 head_dim, float base, const RopeScaling& scaling) {
+  std::vector<float> frequencies(static_cast<size_t>(head_dim / 2));
+  const float low_wavelength = scaling.original_context / scaling.low_freq_factor;
+  const float high_wavelength = scaling.original_context / scaling.high_freq_factor;
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const float exponent = float(2 * i) / float(head_dim);
+    const float plain = 1.0f / float(std::pow(double(base), double(exponent)));
+    frequencies[i] = plain;
+    if (scaling.factor == 1) continue;
+    const float wavelength = float(2 * 3.14159265358979323846) / plain;
+    if (wavelength > low_wavelength) {
+      frequencies[i] = plain / scaling.factor;
+    } else if (wavelength >= high_wavelength) {
+      const float smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) /
+                           (scaling.high_freq_factor - scaling.low_freq_factor);
+      frequencies[i] = (1 - smooth) * plain / scaling.factor + smooth * plain;
+    }
+  }
+  return frequencies;
+}
+
+}  // namespace weft
