@@ -26,8 +26,12 @@ struct AttentionArgs {
 
 // Online softmax in f32 over KV blocks that start at fixed positions of the sequence, merged in ascending order: a
 // row's bits depend on its sequence alone, not on chunk borders, batch or page numbers. Token t attends to positions <=
-// positions[t]. Work (row, query block, head) is cut over the team; ends with exec.sync(). Source: Dao et al.,
+// positions[t]; one that sees nothing (kv_len 0) gives zeros. Work (row, query block, head) is cut over the team; ends
+// with exec.sync(). head_dim is at most 256. Source: Dao et al.,
 // FlashAttention, 2022; Kwon et al., PagedAttention, 2023.
 Status attention(Exec& exec, const AttentionArgs& args);
+
+// Naive oracle in f64: y [tokens, q_heads * head_dim] f32; args.y is not used.
+void attention_reference(const AttentionArgs& args, const TensorView& y);
 
 }  // namespace weft

@@ -1,0 +1,251 @@
+// The attention kernel for the instruction set of the including file. For every KV block of 64 positions:
+//   load_block    widens K (transposed, so that lanes are positions) and V into f32 tiles
+//   score_tile    scores of up to 4 rows: a sum over head_dim in ascending order
+//   softmax_tile  new maximum, weights and sum of each row
+//   value_tile    rescales the rows' outputs and adds the weighted values in ascending position
+// A row is one (query, head). Each of its numbers comes from the same operations in the same order whatever rows share
+// its tile, and lanes that it does not see are never added.
+#pragma once
+#include "device/simd.h"
+#include "ops/attention/kernels.h"
+
+namespace weft::WEFT_SIMD {
+namespace {
+
+constexpr i64 kVectors = kAttentionBlock / 16;
+constexpr i64 kTileRows = 4;
+#if defined(__AVX512F__)
+constexpr i64 kTileVectors = 4;  // accumulators of a full tile: 16 of 32 registers
+#else
+constexpr i64 kTileVectors = 1;
+#endif
+
+// Lanes [lo, hi) of a block.
+struct Lanes {
+  i64 lo, hi;
+  bool operator==(const Lanes&) const = default;
+};
+
+i64 smaller(i64 a, i64 b) {
+  return a < b ? a : b;
+}
+i64 larger(i64 a, i64 b) {
+  return a > b ? a : b;
+}
+
+// Positions that query i sees.
+Lanes visible(const AttentionItem& item, i64 i) {
+  const i64 position = item.positions[i];
+  return {item.window > 0 ? larger(0, position - item.window + 1) : 0, smaller(position + 1, item.kv_len)};
+}
+
+// K and V rows of positions [begin, end) within the block that starts at `block`.
+template <class T>
+struct BlockRows {
+  const T* keys[kAttentionBlock];
+  const T* values[kAttentionBlock];
+};
+
+template <class T>
+BlockRows<T> find_rows(const AttentionItem& item, i64 block, i64 begin, i64 end) {
+  BlockRows<T> rows;
+  for (i64 position = begin; position < end;) {
+    const i64 page = position / item.page_tokens, offset = position - page * item.page_tokens;
+    const i64 run = smaller(item.page_tokens - offset, end - position);
+    i64 element = item.pages[page] * item.page_stride + offset * item.head_dim;
+    for (i64 i = 0; i < run; ++i, ++position, element += item.head_dim) {
+      rows.keys[position - block] = static_cast<const T*>(item.keys) + element;
+      rows.values[position - block] = static_cast<const T*>(item.values) + element;
+    }
+  }
+  return rows;
+}
+
+// Columns [d, d + 16) of 16 lanes -> keys[d..][first_lane..].
+template <class T>
+void transpose_keys(const T* const* rows, i64 lo, i64 hi, i64 d, i64 count, float* keys) {
+  F32x16 tile[16];
+  for (i64 lane = 0; lane < 16; ++lane) {
+    tile[lane] = lane < lo || lane >= hi ? F32x16::zero()
+                 : count == 16           ? F32x16::load(rows[lane] + d)
+                                         : F32x16::load_first(rows[lane] + d, count);
+  }
+  transpose(tile);
+  for (i64 i = 0; i < count; ++i) tile[i].store(keys + (d + i) * kAttentionBlock);
+}
+
+template <class T>
+void load_block(const AttentionItem& item, i64 block, Lanes lanes, AttentionScratch& s) {
+  const BlockRows<T> rows = find_rows<T>(item, block, block + lanes.lo, block + lanes.hi);
+  const i64 width = (item.head_dim + 15) / 16 * 16;
+  for (i64 first = lanes.lo / 16 * 16; first < lanes.hi; first += 16) {
+    for (i64 d = 0; d < item.head_dim; d += 16) {
+      transpose_keys(rows.keys + first, lanes.lo - first, lanes.hi - first, d, smaller(16, item.head_dim - d),
+                     s.keys + first);
+    }
+  }
+  for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
+    for (i64 d = 0; d < width; d += 16) {
+      const T* value = rows.values[lane] + d;
+      const F32x16 v = d + 16 <= item.head_dim ? F32x16::load(value) : F32x16::load_first(value, item.head_dim - d);
+      v.store(s.values + lane * width + d);
+    }
+  }
+}
+
+// R rows x V vectors of lanes from vector `c`.
+template <int R, int V>
+void score_vectors(const float* const* q, i64 head_dim, const float* keys, i64 c, float* scores) {
+  F32x16 sums[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v] = F32x16::zero();
+  for (i64 d = 0; d < head_dim; ++d) {
+    F32x16 k[V];
+    for (int v = 0; v < V; ++v) k[v] = F32x16::load(keys + d * kAttentionBlock + 16 * (c + v));
+    for (int r = 0; r < R; ++r) {
+      const F32x16 x = F32x16::all(q[r][d]);
+      for (int v = 0; v < V; ++v) sums[r][v] = fma(x, k[v], sums[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v].store(scores + r * kAttentionBlock + 16 * (c + v));
+}
+
+template <int R>
+void score_tile(const float* const* q, i64 head_dim, const float* keys, Lanes lanes, float* scores) {
+  i64 c = lanes.lo / 16;
+  const i64 end = (lanes.hi + 15) / 16;
+  for (; c + kTileVectors <= end; c += kTileVectors) score_vectors<R, kTileVectors>(q, head_dim, keys, c, scores);
+  for (; c < end; ++c) score_vectors<R, 1>(q, head_dim, keys, c, scores);
+}
+
+// Turns scores into weights; correction[r] rescales what row r has summed so far.
+template <int R>
+void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float* sum, float* correction) {
+  const F32x16 nothing = F32x16::all(-kInfinity);
+  alignas(64) float drop[16] = {};
+  for (int r = 0; r < R; ++r) {
+    float* row = scores + r * kAttentionBlock;
+    F32x16 best = nothing;
+    for (i64 c = lanes.lo / 16; c < (lanes.hi + 15) / 16; ++c) {
+      const F32x16 scaled = F32x16::load(row + 16 * c) * F32x16::all(scale);
+      const F32x16 seen = select_lanes(lanes.lo - 16 * c, lanes.hi - 16 * c, scaled, nothing);
+      best = max(best, seen);
+      seen.store(row + 16 * c);
+    }
+    const float block_largest = max_of(best);
+    const float now = block_largest > largest[r] ? block_largest : largest[r];
+    drop[r] = largest[r] - now;
+    largest[r] = now;
+  }
+  exp(F32x16::load(drop)).store(drop);
+  for (int r = 0; r < R; ++r) {
+    float* row = scores + r * kAttentionBlock;
+    F32x16 weights[kVectors] = {F32x16::zero(), F32x16::zero(), F32x16::zero(), F32x16::zero()};
+    for (i64 c = lanes.lo / 16; c < (lanes.hi + 15) / 16; ++c) {
+      weights[c] = exp(F32x16::load(row + 16 * c) - F32x16::all(largest[r]));
+      weights[c].store(row + 16 * c);
+    }
+    correction[r] = drop[r];
+    sum[r] = sum[r] * drop[r] + sum_of((weights[0] + weights[1]) + (weights[2] + weights[3]));
+  }
+}
+
+template <int R, int V>
+void value_vectors(const float* weights, const float* correction, Lanes lanes, const float* values, i64 width, i64 d,
+                   float* const* out) {
+  F32x16 sums[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v] = F32x16::load(out[r] + d + 16 * v) * F32x16::all(correction[r]);
+  for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
+    F32x16 x[V];
+    for (int v = 0; v < V; ++v) x[v] = F32x16::load(values + lane * width + d + 16 * v);
+    for (int r = 0; r < R; ++r) {
+      const F32x16 weight = F32x16::all(weights[r * kAttentionBlock + lane]);
+      for (int v = 0; v < V; ++v) sums[r][v] = fma(weight, x[v], sums[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v].store(out[r] + d + 16 * v);
+}
+
+template <int R>
+void value_tile(const float* weights, const float* correction, Lanes lanes, const float* values, i64 width,
+                float* const* out) {
+  i64 d = 0;
+  for (; d + 16 * kTileVectors <= width; d += 16 * kTileVectors)
+    value_vectors<R, kTileVectors>(weights, correction, lanes, values, width, d, out);
+  for (; d < width; d += 16) value_vectors<R, 1>(weights, correction, lanes, values, width, d, out);
+}
+
+// Rows [row, row + R) of the item over one block.
+template <int R>
+void attend_tile(const AttentionItem& item, i64 row, Lanes lanes, AttentionScratch& s) {
+  const i64 width = (item.head_dim + 15) / 16 * 16;
+  const float* q[R];
+  float* out[R];
+  for (int r = 0; r < R; ++r) {
+    const i64 query = (row + r) / item.heads, head = (row + r) % item.heads;
+    q[r] = item.q + query * item.q_stride + head * item.head_dim;
+    out[r] = item.out + query * item.out_stride + head * width;
+  }
+  float correction[R];
+  score_tile<R>(q, item.head_dim, s.keys, lanes, s.scores);
+  softmax_tile<R>(item.scale, lanes, s.scores, s.largest + row, s.sum + row, correction);
+  value_tile<R>(s.scores, correction, lanes, s.values, width, out);
+}
+
+// Every row over one block; neighbours that see the same lanes share a tile.
+void attend_block(const AttentionItem& item, i64 block, AttentionScratch& s) {
+  Lanes lanes[kAttentionMaxRows];
+  for (i64 i = 0; i < item.queries; ++i) {
+    const Lanes seen = visible(item, i);
+    lanes[i] = {larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)};
+  }
+  const i64 rows = item.queries * item.heads;
+  for (i64 row = 0; row < rows;) {
+    const Lanes mine = lanes[row / item.heads];
+    i64 count = 1;
+    while (count < kTileRows && row + count < rows && lanes[(row + count) / item.heads] == mine) ++count;
+    if (mine.lo < mine.hi) {
+      if (count == 1) attend_tile<1>(item, row, mine, s);
+      if (count == 2) attend_tile<2>(item, row, mine, s);
+      if (count == 3) attend_tile<3>(item, row, mine, s);
+      if (count == 4) attend_tile<4>(item, row, mine, s);
+    }
+    row += count;
+  }
+}
+
+}  // namespace
+
+template <class T>
+void attend(const AttentionItem& item, AttentionScratch& s) {
+  const i64 width = (item.head_dim + 15) / 16 * 16;
+  Lanes seen{item.kv_len, 0};  // by any query
+  for (i64 i = 0; i < item.queries; ++i) {
+    const Lanes mine = visible(item, i);
+    if (mine.lo < mine.hi) seen = {smaller(seen.lo, mine.lo), larger(seen.hi, mine.hi)};
+    for (i64 h = 0; h < item.heads; ++h) {
+      s.largest[i * item.heads + h] = -kInfinity;
+      s.sum[i * item.heads + h] = 0;
+      for (i64 d = 0; d < width; d += 16) F32x16::zero().store(item.out + i * item.out_stride + h * width + d);
+    }
+  }
+  for (i64 block = seen.hi > 0 ? seen.lo / kAttentionBlock * kAttentionBlock : 0; block < seen.hi;
+       block += kAttentionBlock) {
+    load_block<T>(item, block, {larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)}, s);
+    attend_block(item, block, s);
+  }
+  for (i64 row = 0; row < item.queries * item.heads; ++row) {
+    float* out = item.out + row / item.heads * item.out_stride + row % item.heads * width;
+    const F32x16 inverse = F32x16::all(s.sum[row] == 0 ? 0.0f : 1.0f / s.sum[row]);
+    for (i64 d = 0; d < width; d += 16) (F32x16::load(out + d) * inverse).store(out + d);
+  }
+}
+
+template void attend<bf16>(const AttentionItem&, AttentionScratch&);
+template void attend<f16>(const AttentionItem&, AttentionScratch&);
+template void attend<float>(const AttentionItem&, AttentionScratch&);
+
+}  // namespace weft::WEFT_SIMD
