@@ -26,11 +26,14 @@ Status check_sampling_params(const SamplingParams& params);
 double philox_uniform(u64 seed, u32 choice, u64 position);
 
 // Draws the token at `position` of its sequence. logits [vocab] f32 (read only), `seen` the sequence so far (for the
-// penalty, each distinct token once). Ties go to the smaller id; greedy ignores the random stream. NaN logits:
-// kDataLoss. Order: penalty, temperature, top_k, top_p, min_p (as vLLM). `scratch` is reused between calls.
+// penalty, each distinct token once). Ties go to the smaller id; greedy ignores the random stream. Order: penalty,
+// temperature, top_k, top_p, min_p (as vLLM). Tokens with a logit of minus infinity are never drawn. `scratch` is
+// reused between calls. Errors: kDataLoss for NaN, plus infinity, or no finite logit; kInvalidArgument for an empty
+// row, a parameter out of range, or a seen token outside the vocabulary.
 struct SamplingScratch {
-  std::vector<float> logits;
-  std::vector<i32> order;
+  std::vector<float> logits;   // after the penalty, then weights
+  std::vector<i32> order;      // candidates
+  std::vector<double> totals;  // of the weights, by block
 };
 Result<i32> sample(std::span<const float> logits, const SamplingParams& params, std::span<const i32> seen, u64 position,
                    SamplingScratch& scratch);
