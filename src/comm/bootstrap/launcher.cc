@@ -119,6 +119,7 @@ class Launcher {
       if (child.out_lines) child.out_lines->finish();
       if (child.err_lines) child.err_lines->finish();
     }
+    report_failure();
     flush();
     return exit_code_;
   }
@@ -190,7 +191,10 @@ class Launcher {
   void poll_once() {
     std::vector<pollfd> polled{{signals_.get(), POLLIN, 0}};
     std::vector<std::pair<Fd*, LineRelay*>> pipes;
-    if (to_stdin_.valid() && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp()) polled.push_back({STDIN_FILENO, POLLIN, 0});
+    pollfd room{to_stdin_.get(), POLLOUT, 0};
+    if (to_stdin_.valid() && ::poll(&room, 1, 0) > 0 && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp()) {
+      polled.push_back({STDIN_FILENO, POLLIN, 0});
+    }
     const bool reads_terminal = polled.size() == 2;
     const size_t outputs = polled.size();
     polled.push_back({out_.empty() ? -1 : out_.fd(), POLLOUT, 0});
@@ -208,7 +212,7 @@ class Launcher {
     for (size_t i = 0; i < pipes.size(); ++i) {
       if (polled[outputs + 2 + i].revents) read_some(*pipes[i].first, pipes[i].second);
     }
-    if (out_.broken()) failed(128 + SIGPIPE);
+    if (out_.broken()) failed(128 + SIGPIPE, true, {});
   }
 
   // One read; returns whether there may be more. The end closes the pipe.
@@ -238,7 +242,6 @@ class Launcher {
   }
 
   void reap() {
-    std::vector<std::pair<int, std::string>> failures;
     for (Child& child : children_) {
       siginfo_t info{};
       if (!child.running || ::waitid(P_PID, id_t(child.pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0) continue;
@@ -246,29 +249,34 @@ class Launcher {
       ::kill(-child.pid, SIGKILL);  // what the rank left behind; as long as it is a zombie the group is surely its own
       ::waitpid(child.pid, nullptr, 0);
       child.running = false;
-      const bool exited = info.si_code == CLD_EXITED;
-      if (exited && info.si_status == 0) continue;
+      const bool killed = info.si_code != CLD_EXITED;
+      if (!killed && info.si_status == 0) continue;
       const std::string what =
-          exited ? fmt::format("exited with status {}", info.si_status)
-                 : fmt::format("was ended by signal {} ({})", info.si_status, ::strsignal(info.si_status));
-      // Of several that ended since the last look, one that was killed is the cause rather than the effect.
-      failures.insert(exited ? failures.end() : failures.begin(),
-                      {exited ? info.si_status : 128 + info.si_status,
-                       fmt::format("weft: rank {} (pid {}) {}\n", child.rank, child.pid, what)});
+          killed ? fmt::format("was ended by signal {} ({})", info.si_status, ::strsignal(info.si_status))
+                 : fmt::format("exited with status {}", info.si_status);
+      failed(killed ? 128 + info.si_status : info.si_status, killed,
+             fmt::format("weft: rank {} (pid {}) {}\n", child.rank, child.pid, what));
     }
-    if (failures.empty() || exit_code_ != 0) return;
-    if (terminations_ == 0) err_.push(failures[0].second);
-    failed(failures[0].first);
   }
 
-  void failed(int exit_code) {
-    if (exit_code_ != 0) return;
+  // The first failure counts. But a killed process closes its sockets before it can be reaped: ranks that end because
+  // of that may be seen first, so until we kill ourselves, a killed rank goes before one that exited.
+  void failed(int exit_code, bool killed, std::string report) {
+    if (exit_code_ != 0 && !(killed && !was_killed_ && terminate_at_)) return;
+    if (exit_code_ == 0) terminate_at_ = Deadline::after(kLastWords);
     exit_code_ = exit_code;
-    terminate_at_ = Deadline::after(kLastWords);
+    was_killed_ = killed;
+    report_ = std::move(report);
+  }
+
+  void report_failure() {
+    if (terminations_ == 0) err_.push(report_);
+    report_.clear();
   }
 
   void escalate() {
     if (terminate_at_ && terminate_at_->expired()) {
+      report_failure();
       kill_all(SIGTERM);
       terminate_at_.reset();
       kill_at_ = Deadline::after(kTermination);
@@ -291,7 +299,9 @@ class Launcher {
   Fd signals_, to_stdin_;
   sigset_t mask_before_{};
   sighandler_t pipe_action_before_ = SIG_DFL;
-  int exit_code_ = 0;  // of the first failure
+  int exit_code_ = 0;  // of the failure that counts
+  bool was_killed_ = false;
+  std::string report_;
   int terminations_ = 0;
   std::optional<Deadline> terminate_at_, kill_at_;
 };

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 namespace weft {
 namespace {
@@ -150,11 +151,14 @@ void Monitor::poll_connections(int timeout_ms) {
 
 void Monitor::read_from(int rank, Peer& peer) {
   const bool alive = peer.connection.receive().ok();
-  peer.silence = {};
+  const auto silence = std::exchange(peer.silence, {});
   handle_frames(rank, peer);
   if (alive || !peer.connection.open()) return;
   peer.connection.close();
-  if (!peer.left && !leave_by_) lost(rank, "died (its connection closed without a goodbye)", false);
+  if (peer.left || leave_by_) return;
+  if (silence < timing_.silence / 2) return lost(rank, "died (its connection closed without a goodbye)", false);
+  // Stopped, and the first to notice has killed it.
+  lost(rank, fmt::format("stopped responding (no heartbeat for {:.1f} s) and then died", seconds(silence)), false);
 }
 
 void Monitor::handle_frames(int rank, Peer& peer) {
