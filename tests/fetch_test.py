@@ -165,7 +165,8 @@ def test_puts_the_file_and_nothing_else(index, cache):
     assert (status, out) == (0, f"{cache}/model.gguf\n"), err
     assert (cache / "model.gguf").read_bytes() == PAYLOAD
     assert names(cache) == ["model.gguf"]
-    assert "fake: unpacked 3.0 of 3.0 MB (100 %)\n" in err
+    assert err.endswith("fake: unpacked 3.0 of 3.0 MB (100 %)\n")
+    assert len(set(err.splitlines())) == len(err.splitlines()), "no line twice"
 
 
 def test_a_present_file_needs_no_network_unless_forced(index, cache):

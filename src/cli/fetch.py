@@ -44,6 +44,7 @@ class Progress:
         self.name = name
         self.terminal = sys.stderr.isatty()
         self.next = 0.0
+        self.shown = ""
 
     def show(self, what, done, total):
         now = time.monotonic()
@@ -51,6 +52,9 @@ class Progress:
             return
         self.next = now + (0.2 if self.terminal else 3.0)
         text = f"{self.name}: {what} {done / 1e6:.1f} of {total / 1e6:.1f} MB ({100 * done // max(total, 1)} %)"
+        if text == self.shown:
+            return
+        self.shown = text
         self.write(f"\r{text}\x1b[K" if self.terminal else f"{text}\n")
 
     def end_line(self):
