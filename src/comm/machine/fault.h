@@ -19,11 +19,11 @@ enum class Fault {
 
 // Ends a CTA's stores, before one lane signals.
 template <Fault F, class M>
-WEFT_MACHINE void stores_done(M& m) {
+WEFT_HD void stores_done(M& m) {
   if constexpr (F != Fault::kNoLaneBarrier) m.sync();
 }
 template <Fault F, class M>
-WEFT_MACHINE void signal(M& m, sym<u32> flag, int peer, u32 epoch) {
+WEFT_HD void signal(M& m, sym<u32> flag, int peer, u32 epoch) {
   if constexpr (F == Fault::kNoRelease) {
     m.notify_weakly(flag, peer, epoch);
   } else {
@@ -31,7 +31,7 @@ WEFT_MACHINE void signal(M& m, sym<u32> flag, int peer, u32 epoch) {
   }
 }
 template <Fault F, class M>
-WEFT_MACHINE bool hear(M& m, sym<u32> flag, int peer, u32 epoch) {
+WEFT_HD bool hear(M& m, sym<u32> flag, int peer, u32 epoch) {
   if constexpr (F == Fault::kNoAcquire) {
     return m.await_weakly(flag, peer, epoch);
   } else if constexpr (F == Fault::kEqualityWait) {
@@ -43,7 +43,7 @@ WEFT_MACHINE bool hear(M& m, sym<u32> flag, int peer, u32 epoch) {
 // The half of a double buffer that this call uses: a rank reaches call e + 2 only after every peer has started e + 1,
 // that is, has read e.
 template <Fault F>
-WEFT_MACHINE int half_of(u32 epoch) {
+WEFT_HD int half_of(u32 epoch) {
   return F == Fault::kSingleBuffer ? 0 : int(epoch & 1);
 }
 

@@ -39,13 +39,8 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "base/host_device.h"
 #include "base/types.h"
-
-#if defined(__CUDACC__)
-#define WEFT_MACHINE __host__ __device__ __forceinline__
-#else
-#define WEFT_MACHINE inline
-#endif
 
 namespace weft {
 
@@ -53,9 +48,9 @@ namespace weft {
 template <class T>
 struct sym {
   u64 offset = 0;
-  WEFT_MACHINE sym operator+(i64 n) const { return {offset + u64(n) * sizeof(T)}; }
+  WEFT_HD sym operator+(i64 n) const { return {offset + u64(n) * sizeof(T)}; }
   template <class U>
-  WEFT_MACHINE sym<U> as() const {
+  WEFT_HD sym<U> as() const {
     return {offset};
   }
 };
@@ -78,13 +73,13 @@ inline constexpr i64 kFlagsPerLine = kFlagLineBytes / i64(sizeof(u32));
 // Whether a flag has reached an epoch. A peer runs ahead by a few calls at most, so a word that nobody has touched for
 // half the counter's range must not pass: hence a window instead of a signed comparison.
 inline constexpr u32 kEpochWindow = 64;
-WEFT_MACHINE bool epoch_reached(u32 seen, u32 wanted) {
+WEFT_HD bool epoch_reached(u32 seen, u32 wanted) {
   return seen - wanted < kEpochWindow;
 }
 
 namespace machine_detail {
 struct AnyTile {
-  WEFT_MACHINE bool operator()(i64, i64) const { return true; }
+  WEFT_HD bool operator()(i64, i64) const { return true; }
 };
 }  // namespace machine_detail
 
@@ -117,9 +112,9 @@ concept Machine = requires(M& m, sym<float> value, sym<u32> flag, sym<LlWord> wo
 // Part `index` of [0, n) cut into `parts`, as split_range() of base/tensor.h cuts.
 struct Run {
   i64 begin = 0, end = 0;
-  WEFT_MACHINE i64 size() const { return end - begin; }
+  WEFT_HD i64 size() const { return end - begin; }
 };
-WEFT_MACHINE Run split_run(i64 n, int parts, int index) {
+WEFT_HD Run split_run(i64 n, int parts, int index) {
   const i64 base = n / parts, extra = n % parts;
   const i64 begin = index * base + (index < extra ? index : extra);
   return {begin, begin + base + (index < extra ? 1 : 0)};
@@ -127,13 +122,13 @@ WEFT_MACHINE Run split_run(i64 n, int parts, int index) {
 
 // [0, n) by the lanes of this CTA.
 template <class M, class F>
-WEFT_MACHINE void each_lane(M& m, i64 n, F&& f) {
+WEFT_HD void each_lane(M& m, i64 n, F&& f) {
   for (i64 i = m.lane(); i < n; i += m.lanes()) f(i);
 }
 
 // The other ranks, starting after the own one, so that no two ranks hit one target at once. f(peer).
 template <class M, class F>
-WEFT_MACHINE void peers(M& m, F&& f) {
+WEFT_HD void peers(M& m, F&& f) {
   for (int d = 1; d < m.ranks(); ++d) {
     const int p = m.rank() + d;
     f(p < m.ranks() ? p : p - m.ranks());
@@ -142,7 +137,7 @@ WEFT_MACHINE void peers(M& m, F&& f) {
 
 // As peers(), for an f that may give up by returning false.
 template <class M, class F>
-WEFT_MACHINE bool peers_until(M& m, F&& f) {
+WEFT_HD bool peers_until(M& m, F&& f) {
   for (int d = 1; d < m.ranks(); ++d) {
     const int p = m.rank() + d;
     if (!f(p < m.ranks() ? p : p - m.ranks())) return false;
@@ -152,7 +147,7 @@ WEFT_MACHINE bool peers_until(M& m, F&& f) {
 
 // Ends a call: every CTA of the rank has done its part, the last one advances the epoch.
 template <class M>
-WEFT_MACHINE void finish(M& m, sym<EpochWord> word, u32 epoch) {
+WEFT_HD void finish(M& m, sym<EpochWord> word, u32 epoch) {
   if (m.arrive(word) && m.lane() == 0) m.advance(word, epoch);
 }
 
@@ -160,7 +155,7 @@ WEFT_MACHINE void finish(M& m, sym<EpochWord> word, u32 epoch) {
 struct FlagTable {
   sym<u32> base;
   i64 per_source = 0;  // a multiple of kFlagsPerLine
-  WEFT_MACHINE sym<u32> at(int source, i64 index) const { return base + (source * per_source + index); }
+  WEFT_HD sym<u32> at(int source, i64 index) const { return base + (source * per_source + index); }
 };
 
 }  // namespace weft

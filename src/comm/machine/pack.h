@@ -14,24 +14,24 @@ struct alignas(16) Pack {
   T values[kElements];
 };
 
-WEFT_MACHINE float widen(float value) {
+WEFT_HD float widen(float value) {
   return value;
 }
-WEFT_MACHINE float widen(bf16 value) {
+WEFT_HD float widen(bf16 value) {
   return __builtin_bit_cast(float, u32(value.bits) << 16);
 }
-WEFT_MACHINE float widen(f16 value) {
+WEFT_HD float widen(f16 value) {
   return static_cast<float>(value);
 }
 
 template <class T>
-WEFT_MACHINE T narrow(float value) {
+WEFT_HD T narrow(float value) {
   return T(value);
 }
 
 // `count` elements (at most a pack) of memory with no alignment; the others are zero.
 template <class T>
-WEFT_MACHINE Pack<T> load_pack(const T* source, i64 count) {
+WEFT_HD Pack<T> load_pack(const T* source, i64 count) {
   Pack<T> pack{};
   if (count >= Pack<T>::kElements) {
     memcpy(static_cast<void*>(&pack), source, sizeof pack);
@@ -43,7 +43,7 @@ WEFT_MACHINE Pack<T> load_pack(const T* source, i64 count) {
 
 // Rounds the first `count` sums once and stores them.
 template <class T>
-WEFT_MACHINE void store_sums(T* target, const float* sums, i64 count) {
+WEFT_HD void store_sums(T* target, const float* sums, i64 count) {
   if (count >= Pack<T>::kElements) {
     for (int i = 0; i < Pack<T>::kElements; ++i) target[i] = narrow<T>(sums[i]);
   } else {

@@ -17,7 +17,7 @@ struct AllGatherBuffers {
 inline constexpr i64 kLengthsPerLine = kFlagLineBytes / i64(sizeof(u64));
 
 // The tiles of `bytes` bytes where the size of a tile is fixed.
-WEFT_MACHINE Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
+WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
   const i64 count = (bytes + tile_bytes - 1) / tile_bytes;
   return {count > 0 ? count : 1, tile_bytes, bytes};
 }
@@ -27,7 +27,7 @@ WEFT_MACHINE Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
 // for rank p's bytes; hooks.target(i): {address, contiguous bytes} of the place of byte i of them. False = the
 // communicator failed; `fits` says what accept() said.
 template <Fault F = Fault::kNone, class M, class Hooks>
-WEFT_MACHINE bool all_gather(M& m, const AllGatherBuffers& b, i64 bytes, Hooks&& hooks, bool& fits) {
+WEFT_HD bool all_gather(M& m, const AllGatherBuffers& b, i64 bytes, Hooks&& hooks, bool& fits) {
   const u32 epoch = m.epoch(b.epoch);
   const int half = half_of<F>(epoch);
   const auto slot = [&](int p) { return b.stage + (half * m.ranks() + p) * b.slot; };

@@ -26,7 +26,7 @@ struct AllReduceBuffers {
 
 // Payload and flag in one word: one trip, no flag to wait for, twice the bytes. For the smallest sizes.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
-WEFT_MACHINE bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+WEFT_HD bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
   constexpr int kPerWord = int(sizeof(u32) / sizeof(T));
   const u32 epoch = m.epoch(b.epoch);
   const sym<LlWord> half = b.inbox + half_of<F>(epoch) * m.ranks() * b.inbox_words;
@@ -79,7 +79,7 @@ WEFT_MACHINE bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles&
 
 // Every rank sends everything to every rank, a flag per tile; each sums all.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
-WEFT_MACHINE bool all_reduce_one_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+WEFT_HD bool all_reduce_one_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
   const u32 epoch = m.epoch(b.epoch);
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
   m.tiles(tiles.count, [&](i64 first, i64 last) {
@@ -116,7 +116,7 @@ WEFT_MACHINE bool all_reduce_one_shot(M& m, const AllReduceBuffers<T>& b, const 
 // Tiles are shared out: every rank sends each owner its tiles, the owner sums them and sends the rounded sums to all.
 // Own tiles come last, when the peers' have had time to arrive.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
-WEFT_MACHINE bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
+WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
   const u32 epoch = m.epoch(b.epoch);
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
   const sym<T> result = b.result + half_of<F>(epoch) * b.result_elements;

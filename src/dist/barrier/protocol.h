@@ -10,7 +10,7 @@ struct BarrierBuffers {
 };
 
 template <Fault F = Fault::kNone, class M>
-WEFT_MACHINE bool barrier(M& m, const BarrierBuffers& b) {
+WEFT_HD bool barrier(M& m, const BarrierBuffers& b) {
   const u32 epoch = m.epoch(b.epoch);
   if (m.cta() == 0) {
     m.sync();

@@ -15,7 +15,7 @@ struct BroadcastBuffers {
 
 // `tiles` counts bytes. At the root `data` is read, elsewhere written.
 template <Fault F = Fault::kNone, class M>
-WEFT_MACHINE bool broadcast(M& m, const BroadcastBuffers& b, const Tiles& tiles, int root, std::byte* data) {
+WEFT_HD bool broadcast(M& m, const BroadcastBuffers& b, const Tiles& tiles, int root, std::byte* data) {
   const u32 epoch = m.epoch(b.epoch);
   const sym<std::byte> half = b.stage + half_of<F>(epoch) * b.half_bytes;
   if (m.rank() == root) {

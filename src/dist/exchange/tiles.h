@@ -16,8 +16,8 @@ struct Tiles {
   i64 count = 0;
   i64 stride = 0;
   i64 elements = 0;
-  WEFT_MACHINE i64 begin(i64 tile) const { return tile * stride; }
-  WEFT_MACHINE i64 end(i64 tile) const { return tile + 1 < count ? (tile + 1) * stride : elements; }
+  WEFT_HD i64 begin(i64 tile) const { return tile * stride; }
+  WEFT_HD i64 end(i64 tile) const { return tile + 1 < count ? (tile + 1) * stride : elements; }
 };
 
 constexpr i64 round_up(i64 n, i64 unit) {
@@ -39,7 +39,7 @@ inline Tiles cut_tiles(i64 elements, i64 least) {
 // staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
 // sink(i, sums, n) takes the sums of elements i to i + n. [cta]
 template <class T, class M, class Own, class Staged, class Sink>
-WEFT_MACHINE void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
+WEFT_HD void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
   constexpr int kElements = Pack<T>::kElements;
   each_lane(m, (end - begin + kElements - 1) / kElements, [&](i64 pack) {
     const i64 i = begin + pack * kElements;

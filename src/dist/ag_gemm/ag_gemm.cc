@@ -1,0 +1,85 @@
+#include "dist/ag_gemm/ag_gemm.h"
+
+#include "dist/exchange/plan.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "ag_gemm";
+
+struct GemmHooks {
+  const HostMachine& m;
+  const ActivationView& x;
+  const Weight& w;
+  const TensorView& y;
+  Run columns;  // of this thread, whole panels
+
+  // Rows [0, rows) of `from` are rows begin and following of y.
+  void multiply(const ActivationView& from, i64 begin) const {
+    if (from.rows == 0 || columns.size() == 0) return;
+    gemm_tile(from, w, {0, from.rows, columns.begin, columns.end}, y.row<float>(begin) + columns.begin,
+              y.byte_strides[0] / i64(sizeof(float)));
+  }
+  void local(i64 begin, i64) const { multiply(x, begin); }
+  void gathered(sym<std::byte> rows, i64 begin, i64 end) const {
+    const ActivationView all{m.at(rows, m.rank()), x.format, DeviceKind::kCpu, end, x.k};
+    multiply(all.slice(begin, end), begin);
+  }
+};
+
+}  // namespace
+
+Result<AgGemm> AgGemm::create(Communicator& comm, const AgGemmShape& shape, const AgGemmOptions& options) {
+  if (shape.max_m < 0 || shape.k < 0) {
+    return error(Code::kInvalidArgument, "{}: max_m, k: expected at least 0, found {}, {}", kOp, shape.max_m, shape.k);
+  }
+  AgGemm op(comm, shape, options);
+  AgGemmBuffers& b = op.buffers_;
+  b.row_bytes = activation_row_bytes(shape.format, shape.k);
+  b.half_bytes = round_up(shape.max_m * b.row_bytes, kFlagLineBytes);
+  const i64 flags = flags_per_source(kMaxTiles);
+  SymmetricLayout layout;
+  const i64 epoch = layout.reserve<EpochWord>(1);
+  const i64 arrived = layout.reserve<u32>(comm.size() * flags);
+  const i64 gather = layout.reserve<std::byte>(2 * b.half_bytes);
+  const i64 input = layout.reserve<std::byte>(split_range(shape.max_m, comm.size(), 0).size() * b.row_bytes);
+  WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
+  b.epoch = layout.at<EpochWord>(base, epoch);
+  b.arrived = {layout.at<u32>(base, arrived), flags};
+  b.gather = layout.at<std::byte>(base, gather);
+  op.input_ = layout.at<std::byte>(base, input);
+  return op;
+}
+
+ActivationView AgGemm::input(i64 rows) const {
+  const i64 most = split_range(shape_.max_m, comm_.size(), 0).size();
+  WEFT_CHECK(0 <= rows && rows <= most, rows, most);
+  std::byte* data = comm_.arena().base(comm_.world_rank(comm_.rank())) + input_.offset;
+  return {data, shape_.format, DeviceKind::kCpu, rows, shape_.k};
+}
+
+Status AgGemm::check(const Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y) const {
+  WEFT_TRY(expect_cpu(kOp, exec));
+  const i64 rows = m < 0 ? -1 : split_range(m, comm_.size(), comm_.rank()).size();
+  if (x.format != shape_.format || x.k != shape_.k || m > shape_.max_m || x.rows != rows) {
+    return error(Code::kInvalidArgument, "{}: x: expected {} [{}, {}] for m = {} (at most {}), found {} [{}, {}]", kOp,
+                 activation_format_name(shape_.format), rows, shape_.k, m, shape_.max_m,
+                 activation_format_name(x.format), x.rows, x.k);
+  }
+  WEFT_TRY(check_gemm_input(x, w));
+  WEFT_TRY(expect_tensor("ag_gemm: y", y, DType::kF32, {m, w.n()}));
+  return comm_.status();
+}
+
+Status AgGemm::run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y) {
+  WEFT_TRY(check(exec, x, m, w, y));
+  if (comm_.size() == 1) return gemm(exec, {.x = x, .w = w, .y = y});
+  if (m == 0) return exec.sync();
+  HostMachine machine = comm_.machine(exec, kOp);
+  const Run panels = split_run((w.n() + Weight::kPanel - 1) / Weight::kPanel, exec.num_threads(), exec.thread());
+  const Run columns{std::min(w.n(), panels.begin * Weight::kPanel), std::min(w.n(), panels.end * Weight::kPanel)};
+  const GemmHooks hooks{machine, x, w, y, columns};
+  return end_call(comm_, exec, ag_gemm(machine, buffers_, m, x.data, m <= options_.at_once_rows, hooks));
+}
+
+}  // namespace weft
