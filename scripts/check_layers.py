@@ -42,6 +42,7 @@ PUBLIC = {
     "ops/attention/kv_cache.h",
     "ops/attention/step_batch.h",
     "ops/gemm/activation.h",
+    "ops/gemm/bench.h",
     "ops/gemm/weight.h",
 }
 

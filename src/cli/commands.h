@@ -14,6 +14,7 @@ inline void finish(const Status& status) {
   throw CLI::RuntimeError(1);
 }
 
+void add_bench_op(CLI::App& bench);
 void add_fetch(CLI::App& app);
 void add_launch(CLI::App& app);
 void add_selftest(CLI::App& app);

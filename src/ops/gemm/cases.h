@@ -1,5 +1,6 @@
 // Inputs that the tests and the benchmark of gemm share.
 #pragma once
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -63,6 +64,71 @@ inline ActivationBuffer random_activations(ActivationFormat format, i64 rows, i6
     store_activation_row(row.data(), buffer.view(rows), i);
   }
   return buffer;
+}
+
+// GGUF's own formulas, element by element.
+inline float raw_value(const TensorView& raw, i64 row, i64 column) {
+  const auto layout = dtype_layout(raw.dtype);
+  const std::byte* at = raw.row<std::byte>(row) + column / layout.block * layout.bytes;
+  const auto get = [at](auto value, i64 offset = 0) {
+    std::memcpy(&value, at + offset, sizeof value);
+    return value;
+  };
+  const i64 i = column % 32;
+  const auto nibble = [&](i64 header) {
+    const int byte = int(at[header + i % 16]);
+    return i < 16 ? byte & 15 : byte >> 4;
+  };
+  switch (raw.dtype) {
+    case DType::kF32: return get(float());
+    case DType::kF16: return float(get(f16()));
+    case DType::kBF16: return float(get(bf16()));
+    case DType::kQ4_0: return float(nibble(2) - 8) * float(get(f16()));
+    case DType::kQ4_1: return float(nibble(4)) * float(get(f16())) + float(get(f16(), 2));
+    default: return float(get(i8(), 2 + i)) * float(get(f16()));
+  }
+}
+
+// The largest |m| of w = d u + m in the block of this element; 0 for plain types.
+inline float offset_of(const TensorView& raw, i64 row, i64 column) {
+  if (!is_block_quantised(raw.dtype)) return 0;
+  const std::byte* at = raw.row<std::byte>(row) + column / 32 * dtype_layout(raw.dtype).bytes;
+  f16 d, m;
+  std::memcpy(&d, at, 2);
+  std::memcpy(&m, at + 2, 2);
+  if (raw.dtype == DType::kQ4_1) return std::abs(float(m));
+  return std::abs(float(d)) * (raw.dtype == DType::kQ4_0 ? 8 : 128);
+}
+
+inline double activation_value(const ActivationView& x, i64 i, i64 j) {
+  switch (x.format) {
+    case ActivationFormat::kF32: return double(x.row_f32(i)[j]);
+    case ActivationFormat::kBF16: return double(float(x.row_bf16(i)[j]));
+    case ActivationFormat::kQ8: return double(x.row_scales(i)[j / 32]) * x.row_q8(i)[j];
+  }
+  return 0;
+}
+
+// |error| of a sum of terms t is at most (number of roundings that a term passes through) * 2^-24 * sum |t|.
+// Plain: one fma per k. Quantised: per block a product, a sum's scale and two fmas; the terms are d u and m, of which
+// |d u| <= |w| + |m|. One more for the reference's own rounding of d u + m, one for its result.
+// Row-major [x.rows, raw.dim(0)].
+inline std::vector<double> gemm_error_bounds(const ActivationView& x, const TensorView& raw) {
+  const i64 m = x.rows, n = raw.dim(0), k = raw.dim(1);
+  std::vector<double> bounds(size_t(m * n)), terms(static_cast<size_t>(k)), values(size_t(m * k));
+  for (i64 i = 0; i < m; ++i) {
+    for (i64 t = 0; t < k; ++t) values[size_t(i * k + t)] = std::abs(activation_value(x, i, t));
+  }
+  const double roundings = is_block_quantised(raw.dtype) ? 2.0 * double(k / 32) + 4 : double(k) + 1;
+  for (i64 j = 0; j < n; ++j) {
+    for (i64 t = 0; t < k; ++t) terms[size_t(t)] = std::abs(raw_value(raw, j, t)) + 2.0 * offset_of(raw, j, t);
+    for (i64 i = 0; i < m; ++i) {
+      double total = 0;
+      for (i64 t = 0; t < k; ++t) total += values[size_t(i * k + t)] * terms[size_t(t)];
+      bounds[size_t(i * n + j)] = roundings * 0x1p-24 * total;
+    }
+  }
+  return bounds;
 }
 
 }  // namespace weft

@@ -52,11 +52,14 @@ struct Avx2Dot<8> {
 };
 
 struct Avx2 {
-  static constexpr int kPlainRows = 6, kPlainPanels = 1, kPlainGemvPanels = 4;
+  static constexpr int kPlainRows = 4, kPlainPanels = 1, kPlainGemvPanels = 4;
   static constexpr int kQuantRows = 2, kQuantPanels = 1, kQuantGemvPanels = 1;
+  static constexpr int kPeakAccumulators = 6;
   using F = F16x;
   using Bytes = I16x;
-  using Pairs = I16x;
+  struct Pairs {  // of bf16, widened: the odd ones and the even ones
+    F odd, even;
+  };
   template <int kBits>
   using Dot = Avx2Dot<kBits>;
 
@@ -104,15 +107,18 @@ struct Avx2 {
     return _mm256_set1_epi32(four);
   }
 
-  static WEFT_INLINE Pairs load_pairs(const std::byte* at) { return load_bytes(at); }
-  static WEFT_INLINE __m256i broadcast_pair(u32 pair) { return _mm256_set1_epi32(i32(pair)); }
   static WEFT_INLINE __m256 odd(__m256i pairs) {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(i32(0xffff0000))));
   }
   static WEFT_INLINE __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-  static WEFT_INLINE F dot_pairs(F acc, Pairs w, __m256i x) {
-    acc = {_mm256_fmadd_ps(odd(x), odd(w.a), acc.a), _mm256_fmadd_ps(odd(x), odd(w.b), acc.b)};
-    return {_mm256_fmadd_ps(even(x), even(w.a), acc.a), _mm256_fmadd_ps(even(x), even(w.b), acc.b)};
+  static WEFT_INLINE Pairs load_pairs(const std::byte* at) {
+    const I16x words = load_bytes(at);
+    return {{odd(words.a), odd(words.b)}, {even(words.a), even(words.b)}};
+  }
+  static WEFT_INLINE __m256i broadcast_pair(u32 pair) { return _mm256_set1_epi32(i32(pair)); }
+  static WEFT_INLINE F dot_pairs(F acc, const Pairs& w, __m256i x) {
+    acc = fma({odd(x), odd(x)}, w.odd, acc);
+    return fma({even(x), even(x)}, w.even, acc);
   }
 
   static WEFT_INLINE __m256i to_bf16(__m256 value) {

@@ -10,6 +10,7 @@ namespace {
 struct Generic {
   static constexpr int kPlainRows = 4, kPlainPanels = 1, kPlainGemvPanels = 1;
   static constexpr int kQuantRows = 4, kQuantPanels = 1, kQuantGemvPanels = 1;
+  static constexpr int kPeakAccumulators = 4;
   struct F {
     float v[16];
   };

@@ -15,7 +15,7 @@ namespace weft {
 namespace {
 
 // Bytes between the block being read and the one being fetched, where weights stream from memory.
-constexpr i64 kPrefetchBytes = 2048;
+constexpr i64 kPrefetchBytes = 4096;
 // Rows of x that one pass over the weights keeps in the second-level cache.
 constexpr i64 kRowChunkBytes = 384 << 10;
 
@@ -260,6 +260,75 @@ void store_q8(const float* x, i64 k, std::byte* row) {
   }
 }
 
+// Ceilings. The accumulators begin with different numbers, and the operands are read anew each round, so that the
+// compiler can neither merge nor fold them.
+template <class T>
+WEFT_INLINE void keep(const T& values) {
+  asm volatile("" ::"r"(&values) : "memory");
+}
+
+template <class V>
+i64 peak_f32(const std::byte* data, i64 rounds) {
+  const float* from = reinterpret_cast<const float*>(data);
+  typename V::F acc[V::kPeakAccumulators];
+  WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) acc[i] = V::load(from + i * 16);
+  for (i64 round = 0; round < rounds; ++round) {
+    asm volatile("" ::: "memory");
+    const auto w = V::load(from), x = V::broadcast(from);
+    WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) acc[i] = V::fma(x, w, acc[i]);
+  }
+  keep(acc);
+  return rounds * V::kPeakAccumulators * 32;
+}
+
+template <class V>
+i64 peak_bf16(const std::byte* data, i64 rounds) {
+  typename V::F acc[V::kPeakAccumulators];
+  WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) {
+    acc[i] = V::load(reinterpret_cast<const float*>(data) + i * 16);
+  }
+  for (i64 round = 0; round < rounds; ++round) {
+    asm volatile("" ::: "memory");
+    u32 pair;
+    __builtin_memcpy(&pair, data, 4);
+    const auto w = V::load_pairs(data);
+    const auto x = V::broadcast_pair(pair);
+    WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) acc[i] = V::dot_pairs(acc[i], w, x);
+  }
+  keep(acc);
+  return rounds * V::kPeakAccumulators * 64;
+}
+
+template <class V, int kBits>
+i64 peak_int(const std::byte* data, i64 rounds) {
+  using Dot = typename V::template Dot<kBits>;
+  typename Dot::Acc acc[V::kPeakAccumulators];
+  WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) {
+    acc[i] = Dot::add(Dot::zero(), V::load_bytes(data + i * 64), V::broadcast_four(data));
+  }
+  for (i64 round = 0; round < rounds; ++round) {
+    asm volatile("" ::: "memory");
+    const auto w = V::load_bytes(data);
+    const auto x = V::broadcast_four(data);
+    WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) acc[i] = Dot::add(acc[i], w, x);
+  }
+  keep(acc);
+  return rounds * V::kPeakAccumulators * 128;
+}
+
+template <class V>
+void read_all(const std::byte* data, i64 bytes) {
+  const float* from = reinterpret_cast<const float*>(data);
+  typename V::F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (i64 i = 0; i + 256 <= bytes; i += 256, from += 64) {
+    WEFT_UNROLL for (int j = 0; j < 4; ++j) {
+      __builtin_prefetch(from + j * 16 + kPrefetchBytes / 4);
+      sum[j] = V::add(sum[j], V::load(from + j * 16));
+    }
+  }
+  keep(sum);
+}
+
 template <class V>
 constexpr GemmKernels make_kernels() {
   return {.f32 = gemm_kernel<PlainF32<V>>,
@@ -268,7 +337,12 @@ constexpr GemmKernels make_kernels() {
           .q4_1 = gemm_kernel<Quantised<V, Q41>>,
           .q8_0 = gemm_kernel<Quantised<V, Q80>>,
           .store_bf16 = store_bf16<V>,
-          .store_q8 = store_q8<V>};
+          .store_q8 = store_q8<V>,
+          .peak_f32 = peak_f32<V>,
+          .peak_bf16 = peak_bf16<V>,
+          .peak_4bit = peak_int<V, 4>,
+          .peak_8bit = peak_int<V, 8>,
+          .read = read_all<V>};
 }
 
 }  // namespace

@@ -47,6 +47,12 @@ struct GemmKernels {
   // x [k] f32 -> the row formats of activation.h.
   void (*store_bf16)(const float* x, i64 k, std::byte* row);
   void (*store_q8)(const float* x, i64 k, std::byte* row);
+
+  // Ceilings for benchmarks. peak_*: `rounds` rounds of the kernel's multiply-adds on registers alone; returns the
+  // operations done, a multiply-add counting two. read: reads every byte once. `data` [>= 4096 bytes] in both.
+  using Peak = i64 (*)(const std::byte* data, i64 rounds);
+  Peak peak_f32, peak_bf16, peak_4bit, peak_8bit;
+  void (*read)(const std::byte* data, i64 bytes);
 };
 
 extern const GemmKernels kGemmGeneric;

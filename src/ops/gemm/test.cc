@@ -27,40 +27,6 @@ i64 whole_blocks(DType dtype, i64 k) {
   return k / dtype_layout(dtype).block * dtype_layout(dtype).block;
 }
 
-// GGUF's own formulas, element by element.
-float raw_value(const TensorView& raw, i64 row, i64 column) {
-  const auto layout = dtype_layout(raw.dtype);
-  const std::byte* at = raw.row<std::byte>(row) + column / layout.block * layout.bytes;
-  const auto get = [at](auto value, i64 offset = 0) {
-    std::memcpy(&value, at + offset, sizeof value);
-    return value;
-  };
-  const i64 i = column % 32;
-  const auto nibble = [&](i64 header) {
-    const int byte = int(at[header + i % 16]);
-    return i < 16 ? byte & 15 : byte >> 4;
-  };
-  switch (raw.dtype) {
-    case DType::kF32: return get(float());
-    case DType::kF16: return float(get(f16()));
-    case DType::kBF16: return float(get(bf16()));
-    case DType::kQ4_0: return float(nibble(2) - 8) * float(get(f16()));
-    case DType::kQ4_1: return float(nibble(4)) * float(get(f16())) + float(get(f16(), 2));
-    default: return float(get(i8(), 2 + i)) * float(get(f16()));
-  }
-}
-
-// The largest |m| of w = d u + m in the block of this element; 0 for plain types.
-float offset_of(const TensorView& raw, i64 row, i64 column) {
-  if (!is_block_quantised(raw.dtype)) return 0;
-  const std::byte* at = raw.row<std::byte>(row) + column / 32 * dtype_layout(raw.dtype).bytes;
-  f16 d, m;
-  std::memcpy(&d, at, 2);
-  std::memcpy(&m, at + 2, 2);
-  if (raw.dtype == DType::kQ4_1) return std::abs(float(m));
-  return std::abs(float(d)) * (raw.dtype == DType::kQ4_0 ? 8 : 128);
-}
-
 struct Case {
   Tensor raw;
   Weight weight;
@@ -97,38 +63,14 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * 4) == 0);
 }
 
-double activation_value(const ActivationView& x, i64 i, i64 j) {
-  switch (x.format) {
-    case ActivationFormat::kF32: return double(x.row_f32(i)[j]);
-    case ActivationFormat::kBF16: return double(float(x.row_bf16(i)[j]));
-    case ActivationFormat::kQ8: return double(x.row_scales(i)[j / 32]) * x.row_q8(i)[j];
-  }
-  return 0;
-}
-
-// |error| of a sum of terms t is at most (number of roundings that a term passes through) * 2^-24 * sum |t|.
-// Plain: one fma per k. Quantised: per block a product, a sum's scale and two fmas; the terms are d u and m, of which
-// |d u| <= |w| + |m|. One more for the reference's own rounding of d u + m, one for its result.
 TEST(Gemm, EveryFormatSetAndShapeMatchesTheReference) {
   for (DType dtype : kGemmTypes) {
     for (GemmShape shape : kGemmShapes) {
       Case c = make_case(dtype, shape, 11);
-      const i64 m = shape.m, n = shape.n, k = c.weight.k();
+      const i64 m = shape.m, n = shape.n;
       std::vector<float> expected(size_t(m * n));
       gemm_reference(c.view(), c.weight, TensorView::dense(expected.data(), DType::kF32, {m, n}));
-      std::vector<double> bounds(expected.size());
-      const double roundings = is_block_quantised(dtype) ? 2.0 * double(k / 32) + 4 : double(k) + 1;
-      std::vector<double> terms(static_cast<size_t>(k));
-      for (i64 j = 0; j < n; ++j) {
-        for (i64 t = 0; t < k; ++t) {
-          terms[size_t(t)] = std::abs(raw_value(c.raw.view, j, t)) + 2.0 * offset_of(c.raw.view, j, t);
-        }
-        for (i64 i = 0; i < m; ++i) {
-          double total = 0;
-          for (i64 t = 0; t < k; ++t) total += std::abs(activation_value(c.view(), i, t)) * terms[size_t(t)];
-          bounds[size_t(i * n + j)] = roundings * 0x1p-24 * total;
-        }
-      }
+      const std::vector<double> bounds = gemm_error_bounds(c.view(), c.raw.view);
       for (CpuIsa isa : supported_isas()) {
         const std::vector<float> found = run_gemm(isa, c.view(), c.weight);
         for (size_t i = 0; i < found.size(); ++i) {

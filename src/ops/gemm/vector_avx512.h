@@ -4,6 +4,10 @@
 
 #include "ops/gemm/kernel_body.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC 12's own headers, https://gcc.gnu.org/PR105593
+#endif
+
 namespace weft {
 namespace {
 
