@@ -29,9 +29,10 @@ def expect_reports(programs, since, message, ranks):
         assert times[0] - since < REPORTED_WITHIN_S, f"rank {rank} reported after {times[0] - since:.2f} s"
 
 
+@pytest.mark.parametrize("exchange", ["all_reduce", "all_gather"])
 @pytest.mark.parametrize("victim", [0, 2])
-def test_killed_rank_under_the_launcher(worlds, victim):
-    program = worlds.launch(4, *SELFTEST, *FOREVER)
+def test_killed_rank_under_the_launcher(worlds, victim, exchange):
+    program = worlds.launch(4, *SELFTEST, *FOREVER, "--exchange", exchange)
     pids = program.rank_pids(4)
     time.sleep(0.3)
     since = strike(pids[victim], signal.SIGKILL)
@@ -100,21 +101,31 @@ def test_two_nodes(worlds, port):
 
 
 @pytest.mark.parametrize("culprit", [0, 2])
-def test_a_hanging_rank_is_named_at_the_deadline(worlds, culprit):
+def test_a_rank_that_hangs_is_named_with_the_operator_at_the_deadline(worlds, culprit):
     program = worlds.launch(4, *SELFTEST, "--hang-rank", culprit, "--deadline", 1)
-    pids = program.rank_pids(4)
+    program.rank_pids(4)
     since = time.monotonic()
     assert program.wait(10) == 1
     for rank in set(range(4)) - {culprit}:
         lines = [line for _, line in program.err if line.startswith(f"[{rank}] ")]
-        assert any("all_gather waited 1.0 s for " in line and f"(pid {pids[culprit]})" in line for line in lines), lines
+        assert any("all_reduce: rank " in line and f"waited 1 s for rank {culprit}: " in line for line in lines), lines
     assert time.monotonic() - since < 5
+
+
+@pytest.mark.parametrize("culprit", [0, 2])
+def test_a_rank_missing_from_a_gather_is_named_at_the_deadline(worlds, culprit):
+    program = worlds.launch(4, *SELFTEST, "--exchange", "all_gather", "--hang-rank", culprit, "--deadline", 1)
+    pids = program.rank_pids(4)
+    assert program.wait(10) == 1
+    for rank in set(range(4)) - {culprit}:
+        lines = [line for _, line in program.err if line.startswith(f"[{rank}] ")]
+        assert any("all_gather waited 1.0 s for " in line and f"(pid {pids[culprit]})" in line for line in lines), lines
 
 
 def test_a_hanging_rank_ends_itself_where_nobody_else_does(worlds, port):
     ranks = worlds.by_hand(3, "--hang-rank", 1, "--deadline", 1, port=port)
     assert [ranks[rank].wait(15) for rank in range(3)] == [1, 1, 1]
-    assert "rank 1 did not stop within 5.0 s after: all_gather waited" in ranks[1].err_text()
+    assert "rank 1 did not stop within 5.0 s after: all_reduce: rank" in ranks[1].err_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP])
@@ -136,7 +147,7 @@ def test_a_failure_is_told_to_all_in_its_own_words(worlds):
 
 
 def test_a_rank_that_leaves_too_early_is_named(worlds):
-    program = worlds.launch(3, *SELFTEST, "--leave-rank", 1, "--seconds", 1)
+    program = worlds.launch(3, *SELFTEST, "--exchange", "all_gather", "--leave-rank", 1, "--seconds", 1)
     assert program.wait(5) == 1
     assert "left the world while others wait in all_gather" in program.err_text()
 

@@ -1,13 +1,16 @@
 // `weft selftest world`: ranks that talk to each other for a while, and on request misbehave. Hidden; for the tests.
-#include <signal.h>
 #include <unistd.h>
 
+#include <functional>
 #include <memory>
 #include <thread>
 
+#include "base/aligned_buffer.h"
 #include "cli/commands.h"
 #include "comm/bootstrap/launcher.h"
 #include "comm/bootstrap/process_world.h"
+#include "device/thread_pool.h"
+#include "dist/all_reduce/all_reduce.h"
 
 namespace weft {
 namespace {
@@ -18,6 +21,7 @@ struct WorldFlags {
   double deadline_s = 10;
   int hang_rank = -1, fail_rank = -1, leave_rank = -1;
   bool busy = false;
+  std::string exchange = "all_reduce";
 };
 
 Deadline after_seconds(double seconds) {
@@ -42,32 +46,79 @@ Status check_share_fd(World& world, const WorldFlags& flags) {
   return world.barrier(after_seconds(flags.deadline_s));
 }
 
-Status gather_until_done(World& world, const WorldFlags& flags) {
+// One exchange of all ranks; returns whether rank 0 asked to stop.
+using Exchange = std::function<Result<bool>(u64 round, bool stop)>;
+
+Exchange gather_exchange(World& world, const WorldFlags& flags) {
+  return [&](u64 round, bool stop) -> Result<bool> {
+    const auto text = [&](int rank) { return fmt::format("rank {} round {}", rank, round); };
+    WEFT_ASSIGN(const auto all,
+                world.all_gather(text(world.rank()) + (stop ? "!" : "."), after_seconds(flags.deadline_s)));
+    for (int rank = 0; rank < world.size(); ++rank) {
+      const std::string& theirs = all[size_t(rank)];
+      if (theirs.substr(0, theirs.size() - 1) != text(rank)) {
+        return error(Code::kDataLoss, "round {}: rank {} sent '{}'", round, rank, theirs);
+      }
+    }
+    return all[0].ends_with("!");
+  };
+}
+
+// Sums over symmetric memory. Element 0 is 1 when rank 0 asks to stop, the others depend on rank and round.
+Result<Exchange> reduce_exchange(World& world, const WorldFlags& flags) {
+  constexpr i64 kElements = 577;
+  struct Parts {
+    Communicator comm;
+    AllReduce reduce;
+    std::unique_ptr<ThreadPool> pool;
+    Tensor x = Tensor::zeros(DType::kF32, {kElements}), y = Tensor::zeros(DType::kF32, {kElements});
+  };
+  CommunicatorOptions options;
+  options.arena_bytes = 1 << 20;
+  options.deadline = after_seconds(flags.deadline_s).left();
+  WEFT_ASSIGN(auto comm, Communicator::create(world, options));
+  WEFT_ASSIGN(auto reduce, AllReduce::create(comm, {kElements, DType::kF32}));
+  WEFT_ASSIGN(auto pool, ThreadPool::create({.num_threads = 1, .cpus = {}, .spin = 200}));
+  auto parts = std::make_shared<Parts>(Parts{comm, std::move(reduce), std::move(pool)});
+  return Exchange([parts](u64 round, bool stop) -> Result<bool> {
+    const auto value = [&](int rank, i64 i) { return float(rank + 1) * float((round + u64(i)) % 64); };
+    auto* x = reinterpret_cast<float*>(parts->x.view.data);
+    const auto* y = reinterpret_cast<const float*>(parts->y.view.data);
+    for (i64 i = 1; i < kElements; ++i) x[i] = value(parts->comm.rank(), i);
+    x[0] = stop ? 1 : 0;
+    WEFT_TRY(parts->pool->run([&](Exec& exec) { return parts->reduce.run(exec, parts->x.view, parts->y.view); }));
+    for (i64 i = 1; i < kElements; ++i) {
+      const int ranks = parts->comm.size();
+      const float sum = value(0, i) * float(ranks * (ranks + 1) / 2);  // small integers: exact
+      if (y[i] != sum) return error(Code::kDataLoss, "round {}: element {} is {}, expected {}", round, i, y[i], sum);
+    }
+    return y[0] != 0;
+  });
+}
+
+Status exchange_until_done(World& world, const WorldFlags& flags) {
+  Exchange exchange = gather_exchange(world, flags);
+  if (flags.exchange == "all_reduce") {
+    WEFT_ASSIGN(exchange, reduce_exchange(world, flags));
+  }
   const auto start = Clock::now();
   u64 rounds = 0;
   for (bool last = false; !last; ++rounds) {
     const double age = seconds_since(start);
-    if (age > flags.seconds / 2 && world.rank() == flags.leave_rank) return {};
-    if (age > flags.seconds / 2 && world.rank() == flags.fail_rank) {
+    const auto misbehaves = [&](int rank) { return world.rank() == rank && age > flags.seconds / 2; };
+    if (misbehaves(flags.leave_rank)) return {};
+    if (misbehaves(flags.fail_rank)) {
       const Status reason = error(Code::kAborted, "rank {} gave up on request", world.rank());
       world.fail(reason);
       return reason;
     }
-    if (age > flags.seconds / 2 && world.rank() == flags.hang_rank) {
+    if (misbehaves(flags.hang_rank)) {
       while (true) std::this_thread::sleep_for(std::chrono::hours(1));  // the point of --hang-rank
     }
     while (flags.busy && seconds_since(start) < age + 0.05) {
     }
     // Rank 0's clock decides, so that all do the same number of rounds.
-    const std::string mine = fmt::format("{} {} {}", world.rank(), rounds, age > flags.seconds);
-    WEFT_ASSIGN(const auto all, world.all_gather(mine, after_seconds(flags.deadline_s)));
-    for (int rank = 0; rank < world.size(); ++rank) {
-      const std::string& theirs = all[size_t(rank)];
-      if (theirs.substr(0, theirs.rfind(' ')) != fmt::format("{} {}", rank, rounds)) {
-        return error(Code::kDataLoss, "round {}: rank {} sent '{}'", rounds, rank, theirs);
-      }
-    }
-    last = all[0].ends_with("true");
+    WEFT_ASSIGN(last, exchange(rounds, world.rank() == 0 && age > flags.seconds));
   }
   std::printf("rank %d of %d: %llu rounds\n", world.rank(), world.size(), static_cast<unsigned long long>(rounds));
   return {};
@@ -83,7 +134,7 @@ Status run_world(const WorldFlags& flags) {
   std::printf("rank %d of %d: pid %d joined\n", world->rank(), world->size(), int(::getpid()));
   std::fflush(stdout);
   WEFT_TRY(check_share_fd(*world, flags));
-  return gather_until_done(*world, flags);
+  return exchange_until_done(*world, flags);
 }
 
 }  // namespace
@@ -105,6 +156,9 @@ void add_selftest(CLI::App& app) {
   world->add_option("--hang-rank", flags->hang_rank, "This rank stops taking part at half time");
   world->add_option("--fail-rank", flags->fail_rank, "This rank reports a failure at half time");
   world->add_option("--leave-rank", flags->leave_rank, "This rank leaves in good order at half time");
+  world->add_option("--exchange", flags->exchange, "What they exchange with")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"all_reduce", "all_gather"}));
   world->add_flag("--busy", flags->busy, "Compute between exchanges");
   world->callback([flags] {
     const Status status = run_world(*flags);
