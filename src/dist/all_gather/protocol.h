@@ -16,12 +16,6 @@ struct AllGatherBuffers {
 
 inline constexpr i64 kLengthsPerLine = kFlagLineBytes / i64(sizeof(u64));
 
-// The tiles of `bytes` bytes where the size of a tile is fixed.
-WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
-  const i64 count = (bytes + tile_bytes - 1) / tile_bytes;
-  return {count > 0 ? count : 1, tile_bytes, bytes};
-}
-
 // hooks.source(i): the address of this rank's byte i. hooks.accept(length_of) -> bool: whether the ranks' numbers of
 // bytes, length_of(p), fit the output; otherwise nothing is written. hooks.select(p, length_of): the next targets are
 // for rank p's bytes; hooks.target(i): {address, contiguous bytes} of the place of byte i of them. False = the

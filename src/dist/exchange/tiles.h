@@ -35,6 +35,12 @@ inline Tiles cut_tiles(i64 elements, i64 least) {
   return tiles;
 }
 
+// The tiles of `bytes` bytes where the size of a tile is fixed.
+WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
+  const i64 count = (bytes + tile_bytes - 1) / tile_bytes;
+  return {count > 0 ? count : 1, tile_bytes, bytes};
+}
+
 // Sums elements [begin, end) over all ranks in rank order, in fp32: own(i) is the address of this rank's element i,
 // staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
 // sink(i, sums, n) takes the sums of elements i to i + n. [cta]
