@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the golden files of the text tests from Hugging Face's own libraries.
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install tokenizers==0.23.3 transformers==5.23.0 jinja2==3.1.6 gguf==0.19.0
+    python3 -m venv /tmp/venv
+    /tmp/venv/bin/pip install tokenizers==0.23.3 transformers==5.23.0 jinja2==3.1.6 gguf==0.19.0
     /tmp/venv/bin/python scripts/make_text_goldens.py SmolLM2-135M-Instruct.Q4_1.gguf
 
 Writes into src/text/testdata: the vocabularies, tokenizers.json (ids and texts) and chat.json (rendered templates).
@@ -10,14 +11,23 @@ tokenizer.json, because transformers' GGUF import leaves out the splitting of di
 and trained here on the test texts, in the make of Llama 3, Qwen2 and Llama 2. The chat templates under
 testdata/templates are those that the models publish.
 """
+
 import datetime
 import json
 import pathlib
 import sys
 
 from gguf import GGUFReader
-from text_cases import (ADDED_TOKENS, EXPRESSION_VARIABLES, EXPRESSIONS, LONG_TEXTS, SPECIAL_TOKENS, TEXTS,
-                        WEATHER_TOOL, chats)
+from text_cases import (
+    ADDED_TOKENS,
+    EXPRESSION_VARIABLES,
+    EXPRESSIONS,
+    LONG_TEXTS,
+    SPECIAL_TOKENS,
+    TEXTS,
+    WEATHER_TOOL,
+    chats,
+)
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.utils import chat_template_utils
 
@@ -34,14 +44,22 @@ def smollm2(reader):
     merges = reader.fields["tokenizer.ggml.merges"].contents()
     types = reader.fields["tokenizer.ggml.token_type"].contents()
     base = tokens[: len(tokens) - len(merges)]
-    assert tokens == base + [merge.replace(" ", "") for merge in merges], "every later token is a merge's result, in order"
+    assert tokens == base + [merge.replace(" ", "") for merge in merges], (
+        "every later token is a merge's result, in order"
+    )
     control = [token for token, kind in zip(tokens, types) if kind == 3]
     assert control == base[: len(control)] and set(types) == {1, 3}
-    (DATA / "smollm2_vocab.txt").write_text("\n".join([str(len(control)), str(len(base)), *base, *merges]) + "\n", newline="")
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)},
-                                     merges=[tuple(merge.split(" ")) for merge in merges]))
+    (DATA / "smollm2_vocab.txt").write_text(
+        "\n".join([str(len(control)), str(len(base)), *base, *merges]) + "\n", newline=""
+    )
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(merge.split(" ")) for merge in merges]
+        )
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     return tokenizer
@@ -57,17 +75,25 @@ def byte_level(name, digits, nfc, ignore_merges):
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     if nfc:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(CONTRACTIONS + digits + REST), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CONTRACTIONS + digits + REST), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(
-        vocab_size=1200, min_frequency=3, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXTS * 3,
+        trainers.BpeTrainer(
+            vocab_size=1200, min_frequency=3, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
     add_tokens(tokenizer, name)
     if name == "llama-bpe":
         bos = SPECIAL_TOKENS[name][0]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
     return tokenizer
 
 
@@ -75,15 +101,25 @@ def metaspace():
     """A SentencePiece-like vocabulary with byte fallback, as Llama 2 and Mistral have."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trained.train_from_iterator(TEXTS[9:13] * 3, trainers.BpeTrainer(
-        vocab_size=700, special_tokens=SPECIAL_TOKENS["metaspace"] + [f"<0x{byte:02X}>" for byte in range(256)], show_progress=False))
+    trained.train_from_iterator(
+        TEXTS[9:13] * 3,
+        trainers.BpeTrainer(
+            vocab_size=700,
+            special_tokens=SPECIAL_TOKENS["metaspace"] + [f"<0x{byte:02X}>" for byte in range(256)],
+            show_progress=False,
+        ),
+    )
     document = json.loads(trained.to_str())
     document["model"].update(byte_fallback=True, fuse_unk=True)
     document["added_tokens"] = []
     tokenizer = Tokenizer.from_str(json.dumps(document))
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     add_tokens(tokenizer, "metaspace")
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
     return tokenizer
 
 
@@ -130,14 +166,21 @@ def render(source, messages, tools=None, **variables):
     """transformers' apply_chat_template; None where the template or the engine refuses."""
     chat_template_utils.datetime = Clock
     try:
-        rendered, _ = chat_template_utils.render_jinja_template([messages], tools=tools, chat_template=source, **variables)
+        rendered, _ = chat_template_utils.render_jinja_template(
+            [messages], tools=tools, chat_template=source, **variables
+        )
         return rendered[0]
-    except Exception:  # noqa: BLE001: any refusal is the expected result
+    except Exception:  # any refusal is the expected result
         return None
 
 
-TOKENS = {"smollm2": ("<|im_start|>", "<|im_end|>"), "llama-3.1": ("<|begin_of_text|>", "<|eot_id|>"),
-          "qwen2.5": ("", "<|im_end|>"), "qwen3": ("", "<|im_end|>"), "mistral-nemo": ("<s>", "</s>")}
+TOKENS = {
+    "smollm2": ("<|im_start|>", "<|im_end|>"),
+    "llama-3.1": ("<|begin_of_text|>", "<|eot_id|>"),
+    "qwen2.5": ("", "<|im_end|>"),
+    "qwen3": ("", "<|im_end|>"),
+    "mistral-nemo": ("<s>", "</s>"),
+}
 
 
 def chat_cases(smollm2_template):
@@ -150,12 +193,22 @@ def chat_cases(smollm2_template):
             for tools in (None, [WEATHER_TOOL]):
                 for extra in ({}, {"enable_thinking": False}) if name == "qwen3" else ({},):
                     for prompt in (True, False):
-                        text = render(source, messages, tools, add_generation_prompt=prompt, bos_token=bos, eos_token=eos, **extra)
-                        cases.append({"chat": chat, "tools": tools is not None, "extra": extra, "prompt": prompt, "text": text})
+                        text = render(
+                            source, messages, tools, add_generation_prompt=prompt, bos_token=bos, eos_token=eos, **extra
+                        )
+                        cases.append(
+                            {"chat": chat, "tools": tools is not None, "extra": extra, "prompt": prompt, "text": text}
+                        )
         models_.append({"template": name, "bos": bos, "eos": eos, "cases": cases})
     expressions = [{"source": source, "text": render(source, [], **EXPRESSION_VARIABLES)} for source in EXPRESSIONS]
-    return {"now": NOW, "chats": chats(), "tools": [WEATHER_TOOL], "models": models_, "variables": EXPRESSION_VARIABLES,
-            "expressions": expressions}
+    return {
+        "now": NOW,
+        "chats": chats(),
+        "tools": [WEATHER_TOOL],
+        "models": models_,
+        "variables": EXPRESSION_VARIABLES,
+        "expressions": expressions,
+    }
 
 
 def write(name, value):
@@ -171,7 +224,8 @@ def main():
     }
     for name, tokenizer in tokenizers.items():
         (DATA / f"{name}.tokenizer.json").write_text(
-            json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")) + "\n", newline="")
+            json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")) + "\n", newline=""
+        )
     tokenizers["smollm2"] = smollm2(reader)
     write("tokenizers.json", {name: tokenizer_cases(tokenizer) for name, tokenizer in tokenizers.items()})
     write("chat.json", chat_cases(reader.fields["tokenizer.chat_template"].contents()))

@@ -20,7 +20,6 @@ Result<ChatTemplate> ChatTemplate::compile(std::string_view source, std::string_
 }
 
 Result<std::string> ChatTemplate::render(const ChatRequest& request) const {
-  // error_handler_t::strict would throw on text that is not UTF-8; the library refuses what is left of it by name.
   const auto dump = [](const nlohmann::ordered_json& value) {
     return value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   };

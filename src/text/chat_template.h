@@ -27,14 +27,18 @@ struct ChatRequest {
 //
 // Semantics are those of transformers' apply_chat_template: trim_blocks and lstrip_blocks, break and continue, Python's
 // string and dict methods, its str() of printed values and json.dumps in tojson, raise_exception, strftime_now (local
-// time), {% generation %} blocks. Steps, nesting and printed text are limited, so that a hostile template ends with an
-// error.
+// time), {% generation %} blocks. More is allowed: None counts as an empty list.
+//
+// Templates come with models and are not trusted: steps, nesting, printed text, memory (256 MB and 32 times the JSON)
+// and time (10 s) are limited. A template that was stopped for memory or time is not run again: its thread is left
+// behind.
 class ChatTemplate {
  public:
   // Errors: kDataLoss with the line of a syntax error.
   static Result<ChatTemplate> compile(std::string_view source, std::string_view bos_token, std::string_view eos_token);
 
-  // Errors: kInvalidArgument with what the template raised, or the line that failed; kResourceExhausted past a limit.
+  // Bytes in strings that are not UTF-8 become U+FFFD. Errors: kInvalidArgument with what the template raised, or the
+  // line that failed; kResourceExhausted past a limit.
   Result<std::string> render(const ChatRequest& request) const;
 
  private:

@@ -113,6 +113,11 @@ TEST_F(ChatTemplateTest, EndsHostileTemplates) {
       "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
       "{% include 'chat template' %}",
       "{{ strftime_now('%999999999d') }}",
+      "{{ 'a' | indent(99999999999) }}",
+      "{% set ns = namespace(x='ab') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+      "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | list "
+      "}}",
+      "{{ ('%99999999999d' | format(1)) }}",
   };
   for (const char* source : hostile) {
     const Result<std::string> result = render(source);
@@ -124,6 +129,15 @@ TEST_F(ChatTemplateTest, EndsHostileTemplates) {
   EXPECT_EQ(
       render("{% set ns = namespace(x=[]) %}{% for a in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}ok").value(),
       "ok");
+}
+
+TEST_F(ChatTemplateTest, IsNotRunAgainAfterItWasStopped) {
+  const ChatTemplate hostile =
+      ChatTemplate::compile("{% if hog %}{{ 'a' | indent(99999999999) }}{% endif %}ok", "", "").value();
+  EXPECT_EQ(hostile.render({}).value(), "ok");
+  EXPECT_EQ(hostile.render({.extra = {{"hog", true}}}).status().message(), "chat template: needs too much memory");
+  EXPECT_EQ(hostile.render({}).status().message(), "chat template: an earlier render went past its limits");
+  EXPECT_EQ(hostile.render({}).status().code(), Code::kResourceExhausted);
 }
 
 TEST_F(ChatTemplateTest, CompilesDeepSources) {

@@ -21,14 +21,10 @@ inline std::string take(weft_text_buffer buffer) {
 
 inline Code code_of(weft_text_code code) {
   switch (code) {
-    case WEFT_TEXT_DATA_LOSS:
-      return Code::kDataLoss;
-    case WEFT_TEXT_UNIMPLEMENTED:
-      return Code::kUnimplemented;
-    case WEFT_TEXT_RESOURCE_EXHAUSTED:
-      return Code::kResourceExhausted;
-    default:
-      return Code::kInvalidArgument;
+    case WEFT_TEXT_DATA_LOSS: return Code::kDataLoss;
+    case WEFT_TEXT_UNIMPLEMENTED: return Code::kUnimplemented;
+    case WEFT_TEXT_RESOURCE_EXHAUSTED: return Code::kResourceExhausted;
+    default: return Code::kInvalidArgument;
   }
 }
 

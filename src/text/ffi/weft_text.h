@@ -23,9 +23,20 @@ typedef enum {
   WEFT_TEXT_RESOURCE_EXHAUSTED = 4, /* a template ran past its limit of steps or output */
 } weft_text_code;
 
-typedef struct { const char* data; size_t size; } weft_text_view;                    /* borrowed bytes */
-typedef struct { char* data; size_t size; size_t capacity; } weft_text_buffer;       /* owned bytes, not terminated */
-typedef struct { int32_t* data; size_t size; size_t capacity; } weft_text_ids;       /* owned token ids */
+typedef struct {
+  const char* data;
+  size_t size;
+} weft_text_view; /* borrowed bytes */
+typedef struct {
+  char* data;
+  size_t size;
+  size_t capacity;
+} weft_text_buffer; /* owned bytes, not terminated */
+typedef struct {
+  int32_t* data;
+  size_t size;
+  size_t capacity;
+} weft_text_ids; /* owned token ids */
 void weft_text_buffer_free(weft_text_buffer buffer);
 void weft_text_ids_free(weft_text_ids ids);
 
@@ -36,15 +47,15 @@ weft_text_code weft_tokenizer_from_json(weft_text_view json, weft_tokenizer** ou
 
 /* A vocabulary as GGUF files store it. */
 typedef struct {
-  weft_text_view model;          /* tokenizer.ggml.model: "gpt2" (byte-level BPE) */
-  weft_text_view pre;            /* tokenizer.ggml.pre: "smollm", "llama-bpe" or "qwen2" */
-  const weft_text_view* tokens;  /* [num_tokens] */
-  const int32_t* token_types;    /* [num_tokens] of llama.cpp's LLAMA_TOKEN_TYPE, or null: all normal */
+  weft_text_view model;         /* tokenizer.ggml.model: "gpt2" (byte-level BPE) */
+  weft_text_view pre;           /* tokenizer.ggml.pre: "smollm", "llama-bpe" or "qwen2" */
+  const weft_text_view* tokens; /* [num_tokens] */
+  const int32_t* token_types;   /* [num_tokens] of llama.cpp's LLAMA_TOKEN_TYPE, or null: all normal */
   size_t num_tokens;
-  const weft_text_view* merges;  /* [num_merges], "left right", best first */
+  const weft_text_view* merges; /* [num_merges], "left right", best first */
   size_t num_merges;
-  int32_t bos_id, eos_id;        /* -1: none */
-  int32_t add_bos, add_eos;      /* 1, 0, or -1: the file does not say, so the pre-tokenizer's habit decides */
+  int32_t bos_id, eos_id;   /* -1: none */
+  int32_t add_bos, add_eos; /* 1, 0, or -1: the file does not say, so the pre-tokenizer's habit decides */
 } weft_gguf_vocab;
 weft_text_code weft_tokenizer_from_gguf(const weft_gguf_vocab* vocab, weft_tokenizer** out, weft_text_buffer* error);
 
@@ -83,11 +94,11 @@ weft_text_code weft_chat_template_compile(weft_text_view source, weft_text_view 
 void weft_chat_template_free(weft_chat_template* chat_template);
 
 typedef struct {
-  weft_text_view messages;    /* JSON list of objects */
-  weft_text_view tools;       /* JSON list; empty: none */
-  weft_text_view extra;       /* JSON object of more variables, for instance enable_thinking; empty: none */
+  weft_text_view messages; /* JSON list of objects */
+  weft_text_view tools;    /* JSON list; empty: none */
+  weft_text_view extra;    /* JSON object of more variables, for instance enable_thinking; empty: none */
   bool add_generation_prompt;
-  int64_t now;                /* what strftime_now sees, seconds since 1970; negative: the clock */
+  int64_t now; /* what strftime_now sees, seconds since 1970; negative: the clock */
 } weft_chat_request;
 weft_text_code weft_chat_template_render(const weft_chat_template* chat_template, const weft_chat_request* request,
                                          weft_text_buffer* out, weft_text_buffer* error);

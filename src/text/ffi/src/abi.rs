@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use crate::chat_template::{ChatTemplate, Request};
 use crate::detokenizer::Detokenizer;
-use crate::fault::{Code, Fault, Result};
+use crate::fault::{panic_text, Code, Fault, Result};
 use crate::gguf;
 use crate::tokenizer::Tokenizer;
 
@@ -82,11 +82,7 @@ unsafe fn entry<T>(out: *mut T, error: *mut weft_text_buffer, body: impl FnOnce(
             return Code::Ok;
         }
         Ok(Err(fault)) => fault,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
-            Fault::corrupt(format!("text library panicked: {}", text.replace('\n', " ")))
-        }
+        Err(panic) => Fault::corrupt(format!("text library panicked: {}", panic_text(&*panic))),
     };
     error.write(fault.message.into_bytes().into());
     fault.code

@@ -2,6 +2,8 @@
 use std::cell::Cell;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
@@ -10,6 +12,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::fault::{Code, Fault, Result};
 use crate::python;
+use crate::sandbox::{self, Limits, Stop};
 
 /// The largest real template has some 40 KB.
 const MAX_SOURCE_BYTES: usize = 256 << 10;
@@ -17,14 +20,21 @@ const MAX_SOURCE_BYTES: usize = 256 << 10;
 const FUEL_BASE: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 5_000;
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
-/// Compiling and rendering recurse as deep as the source or the fuel allows ("- - - 1", lists in lists), so they have
-/// a thread with a stack for that. Its pages are only taken when touched.
+/// Compiling and rendering recurse as deep as the source or the fuel allows ("- - - 1", lists in lists); pages of the
+/// stack are only taken when touched.
 const STACK_BYTES: usize = 512 << 20;
+/// Parsed messages and copies that templates make of them take a few times their JSON.
+const MEMORY_BASE: usize = 256 << 20;
+const MEMORY_PER_INPUT_BYTE: usize = 32;
+/// Real templates take milliseconds.
+const MAX_TIME: Duration = Duration::from_secs(10);
 
 pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    /// Set once a render was stopped: its thread may still hold what the environment shares.
+    stopped: AtomicBool,
 }
 
 pub struct Request<'a> {
@@ -60,13 +70,14 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(Fault::corrupt(format!("chat template: {} bytes, more than {MAX_SOURCE_BYTES}", source.len())));
         }
-        let environment = on_large_stack(|| {
+        let source = neutralize_generation(source);
+        let compile = move || {
             let mut environment = environment();
-            let source = neutralize_generation(source);
             environment.add_template_owned("chat template", source).map_err(|e| describe(&e, Code::DataLoss))?;
             Ok(environment)
-        })?;
-        Ok(ChatTemplate { environment, bos: bos.to_string(), eos: eos.to_string() })
+        };
+        let environment = sandbox::run(limits(0), compile).unwrap_or_else(|stop| Err(stopped(stop)))?;
+        Ok(ChatTemplate { environment, bos: bos.to_string(), eos: eos.to_string(), stopped: AtomicBool::new(false) })
     }
 
     pub fn render(&self, request: &Request) -> Result<String> {
@@ -102,32 +113,46 @@ impl ChatTemplate {
                 variables.insert(name.to_string(), value);
             }
         }
-        on_large_stack(|| self.render_here(variables, request.now, fuel))
-    }
-
-    fn render_here(&self, variables: Map<String, Json>, now: Option<i64>, fuel: u64) -> Result<String> {
-        NOW.set(now);
-        PRINTED.set(0);
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(Fault::new(Code::ResourceExhausted, "chat template: an earlier render went past its limits"));
+        }
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
-        let template = environment.get_template("chat template").map_err(|e| describe(&e, Code::DataLoss))?;
-        let mut out = LimitedOutput(Vec::new());
-        template
-            .render_captured_to(Value::from_serialize(variables), &mut out)
-            .map_err(|e| describe(&e, Code::InvalidArgument))?;
-        String::from_utf8(out.0).map_err(|e| Fault::invalid(format!("chat template: {e}")))
+        let now = request.now;
+        let input_bytes = request.messages.len() + request.tools.len() + request.extra.len();
+        sandbox::run(limits(input_bytes), move || render(environment, variables, now)).unwrap_or_else(|stop| {
+            if matches!(stop, Stop::Memory | Stop::Time) {
+                self.stopped.store(true, Ordering::Release);
+            }
+            Err(stopped(stop))
+        })
     }
 }
 
-/// Runs `body` on a thread of its own and waits: the fuel, and the limit on the source, bound how long.
-fn on_large_stack<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-        let handle = thread
-            .spawn_scoped(scope, body)
-            .map_err(|e| Fault::new(Code::ResourceExhausted, format!("chat template: no thread to run on: {e}")))?;
-        handle.join().unwrap_or_else(|_| Err(Fault::invalid("chat template: the engine failed")))
-    })
+fn limits(input_bytes: usize) -> Limits {
+    let memory_bytes = MEMORY_BASE.saturating_add(input_bytes.saturating_mul(MEMORY_PER_INPUT_BYTE));
+    Limits { stack_bytes: STACK_BYTES, memory_bytes, time: MAX_TIME }
+}
+
+fn stopped(stop: Stop) -> Fault {
+    let (code, text) = match stop {
+        Stop::Memory => (Code::ResourceExhausted, "needs too much memory".to_string()),
+        Stop::Time => (Code::ResourceExhausted, format!("takes longer than {} s", MAX_TIME.as_secs())),
+        Stop::NoThread(reason) => (Code::ResourceExhausted, format!("no thread to run on: {reason}")),
+        Stop::Panic(reason) => (Code::InvalidArgument, format!("the engine panicked: {reason}")),
+    };
+    Fault::new(code, format!("chat template: {text}"))
+}
+
+fn render(environment: Environment<'static>, variables: Map<String, Json>, now: Option<i64>) -> Result<String> {
+    NOW.set(now);
+    PRINTED.set(0);
+    let template = environment.get_template("chat template").map_err(|e| describe(&e, Code::DataLoss))?;
+    let mut out = LimitedOutput(Vec::new());
+    template
+        .render_captured_to(Value::from_serialize(variables), &mut out)
+        .map_err(|e| describe(&e, Code::InvalidArgument))?;
+    String::from_utf8(out.0).map_err(|e| Fault::invalid(format!("chat template: {e}")))
 }
 
 fn parse(what: &str, text: &str) -> Result<Json> {
@@ -185,6 +210,7 @@ fn environment() -> Environment<'static> {
         python::to_json(value, positional, &kwargs)
     });
     env.add_filter("string", |value: &Value| python::str_of(value));
+    env.add_filter("trim", |value: &Value| Ok::<_, Error>(python::str_of(value)?.trim().to_string()));
     env.add_function("raise_exception", |message: &Value| -> std::result::Result<Value, Error> {
         let message = python::str_of(message)?;
         Err(Error::new(ErrorKind::InvalidOperation, "raised by the template").with_source(Raised(message)))
@@ -192,7 +218,7 @@ fn environment() -> Environment<'static> {
     env.add_function("strftime_now", strftime_now);
     // Python's abstract types are wider than minijinja's: text and mappings are sequences, a bool is a number.
     env.add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map));
-    env.add_test("iterable", |v: &Value| v.is_undefined() || v.try_iter().is_ok());
+    env.add_test("iterable", |v: &Value| v.is_undefined() || (!v.is_none() && v.try_iter().is_ok()));
     env.add_test("number", |v: &Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
     env
 }

@@ -129,3 +129,39 @@ fn byte_of(c: char) -> Option<u8> {
         code => (0..=0xff).filter(|b| !printable(*b)).nth((code - 0x100) as usize),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All sequences of four bytes out of the ones where UTF-8's rules change, cut at every place.
+    #[test]
+    fn pieces_join_to_the_lossy_reading() {
+        let edges = [
+            0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf1, 0xf4,
+            0xf5,
+        ];
+        for index in 0..edges.len().pow(4) {
+            let bytes: Vec<u8> = (0..4).map(|i| edges[index / edges.len().pow(i) % edges.len()]).collect();
+            for cut in 0..=4 {
+                let mut held = bytes[..cut].to_vec();
+                let mut text = take_code_points(&mut held);
+                held.extend(&bytes[cut..]);
+                text += &take_code_points(&mut held);
+                text += &String::from_utf8_lossy(&held);
+                assert_eq!(text, String::from_utf8_lossy(&bytes), "{bytes:x?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_byte_alphabet_is_the_one_of_the_library() {
+        use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+        use tokenizers::Decoder;
+        for c in (0..0x300).filter_map(char::from_u32) {
+            let bytes = byte_level_bytes(&c.to_string());
+            let theirs = ByteLevel::default().decode(vec![c.to_string()]).unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), theirs, "{c:?}");
+        }
+    }
+}

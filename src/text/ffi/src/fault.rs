@@ -29,3 +29,10 @@ impl Fault {
         Fault::new(Code::DataLoss, message)
     }
 }
+
+/// One line about a caught panic.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
+    text.replace('\n', " ")
+}

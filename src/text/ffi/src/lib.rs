@@ -5,4 +5,5 @@ pub mod detokenizer;
 pub mod fault;
 pub mod gguf;
 mod python;
+mod sandbox;
 pub mod tokenizer;

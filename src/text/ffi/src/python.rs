@@ -263,6 +263,8 @@ pub fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<
             Some((left, right)) => part(left, separator, right),
             None => part("", "", text),
         },
+        // pycompat would search for ever.
+        ("count", Some("")) => Ok(Value::from(text.chars().count() + 1)),
         ("isdigit" | "isnumeric" | "isalpha" | "isalnum" | "isspace", None) if text.is_empty() => {
             Ok(Value::from(false))
         }
@@ -274,4 +276,33 @@ pub fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<
 
 fn has_case(text: &str) -> bool {
     text.chars().any(|c| c.is_uppercase() || c.is_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected texts are what CPython 3.11 prints for repr().
+    #[test]
+    fn floats_print_as_in_python() {
+        let cases = [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (-2.5e-7, "-2.5e-07"),
+            (123456789.125, "123456789.125"),
+            (5e-324, "5e-324"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(number(&Value::from(value), "nan", "inf"), text);
+        }
+    }
 }
