@@ -40,6 +40,7 @@ ALLOWED = {
 
 # Headers of an operator's folder, besides <op>.h, that others may include.
 PUBLIC = {
+    "ops/attention/bench.h",
     "ops/attention/kv_cache.h",
     "ops/attention/step_batch.h",
     "ops/gemm/activation.h",

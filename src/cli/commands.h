@@ -15,6 +15,7 @@ inline void finish(const Status& status) {
 }
 
 void add_bench_op(CLI::App& bench);
+void add_bench_attention(CLI::App& op);  // called by add_bench_op
 void add_fetch(CLI::App& app);
 void add_launch(CLI::App& app);
 void add_selftest(CLI::App& app);

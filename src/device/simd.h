@@ -7,11 +7,22 @@
 #pragma once
 #include "base/dtype.h"
 
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own header makes "undefined" vectors by reading uninitialised ones (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
+#endif
+
+#if defined(__AVX512F__)
 #define WEFT_SIMD avx512
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include <immintrin.h>
 #define WEFT_SIMD avx2
 #else
 #define WEFT_SIMD generic
@@ -92,6 +103,13 @@ inline F32x16 exponent_of_shifted(F32x16 t) {
 inline void store_halves(F32x16 x, float* low, float* high) {
   _mm256_storeu_ps(low, _mm512_castps512_ps256(x.v));
   _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x.v, 1));
+}
+// Lanes that hold two bf16 each: the lower and the upper as floats.
+inline F32x16 lower_bf16(F32x16 pairs) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16))};
+}
+inline F32x16 upper_bf16(F32x16 pairs) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs.v), _mm512_set1_epi32(int(0xffff0000u))))};
 }
 // rows[i] lane j <-> rows[j] lane i.
 inline void transpose(F32x16 (&rows)[16]) {

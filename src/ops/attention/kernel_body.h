@@ -1,5 +1,6 @@
 // The attention kernel for the instruction set of the including file. For every KV block of 64 positions:
-//   load_block    widens K (transposed, so that lanes are positions) and V into f32 tiles
+//   load_keys     widens K into an f32 tile, transposed, so that lanes are positions
+//   load_values   widens V into an f32 tile; where all rows fit one register tile, V is read in place instead
 //   score_tile    scores of up to 4 rows: a sum over head_dim in ascending order
 //   softmax_tile  new maximum, weights and sum of each row
 //   value_tile    rescales the rows' outputs and adds the weighted values in ascending position
@@ -74,16 +75,46 @@ void transpose_keys(const T* const* rows, i64 lo, i64 hi, i64 d, i64 count, floa
   for (i64 i = 0; i < count; ++i) tile[i].store(keys + (d + i) * kAttentionBlock);
 }
 
+#if defined(__AVX512F__)
+// Columns [d, d + 32): pairs are transposed before they are taken apart.
+void transpose_key_pairs(const bf16* const* rows, i64 lo, i64 hi, i64 d, float* keys) {
+  F32x16 tile[16];
+  for (i64 lane = 0; lane < 16; ++lane) {
+    const bool seen = lo <= lane && lane < hi;
+    tile[lane] = seen ? F32x16::load(reinterpret_cast<const float*>(rows[lane] + d)) : F32x16::zero();
+  }
+  transpose(tile);
+  for (i64 i = 0; i < 16; ++i) {
+    lower_bf16(tile[i]).store(keys + (d + 2 * i) * kAttentionBlock);
+    upper_bf16(tile[i]).store(keys + (d + 2 * i + 1) * kAttentionBlock);
+  }
+}
+i64 transpose_all_pairs(const bf16* const* rows, i64 lo, i64 hi, i64 head_dim, float* keys) {
+  i64 d = 0;
+  for (; d + 32 <= head_dim; d += 32) transpose_key_pairs(rows, lo, hi, d, keys);
+  return d;
+}
+#endif
+// Returns how many columns it has done: those that come in pairs.
 template <class T>
-void load_block(const AttentionItem& item, i64 block, Lanes lanes, AttentionScratch& s) {
-  const BlockRows<T> rows = find_rows<T>(item, block, block + lanes.lo, block + lanes.hi);
-  const i64 width = (item.head_dim + 15) / 16 * 16;
+i64 transpose_all_pairs(const T* const*, i64, i64, i64, float*) {
+  return 0;
+}
+
+template <class T>
+void load_keys(const AttentionItem& item, const BlockRows<T>& rows, Lanes lanes, float* keys) {
   for (i64 first = lanes.lo / 16 * 16; first < lanes.hi; first += 16) {
-    for (i64 d = 0; d < item.head_dim; d += 16) {
-      transpose_keys(rows.keys + first, lanes.lo - first, lanes.hi - first, d, smaller(16, item.head_dim - d),
-                     s.keys + first);
+    const i64 lo = lanes.lo - first, hi = lanes.hi - first;
+    for (i64 d = transpose_all_pairs(rows.keys + first, lo, hi, item.head_dim, keys + first); d < item.head_dim;
+         d += 16) {
+      transpose_keys(rows.keys + first, lo, hi, d, smaller(16, item.head_dim - d), keys + first);
     }
   }
+}
+
+template <class T>
+void load_values(const AttentionItem& item, const BlockRows<T>& rows, Lanes lanes, AttentionScratch& s) {
+  const i64 width = (item.head_dim + 15) / 16 * 16;
   for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
     for (i64 d = 0; d < width; d += 16) {
       const T* value = rows.values[lane] + d;
@@ -151,15 +182,27 @@ void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float
   }
 }
 
-template <int R, int V>
-void value_vectors(const float* weights, const float* correction, Lanes lanes, const float* values, i64 width, i64 d,
+// Where value_tile finds 16 values of a lane from column d.
+struct ValueTile {
+  const float* values;
+  i64 width;
+  F32x16 operator()(i64 lane, i64 d) const { return F32x16::load(values + lane * width + d); }
+};
+template <class T>
+struct ValuesInPlace {
+  const T* const* rows;
+  F32x16 operator()(i64 lane, i64 d) const { return F32x16::load(rows[lane] + d); }
+};
+
+template <int R, int V, class Values>
+void value_vectors(const float* weights, const float* correction, Lanes lanes, const Values& values, i64 d,
                    float* const* out) {
   F32x16 sums[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sums[r][v] = F32x16::load(out[r] + d + 16 * v) * F32x16::all(correction[r]);
   for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
     F32x16 x[V];
-    for (int v = 0; v < V; ++v) x[v] = F32x16::load(values + lane * width + d + 16 * v);
+    for (int v = 0; v < V; ++v) x[v] = values(lane, d + 16 * v);
     for (int r = 0; r < R; ++r) {
       const F32x16 weight = F32x16::all(weights[r * kAttentionBlock + lane]);
       for (int v = 0; v < V; ++v) sums[r][v] = fma(weight, x[v], sums[r][v]);
@@ -169,18 +212,18 @@ void value_vectors(const float* weights, const float* correction, Lanes lanes, c
     for (int v = 0; v < V; ++v) sums[r][v].store(out[r] + d + 16 * v);
 }
 
-template <int R>
-void value_tile(const float* weights, const float* correction, Lanes lanes, const float* values, i64 width,
+template <int R, class Values>
+void value_tile(const float* weights, const float* correction, Lanes lanes, const Values& values, i64 width,
                 float* const* out) {
   i64 d = 0;
   for (; d + 16 * kTileVectors <= width; d += 16 * kTileVectors)
-    value_vectors<R, kTileVectors>(weights, correction, lanes, values, width, d, out);
-  for (; d < width; d += 16) value_vectors<R, 1>(weights, correction, lanes, values, width, d, out);
+    value_vectors<R, kTileVectors>(weights, correction, lanes, values, d, out);
+  for (; d < width; d += 16) value_vectors<R, 1>(weights, correction, lanes, values, d, out);
 }
 
 // Rows [row, row + R) of the item over one block.
-template <int R>
-void attend_tile(const AttentionItem& item, i64 row, Lanes lanes, AttentionScratch& s) {
+template <int R, class Values>
+void attend_tile(const AttentionItem& item, const Values& values, i64 row, Lanes lanes, AttentionScratch& s) {
   const i64 width = (item.head_dim + 15) / 16 * 16;
   const float* q[R];
   float* out[R];
@@ -192,11 +235,12 @@ void attend_tile(const AttentionItem& item, i64 row, Lanes lanes, AttentionScrat
   float correction[R];
   score_tile<R>(q, item.head_dim, s.keys, lanes, s.scores);
   softmax_tile<R>(item.scale, lanes, s.scores, s.largest + row, s.sum + row, correction);
-  value_tile<R>(s.scores, correction, lanes, s.values, width, out);
+  value_tile<R>(s.scores, correction, lanes, values, width, out);
 }
 
 // Every row over one block; neighbours that see the same lanes share a tile.
-void attend_block(const AttentionItem& item, i64 block, AttentionScratch& s) {
+template <class Values>
+void attend_rows(const AttentionItem& item, const Values& values, i64 block, AttentionScratch& s) {
   Lanes lanes[kAttentionMaxRows];
   for (i64 i = 0; i < item.queries; ++i) {
     const Lanes seen = visible(item, i);
@@ -208,12 +252,24 @@ void attend_block(const AttentionItem& item, i64 block, AttentionScratch& s) {
     i64 count = 1;
     while (count < kTileRows && row + count < rows && lanes[(row + count) / item.heads] == mine) ++count;
     if (mine.lo < mine.hi) {
-      if (count == 1) attend_tile<1>(item, row, mine, s);
-      if (count == 2) attend_tile<2>(item, row, mine, s);
-      if (count == 3) attend_tile<3>(item, row, mine, s);
-      if (count == 4) attend_tile<4>(item, row, mine, s);
+      if (count == 1) attend_tile<1>(item, values, row, mine, s);
+      if (count == 2) attend_tile<2>(item, values, row, mine, s);
+      if (count == 3) attend_tile<3>(item, values, row, mine, s);
+      if (count == 4) attend_tile<4>(item, values, row, mine, s);
     }
     row += count;
+  }
+}
+
+template <class T>
+void attend_block(const AttentionItem& item, i64 block, Lanes lanes, AttentionScratch& s) {
+  const BlockRows<T> rows = find_rows<T>(item, block, block + lanes.lo, block + lanes.hi);
+  load_keys(item, rows, lanes, s.keys);
+  if (item.queries * item.heads <= kTileRows && item.head_dim % 16 == 0) {
+    attend_rows(item, ValuesInPlace<T>{rows.values}, block, s);
+  } else {
+    load_values(item, rows, lanes, s);
+    attend_rows(item, ValueTile{s.values, (item.head_dim + 15) / 16 * 16}, block, s);
   }
 }
 
@@ -234,8 +290,7 @@ void attend(const AttentionItem& item, AttentionScratch& s) {
   }
   for (i64 block = seen.hi > 0 ? seen.lo / kAttentionBlock * kAttentionBlock : 0; block < seen.hi;
        block += kAttentionBlock) {
-    load_block<T>(item, block, {larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)}, s);
-    attend_block(item, block, s);
+    attend_block<T>(item, block, {larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)}, s);
   }
   for (i64 row = 0; row < item.queries * item.heads; ++row) {
     float* out = item.out + row / item.heads * item.out_stride + row % item.heads * width;

@@ -165,11 +165,9 @@ TEST(Attention, MatchesReferenceOverShapes) {
       Scene scene{shape.head_dim, shape.kv_heads, shape.page_tokens, shape.heads, dtype, {130, 1, 65, 200}};
       scene.build(3);
       const std::vector<Chunk> chunks{{0, 0, 130}, {1, 0, 1}, {2, 64, 65}, {3, 100, 177}};
-      for (int threads : {1, 3}) {
-        for (i64 window : {0, 1, 50, 64, 1000}) {
-          run(scene, chunks, {threads, window}, true);
-          if (HasFailure()) FAIL() << shape.head_dim << " " << dtype_name(dtype) << " window " << window;
-        }
+      for (i64 window : {0, 1, 50, 64, 1000}) {
+        run(scene, chunks, {2, window}, true);
+        if (HasFailure()) FAIL() << shape.head_dim << " " << dtype_name(dtype) << " window " << window;
       }
       for (ActivationFormat format : kFormats) {
         if (format == ActivationFormat::kQ8 && shape.head_dim * scene.q_heads() % 32 != 0) continue;

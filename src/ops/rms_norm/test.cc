@@ -101,8 +101,11 @@ TEST(RmsNorm, HeadsAreNormalisedInPlaceAndNothingElseChanges) {
   }
   for (size_t i = 0; i < expected.size(); ++i) {
     const bool inside = i % 103 >= kOffset && i % 103 < kOffset + kHeads * kHeadDim;
-    if (inside) EXPECT_NEAR(x.storage[i], expected[i], std::fabs(expected[i]) * relative_bound(kHeadDim)) << i;
-    if (!inside) EXPECT_EQ(std::memcmp(&x.storage[i], &before[i], sizeof(float)), 0) << i;
+    if (inside) {
+      EXPECT_NEAR(x.storage[i], expected[i], std::fabs(expected[i]) * relative_bound(kHeadDim)) << i;
+    } else {
+      EXPECT_EQ(std::memcmp(&x.storage[i], &before[i], sizeof(float)), 0) << i;
+    }
   }
 }
 

@@ -45,8 +45,11 @@ TEST(Weights, AreExponentials) {
   for (size_t i = 0; i < logits.size(); ++i) {
     const double x = (double(logits[i]) - 7) / 2, exact = std::exp(x);
     // 4 roundings of exp, and two of its argument
-    if (x > -87) EXPECT_NEAR(weights[i], exact, exact * 0x1p-24 * (4 + 2 * std::fabs(x))) << x;
-    if (x < -87.4) EXPECT_EQ(weights[i], 0) << x;
+    if (x > -87) {
+      EXPECT_NEAR(weights[i], exact, exact * 0x1p-24 * (4 + 2 * std::fabs(x))) << x;
+    } else if (x < -87.4) {
+      EXPECT_EQ(weights[i], 0) << x;
+    }
   }
 }
 
