@@ -180,6 +180,13 @@ TEST(ProcessWorld, MissingRanksAreNamed) {
   }
 }
 
+TEST(ProcessWorld, OfManyMissingRanksTheFirstAreNamed) {
+  const WorldSpec spec = new_world(kMaxWorldSize);
+  const Status end = join_world(spec, Deadline::after(milliseconds(50)), in_process()).status();
+  EXPECT_TRUE(end.message().ends_with("for ranks 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 and 4079 more"))
+      << end.message();
+}
+
 TEST(ProcessWorld, NobodyAtTheAddress) {
   const Status end = join_world(as_rank(new_world(2), 1), Deadline::after(milliseconds(200)), in_process()).status();
   EXPECT_EQ(end.code(), Code::kDeadlineExceeded);

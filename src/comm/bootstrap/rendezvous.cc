@@ -139,13 +139,14 @@ class Lobby {
   }
 
   Status missing(double waited) const {
+    constexpr int kNamed = 16;
     std::string names;
     int count = 0;
     for (int rank = 1; rank < spec_.size; ++rank) {
-      if (joined_.count(rank)) continue;
-      ++count;
+      if (joined_.count(rank) || ++count > kNamed) continue;
       names += fmt::format("{}{}", names.empty() ? "" : ", ", rank);
     }
+    if (count > kNamed) names += fmt::format(" and {} more", count - kNamed);
     return error(Code::kDeadlineExceeded, "start-up waited {:.1f} s at {} for {} {}", waited, spec_.rendezvous.text(),
                  count == 1 ? "rank" : "ranks", names);
   }
