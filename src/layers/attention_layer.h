@@ -1,0 +1,36 @@
+// AttentionLayer: norm, QKV projection, RoPE, paged attention, output projection, added to the residual.
+#pragma once
+#include "layers/loader.h"
+#include "layers/tensor_parallel.h"
+#include "layers/workspace.h"
+#include "ops/attention/attention.h"
+#include "ops/rope/rope.h"
+
+namespace weft {
+
+struct AttentionLayerShape {
+  i64 hidden, q_heads, kv_heads, head_dim;  // of the whole model
+  float norm_epsilon;
+};
+
+class AttentionLayer {
+ public:
+  // `prefix` is the layer's, for instance "model.layers.3."; `plan` this rank's.
+  static Result<AttentionLayer> load(const Checkpoint& checkpoint, const std::string& prefix,
+                                     const AttentionLayerShape& shape, const ShardPlan& plan);
+  // residual [local rows, hidden] f32 += attention block. `frequencies` [head_dim / 2] f32.
+  // All ranks of `tp` and all threads of their teams must call it.
+  Status forward(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch, const KvLayer& cache,
+                 const TensorView& frequencies, const TensorView& residual) const;
+  const Weight& qkv() const { return qkv_; }
+  const Weight& out() const { return out_; }
+
+ private:
+  AttentionLayerShape shape_{};
+  i64 q_heads_ = 0, kv_heads_ = 0;  // of this rank
+  HeadMap heads_;
+  Tensor norm_;
+  Weight qkv_, out_;
+};
+
+}  // namespace weft

@@ -1,0 +1,39 @@
+#include "layers/loader.h"
+
+namespace weft {
+
+Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name, std::span<const LinearPart> parts) {
+  std::vector<WeightPart> packed;
+  for (const LinearPart& part : parts) {
+    WEFT_ASSIGN(TensorView raw, checkpoint.tensor(part.name));
+    WEFT_TRY(expect_tensor(part.name.c_str(), raw, raw.dtype, {part.total_rows, part.total_columns}));
+    WeightPart source{.raw = raw, .rows = {}, .k_begin = part.columns.begin, .k_end = part.columns.end};
+    for (i64 row = part.rows.begin; row < part.rows.end; ++row) {
+      source.rows.push_back(checkpoint.file_row(part.name, row));
+    }
+    if (source.rows.empty()) source.raw = raw.rows(0, 0);  // an empty list would mean all rows
+    packed.push_back(std::move(source));
+  }
+  return Weight::pack(name, packed);
+}
+
+Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name, i64 size) {
+  WEFT_ASSIGN(TensorView raw, checkpoint.tensor(name));
+  WEFT_TRY(expect_tensor(name.c_str(), raw, raw.dtype, {size}));
+  Tensor vector = Tensor::zeros(DType::kF32, {size});
+  float* out = vector.view.as<float>();
+  switch (raw.dtype) {
+    case DType::kF32: std::copy(raw.as<float>(), raw.as<float>() + size, out); return vector;
+    case DType::kF16:
+      for (i64 i = 0; i < size; ++i) out[i] = float(raw.as<f16>()[i]);
+      return vector;
+    case DType::kBF16:
+      for (i64 i = 0; i < size; ++i) out[i] = float(raw.as<bf16>()[i]);
+      return vector;
+    default:
+      return error(Code::kUnimplemented, "tensor '{}': a vector of type {} is not supported", name,
+                   dtype_name(raw.dtype));
+  }
+}
+
+}  // namespace weft

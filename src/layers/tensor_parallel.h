@@ -1,0 +1,72 @@
+// TensorParallel: how activations move between the ranks that share a layer. Layers call it and never see the mode.
+#pragma once
+#include <array>
+#include <optional>
+
+#include "comm/communicator.h"
+#include "dist/ag_gemm/ag_gemm.h"
+#include "dist/all_gather/all_gather.h"
+#include "dist/all_reduce/all_reduce.h"
+#include "dist/gemm_ar/gemm_ar.h"
+#include "dist/gemm_rs/gemm_rs.h"
+#include "dist/reduce_scatter/reduce_scatter.h"
+
+namespace weft {
+
+// kAr: every rank holds the residual of every token; row-parallel GEMMs end in an all-reduce.
+// kAgRs: each rank holds the residual of its run of the tokens (split_range); column-parallel GEMMs begin with an
+// all-gather, row-parallel ones end in a reduce-scatter.
+enum class LayerMode : u8 { kAr, kAgRs };
+Result<LayerMode> parse_layer_mode(const std::string& name);  // "ar" or "ag_rs"
+
+struct TensorParallelShape {
+  i64 max_tokens;  // of one step
+  i64 max_logits;  // rows of logits of one step
+  i64 hidden;
+  i64 vocab;
+  std::array<bool, 3> column_formats;  // by ActivationFormat: which ones column-parallel weights read
+};
+
+class TensorParallel {
+ public:
+  // Plans every operator once for all layers. All ranks of `comm` must call it with the same arguments. `comm` must
+  // outlive it.
+  static Result<std::unique_ptr<TensorParallel>> create(Communicator& comm, const TensorParallelShape& shape,
+                                                        LayerMode mode);
+  int rank() const { return comm_.rank(); }
+  int size() const { return comm_.size(); }
+  LayerMode mode() const { return mode_; }
+
+  // Which of `tokens` tokens' residual this rank holds.
+  Range local_tokens(i64 tokens) const;
+  // Where this rank writes its normalised rows before column(): [local rows, hidden]. Valid until that column()
+  // returns.
+  ActivationView column_input(ActivationFormat format, i64 tokens);
+  // y [tokens, w.n()] f32 = all tokens' rows times a column-parallel weight [n_r, hidden].
+  // `x` is what column_input() returned, filled in by the whole team.
+  Status column(Exec& exec, const ActivationView& x, i64 tokens, const Weight& w, const TensorView& y);
+  // residual [local rows, hidden] f32 += sum over ranks of a [tokens, k_r] times a row-parallel weight [hidden, k_r].
+  Status row(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& residual);
+  // Sums x [tokens, hidden] f32 over ranks into residual [local rows, hidden] f32; in mode kAr x may be the residual,
+  // for one rank it must be.
+  Status sum(Exec& exec, const TensorView& x, const TensorView& residual);
+  // All tokens' rows of the residual: y [tokens, hidden] f32, or `residual` itself where every rank holds them all.
+  Result<TensorView> all_rows(Exec& exec, const TensorView& residual, const TensorView& y);
+  // y [rows, vocab] f32 from every rank's columns: shard [rows, vocab_r] f32. For one rank shard must be y.
+  Status gather_columns(Exec& exec, const TensorView& shard, const TensorView& y);
+
+ private:
+  TensorParallel(Communicator& comm, LayerMode mode) : comm_(comm), mode_(mode) {}
+  Communicator& comm_;
+  const LayerMode mode_;
+  // Present as mode and size need them; none for one rank.
+  std::array<std::optional<AgGemm>, 3> ag_gemm_;
+  std::array<std::optional<ActivationBuffer>, 3> local_input_;  // where column_input() is not symmetric memory
+  std::optional<GemmRs> gemm_rs_;
+  std::optional<GemmAr> gemm_ar_;
+  std::optional<AllReduce> all_reduce_;
+  std::optional<ReduceScatter> reduce_scatter_;
+  std::optional<AllGather> gather_rows_, gather_columns_;
+};
+
+}  // namespace weft

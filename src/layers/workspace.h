@@ -1,0 +1,48 @@
+// Workspace: every intermediate of a forward pass, planned once; forward allocates nothing.
+#pragma once
+#include <algorithm>
+
+#include "base/aligned_buffer.h"
+#include "ops/gemm/activation.h"
+
+namespace weft {
+
+struct WorkspaceShape {
+  i64 max_tokens, max_logits;
+  i64 hidden;
+  i64 qkv;                                                     // columns of this rank's fused QKV projection
+  i64 attention;                                               // columns of this rank's attention output
+  i64 ffn;                                                     // columns of this rank's FFN shard
+  i64 vocab;                                                   // rows of this rank's vocabulary shard
+  ActivationFormat attention_format, ffn_format, head_format;  // what o_proj, down_proj and the head read
+};
+
+// Buffers shared by all layers of a model; each is used by one operator at a time, in the order of the forward pass.
+struct Workspace {
+  Tensor residual;      // [max_tokens, hidden] f32
+  Tensor all_rows;      // [max_tokens, hidden] f32: every token's row, where the residual is sharded
+  Tensor wide;          // [max_tokens, max(qkv, 2 ffn)] f32: QKV, later gate and up
+  Tensor wanted;        // [max_logits, hidden] f32
+  Tensor logits_shard;  // [max_logits, vocab] f32
+  ActivationBuffer attention, ffn, head;
+
+  static Workspace create(const WorkspaceShape& shape) {
+    return {
+        .residual = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.hidden}),
+        .all_rows = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.hidden}),
+        .wide = Tensor::zeros(DType::kF32, {shape.max_tokens, std::max(shape.qkv, 2 * shape.ffn)}),
+        .wanted = Tensor::zeros(DType::kF32, {shape.max_logits, shape.hidden}),
+        .logits_shard = Tensor::zeros(DType::kF32, {shape.max_logits, shape.vocab}),
+        .attention = ActivationBuffer::create(shape.attention_format, shape.max_tokens, shape.attention),
+        .ffn = ActivationBuffer::create(shape.ffn_format, shape.max_tokens, shape.ffn),
+        .head = ActivationBuffer::create(shape.head_format, shape.max_logits, shape.hidden),
+    };
+  }
+};
+
+// The first rows x columns of a buffer, dense.
+inline TensorView leading(const Tensor& buffer, i64 rows, i64 columns) {
+  return buffer.storage.view(buffer.view.dtype, {rows, columns});
+}
+
+}  // namespace weft

@@ -1,0 +1,26 @@
+// Pretrained: a model's files opened: configuration, parameters, vocabulary, chat template.
+#pragma once
+#include <filesystem>
+#include <memory>
+
+#include "models/config.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+#include "weights/checkpoint.h"
+
+namespace weft {
+
+struct Pretrained {
+  std::string path;
+  ModelConfig config;
+  std::shared_ptr<const GgufFile> file;
+  std::shared_ptr<const Checkpoint> checkpoint;
+
+  // Opens a .gguf file. Errors name the file and the key; kUnimplemented names what is not supported.
+  static Result<Pretrained> open(const std::filesystem::path& path);
+  Result<Tokenizer> load_tokenizer() const;
+  // kNotFound when the file carries none.
+  Result<ChatTemplate> load_chat_template(const Tokenizer& tokenizer) const;
+};
+
+}  // namespace weft
