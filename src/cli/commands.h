@@ -14,10 +14,16 @@ inline void finish(const Status& status) {
   throw CLI::RuntimeError(1);
 }
 
+void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
+void add_fetch(CLI::App& app);
+void add_info(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_check(CLI::App& app);
+void add_launch(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_bench_op(CLI::App& bench);
 void add_bench_attention(CLI::App& op);  // called by add_bench_op
-void add_fetch(CLI::App& app);
-void add_launch(CLI::App& app);
 void add_selftest(CLI::App& app);
 
 }  // namespace weft

@@ -1,0 +1,12 @@
+// `weft bench`: measurements.
+#include "cli/commands.h"
+
+namespace weft {
+
+void add_bench(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure operators and collectives");
+  bench->require_subcommand(1);
+  add_bench_op(*bench);
+}
+
+}  // namespace weft

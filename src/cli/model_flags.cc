@@ -1,0 +1,42 @@
+#include "cli/model_flags.h"
+
+#include "comm/bootstrap/launcher.h"
+#include "weights/registry.h"
+
+namespace weft {
+
+void ModelFlags::declare(CLI::App& command) {
+  command.add_option("-m,--model", model, "Name of a fetched model, path of a .gguf file or of a model folder")
+      ->required();
+  command
+      .add_option("--tp", tp, "Tensor-parallel ranks; in a world it must be the world's size [1, or the world's size]")
+      ->check(CLI::Range(1, 1024));
+  command.add_option("--threads", threads, "Threads per rank [usable CPUs divided by the ranks of this host]")
+      ->check(CLI::Range(1, 1024));
+  command.add_option("--mode", mode, "How activations lie on ranks: ar = replicated, ag_rs = sharded by token")
+      ->check(CLI::IsMember({"ar", "ag_rs"}))
+      ->capture_default_str();
+  command.add_option("--device", device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();
+  command.add_option("--deadline", deadline_s, "Longest wait for another rank, in seconds")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+}
+
+Result<RankOptions> ModelFlags::rank_options() const {
+  RankOptions options;
+  WEFT_ASSIGN(options.world, world_spec_from_environment());
+  WEFT_ASSIGN(const std::optional<int> spawned, maybe_spawn_local_ranks(options.world));
+  if (spawned) throw CLI::RuntimeError(*spawned);  // this process was only the launcher of its host's ranks
+  options.tp = tp;
+  options.threads = threads;
+  WEFT_ASSIGN(options.mode, parse_layer_mode(mode));
+  options.deadline = std::chrono::milliseconds(i64(deadline_s * 1000));
+  return options;
+}
+
+Result<Pretrained> ModelFlags::open() const {
+  WEFT_ASSIGN(const std::filesystem::path path, resolve_model(model));
+  return Pretrained::open(path);
+}
+
+}  // namespace weft

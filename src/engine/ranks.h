@@ -1,0 +1,37 @@
+// Starting the ranks of a command: threads of this process, or this process's part in a world that a launcher made.
+#pragma once
+#include <functional>
+#include <string>
+
+#include "comm/bootstrap/environment.h"
+#include "engine/worker.h"
+#include "models/pretrained.h"
+
+namespace weft {
+
+struct RankOptions {
+  WorldSpec world;  // kAlone: the ranks are threads of this process; kRank: this process is one
+  int tp = 0;       // tensor-parallel size; 0 = the world's size, 1 outside a world
+  int threads = 0;  // per rank; 0 = the usable CPUs of this host divided by its ranks
+  LayerMode mode = LayerMode::kAr;
+  WorkerShape shape;
+  std::chrono::milliseconds deadline{10000};  // of any wait for another rank
+};
+
+// What the leader has when all ranks are ready.
+struct Leader {
+  Worker& worker;
+  int ranks;
+  int threads;    // per rank
+  double load_s;  // from the call of run_ranks() to all ranks being ready
+  // Proportional set size of all ranks' processes now.
+  std::function<i64()> memory_bytes;
+};
+
+// Loads `model` on every rank and calls `lead` on rank 0, in this process or another one of the world; the other ranks
+// serve it. Returns when the ranks of this process have left; a fault of any rank is returned on all. Errors:
+// kInvalidArgument for a tp other than the world's size or one that the model cannot be cut into; those of loading,
+// joining and `lead`.
+Status run_ranks(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead);
+
+}  // namespace weft
