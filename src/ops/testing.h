@@ -38,7 +38,7 @@ struct PaddedMatrix {
   }
 };
 
-constexpr ActivationFormat kFormats[] = {ActivationFormat::kF32, ActivationFormat::kBF16, ActivationFormat::kQ8};
+constexpr ActivationFormat kFormats[] = {ActivationFormat::kF32, ActivationFormat::kBF16, ActivationFormat::kQ16};
 
 // Row `i` as f32.
 inline std::vector<float> activation_row(const ActivationView& x, i64 i) {
@@ -46,7 +46,7 @@ inline std::vector<float> activation_row(const ActivationView& x, i64 i) {
   for (i64 k = 0; k < x.k; ++k) {
     if (x.format == ActivationFormat::kF32) y[size_t(k)] = x.row_f32(i)[k];
     if (x.format == ActivationFormat::kBF16) y[size_t(k)] = float(x.row_bf16(i)[k]);
-    if (x.format == ActivationFormat::kQ8) y[size_t(k)] = x.row_scales(i)[k / kActivationBlock] * float(x.row_q8(i)[k]);
+    if (x.format == ActivationFormat::kQ16) y[size_t(k)] = x.row_scales(i)[k / kActivationBlock] * float(x.quant(i, k));
   }
   return y;
 }
@@ -55,7 +55,7 @@ inline std::vector<float> activation_row(const ActivationView& x, i64 i) {
 inline std::string activation_bytes(const ActivationView& x, i64 i) {
   const i64 bytes = x.format == ActivationFormat::kF32    ? 4 * x.k
                     : x.format == ActivationFormat::kBF16 ? 2 * x.k
-                                                          : x.k + x.k / kActivationBlock * 8;
+                                                          : 2 * x.k + x.k / kActivationBlock * 8;
   return {reinterpret_cast<const char*>(x.row(i)), size_t(bytes)};
 }
 
@@ -65,7 +65,7 @@ inline float storage_error(ActivationFormat format, const std::vector<float>& ro
   if (format == ActivationFormat::kBF16) return std::fabs(row[k]) * 0x1p-8f;
   float largest = 0;
   for (size_t i = k / 32 * 32; i < k / 32 * 32 + 32; ++i) largest = std::max(largest, std::fabs(row[i]));
-  return largest / 127 * 0.501f;  // half a step, and the rounding of the scale
+  return largest / 32512 * 0.51f;  // half a step, and the rounding of the scale
 }
 
 // Every set that this machine can run and that has its own kernels (simd.h).

@@ -54,7 +54,7 @@ i64 run_end(const HeadMap& heads, i64 begin, i64 end) {
 }
 
 HeadCut head_cut(const AttentionArgs& args) {
-  if (args.y.format == ActivationFormat::kQ8 && args.head_dim % kActivationBlock != 0) {
+  if (args.y.format == ActivationFormat::kQ16 && args.head_dim % kActivationBlock != 0) {
     const i64 granule = kActivationBlock / std::gcd(kActivationBlock, args.head_dim);
     return {granule, granule};
   }

@@ -11,7 +11,7 @@ const char* activation_format_name(ActivationFormat format) {
   switch (format) {
     case ActivationFormat::kF32: return "f32";
     case ActivationFormat::kBF16: return "bf16";
-    case ActivationFormat::kQ8: return "q8";
+    case ActivationFormat::kQ16: return "q16";
   }
   return "?";
 }
@@ -19,7 +19,7 @@ const char* activation_format_name(ActivationFormat format) {
 i64 activation_row_bytes(ActivationFormat format, i64 k) {
   const i64 bytes = format == ActivationFormat::kF32    ? 4 * k
                     : format == ActivationFormat::kBF16 ? 2 * k
-                                                        : k + k / kActivationBlock * 8;
+                                                        : 2 * k + k / kActivationBlock * 8;
   return (bytes + 63) / 64 * 64;
 }
 
@@ -30,9 +30,9 @@ void store_activation_row_with(const GemmKernels& kernels, const float* x, const
       if (out.k) std::memcpy(out.row(i), x, size_t(out.k) * 4);
       return;
     case ActivationFormat::kBF16: return kernels.store_bf16(x, out.k, out.row(i));
-    case ActivationFormat::kQ8:
+    case ActivationFormat::kQ16:
       WEFT_CHECK(out.k % kActivationBlock == 0, out.k);
-      return kernels.store_q8(x, out.k, out.row(i));
+      return kernels.store_q16(x, out.k, out.row(i));
   }
 }
 
@@ -52,15 +52,15 @@ void store_activation_span(const float* x, const ActivationView& out, i64 i, i64
   } else {
     constexpr i64 kBlock = kActivationBlock, kChunk = 16 * kBlock;
     WEFT_CHECK(begin % kBlock == 0 && end % kBlock == 0, begin, end);
-    alignas(64) std::byte row[kChunk + kChunk / kBlock * 8];  // a row of the chunk alone, then taken apart
-    std::byte* scales = out.row(i) + out.k;
+    alignas(64) std::byte row[2 * kChunk + kChunk / kBlock * 8];  // a row of the chunk alone, then taken apart
+    std::byte* scales = out.row(i) + 2 * out.k;
     std::byte* sums = scales + out.k / kBlock * 4;
     for (; begin < end; begin += kChunk, x += kChunk) {
       const i64 count = std::min(kChunk, end - begin), blocks = count / kBlock;
-      kernels.store_q8(x, count, row);
-      std::memcpy(out.row(i) + begin, row, size_t(count));
-      std::memcpy(scales + begin / kBlock * 4, row + count, size_t(blocks) * 4);
-      std::memcpy(sums + begin / kBlock * 4, row + count + blocks * 4, size_t(blocks) * 4);
+      kernels.store_q16(x, count, row);
+      std::memcpy(out.row(i) + 2 * begin, row, size_t(2 * count));
+      std::memcpy(scales + begin / kBlock * 4, row + 2 * count, size_t(blocks) * 4);
+      std::memcpy(sums + begin / kBlock * 4, row + 2 * count + blocks * 4, size_t(blocks) * 4);
     }
   }
 }
@@ -70,8 +70,8 @@ Status expect_activation(const char* tensor, const ActivationView& view, i64 row
     return error(Code::kInvalidArgument, "{}: expected {} [{}, {}], found [{}, {}]", tensor,
                  activation_format_name(view.format), rows, k, view.rows, view.k);
   }
-  if (view.format == ActivationFormat::kQ8 && k % kActivationBlock != 0) {
-    return error(Code::kInvalidArgument, "{}: q8 rows need whole blocks of {}, found {} values", tensor,
+  if (view.format == ActivationFormat::kQ16 && k % kActivationBlock != 0) {
+    return error(Code::kInvalidArgument, "{}: q16 rows need whole blocks of {}, found {} values", tensor,
                  kActivationBlock, k);
   }
   return {};

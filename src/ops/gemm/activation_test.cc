@@ -12,7 +12,7 @@
 namespace weft {
 namespace {
 
-constexpr ActivationFormat kFormats[] = {ActivationFormat::kF32, ActivationFormat::kBF16, ActivationFormat::kQ8};
+constexpr ActivationFormat kFormats[] = {ActivationFormat::kF32, ActivationFormat::kBF16, ActivationFormat::kQ16};
 
 std::vector<float> random_row(i64 k, u32 seed, float scale) {
   std::mt19937 random(seed);
@@ -34,7 +34,7 @@ TEST(Activation, EverySetStoresTheSameBits) {
     std::vector<std::vector<float>> rows;
     for (i64 k : {0, 32, 64, 576}) rows.push_back(random_row(k, 3, 1));
     for (float scale : {1e-38f, 1e-31f, 1e-5f, 3e37f}) rows.push_back(random_row(96, 4, scale));
-    if (format != ActivationFormat::kQ8)
+    if (format != ActivationFormat::kQ16)
       for (i64 k : {1, 15, 17, 33}) rows.push_back(random_row(k, 5, 1));
     for (float odd : {infinity, -infinity, nan, -nan, -0.0f, 1e-45f, 0x1p-100f, 3.4e38f}) {
       rows.push_back(random_row(64, 6, 1));
@@ -55,38 +55,38 @@ TEST(Activation, EverySetStoresTheSameBits) {
   }
 }
 
-TEST(Activation, Q8IsHalfAStepFromTheInputAndSumsAreOfTheQuants) {
+TEST(Activation, Q16IsHalfAStepFromTheInputAndSumsAreOfTheQuants) {
   const std::vector<float> row = random_row(320, 8, 2);
   ActivationBuffer buffer;
-  const ActivationView view = stored(buffer, CpuIsa::kGeneric, ActivationFormat::kQ8, row);
+  const ActivationView view = stored(buffer, CpuIsa::kGeneric, ActivationFormat::kQ16, row);
   for (size_t b = 0; b < 10; ++b) {
     float largest = 0;
     int sum = 0, extreme = 0;
     for (size_t i = b * 32; i < b * 32 + 32; ++i) {
       largest = std::max(largest, std::abs(row[i]));
-      const int q = view.row_q8(0)[i];
+      const int q = view.quant(0, i64(i));
       sum += q;
       extreme = std::max(extreme, std::abs(q));
-      // Half a step, and the roundings of the quotient and of its product, each below 128 * 2^-24 steps.
+      // Half a step, and the roundings of the quotient and of its product, each below 2^15 * 2^-24 steps.
       EXPECT_LE(std::abs(double(row[i]) - q * double(view.row_scales(0)[b])),
-                (0.5 + 3 * 128 * 0x1p-24) * double(view.row_scales(0)[b]));
+                (0.5 + 3 * 0x1p15 * 0x1p-24) * double(view.row_scales(0)[b]));
     }
-    EXPECT_EQ(view.row_scales(0)[b], largest / 127);
-    EXPECT_EQ(extreme, 127);
+    EXPECT_EQ(view.row_scales(0)[b], largest / 32512);
+    EXPECT_EQ(extreme, 32512);
     EXPECT_EQ(view.row_sums(0)[b], view.row_scales(0)[b] * float(sum));
   }
 }
 
-TEST(Activation, Q8RoundsHalvesToEven) {
+TEST(Activation, Q16RoundsHalvesToEven) {
   std::vector<float> row(32, 0);
-  row[0] = 127;
-  row[1] = 0.5f, row[2] = 1.5f, row[3] = 2.5f, row[4] = -0.5f, row[5] = -1.5f, row[6] = -126.5f;
+  row[0] = 32512;
+  row[1] = 0.5f, row[2] = 1.5f, row[3] = 2.5f, row[4] = -0.5f, row[5] = -1.5f, row[6] = -32510.5f, row[7] = 128.5f;
   for (CpuIsa isa : kCpuIsas) {
     if (!cpu_supports(isa)) continue;
     ActivationBuffer buffer;
-    const i8* q = stored(buffer, isa, ActivationFormat::kQ8, row).row_q8(0);
-    const int expected[] = {127, 0, 2, 2, 0, -2, -126};
-    for (int i = 0; i < 7; ++i) EXPECT_EQ(q[i], expected[i]) << cpu_isa_name(isa) << " " << i;
+    const ActivationView view = stored(buffer, isa, ActivationFormat::kQ16, row);
+    const int expected[] = {32512, 0, 2, 2, 0, -2, -32510, 128};
+    for (int i = 0; i < 8; ++i) EXPECT_EQ(view.quant(0, i), expected[i]) << cpu_isa_name(isa) << " " << i;
   }
 }
 
@@ -95,7 +95,7 @@ TEST(Activation, ZeroBlocksAreZeroAndFaultsShow) {
   row[40] = 1e-32f;
   row[70] = std::numeric_limits<float>::quiet_NaN();
   ActivationBuffer buffer;
-  const ActivationView view = stored(buffer, CpuIsa::kGeneric, ActivationFormat::kQ8, row);
+  const ActivationView view = stored(buffer, CpuIsa::kGeneric, ActivationFormat::kQ16, row);
   EXPECT_EQ(view.row_scales(0)[0], 0);
   EXPECT_EQ(view.row_scales(0)[1], 0);
   EXPECT_TRUE(std::isnan(view.row_scales(0)[2]));
@@ -105,8 +105,8 @@ TEST(Activation, ZeroBlocksAreZeroAndFaultsShow) {
 TEST(Activation, RowsStartOnCacheLines) {
   EXPECT_EQ(activation_row_bytes(ActivationFormat::kF32, 33), 192);
   EXPECT_EQ(activation_row_bytes(ActivationFormat::kBF16, 33), 128);
-  EXPECT_EQ(activation_row_bytes(ActivationFormat::kQ8, 576), 576 + 144 + 48);
-  EXPECT_EQ(activation_row_bytes(ActivationFormat::kQ8, 0), 0);
+  EXPECT_EQ(activation_row_bytes(ActivationFormat::kQ16, 576), 1152 + 144 + 48);
+  EXPECT_EQ(activation_row_bytes(ActivationFormat::kQ16, 0), 0);
 }
 
 TEST(Activation, SpansMakeTheRow) {

@@ -20,7 +20,7 @@ WEFT_INLINE __m256i load_256(const void* at) {
 template <int kBits>
 struct Avx2Dot;
 
-// A block's 16 products per lane of i16 are at most 16 * 15 * 127 < 2^15: nothing saturates.
+// A block's 16 products per lane of i16 are at most 16 * 15 * 128 < 2^15: nothing saturates.
 template <>
 struct Avx2Dot<4> {
   using Acc = I16x;
@@ -88,6 +88,10 @@ struct Avx2 {
   static WEFT_INLINE F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
   static WEFT_INLINE F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
   static WEFT_INLINE F from_int(I16x x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+  static WEFT_INLINE I16x join_halves(I16x high, I16x low) {
+    return {_mm256_add_epi32(_mm256_slli_epi32(high.a, 8), low.a),
+            _mm256_add_epi32(_mm256_slli_epi32(high.b, 8), low.b)};
+  }
   static WEFT_INLINE F load_half(const std::byte* at) {
     const auto* halves = reinterpret_cast<const __m128i*>(at);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
@@ -152,13 +156,18 @@ struct Avx2 {
     top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0xb1));
     return u32(_mm_cvtsi128_si32(top));
   }
+  static WEFT_INLINE void store_bytes(i8* at, __m256i words) {  // 16 words that fit bytes
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at),
+                     _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
+  // Rounds 16 numbers to integers: high halves at `at`, low ones 32 bytes on. Returns their sum.
   static WEFT_INLINE i32 store_rounded(i8* at, F value) {
     constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     const __m256i a = _mm256_cvtps_epi32(_mm256_round_ps(value.a, kNearest));
     const __m256i b = _mm256_cvtps_epi32(_mm256_round_ps(value.b, kNearest));
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm_packs_epi16(low, high));
+    store_bytes(at, _mm256_srai_epi16(_mm256_add_epi16(words, _mm256_set1_epi16(128)), 8));
+    store_bytes(at + 32, _mm256_srai_epi16(_mm256_slli_epi16(words, 8), 8));
     const __m256i pairs = _mm256_add_epi32(a, b);
     __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));

@@ -7,7 +7,7 @@ namespace {
 template <int kBits>
 struct Avx512Dot;
 
-// A block's 16 products per lane of i16 are at most 16 * 15 * 127 < 2^15: nothing saturates.
+// A block's 16 products per lane of i16 are at most 16 * 15 * 128 < 2^15: nothing saturates.
 template <>
 struct Avx512Dot<4> {
   using Acc = __m512i;
@@ -33,7 +33,7 @@ struct Avx512Dot<8> {
 
 struct Avx512 : Avx512Base {
   static constexpr int kPlainRows = 12, kPlainPanels = 2, kPlainGemvPanels = 4;
-  static constexpr int kQuantRows = 5, kQuantPanels = 2, kQuantGemvPanels = 1;
+  static constexpr int kQuantRows = 3, kQuantPanels = 2, kQuantGemvPanels = 1;
   static constexpr int kPeakAccumulators = 12;
   template <int kBits>
   using Dot = Avx512Dot<kBits>;

@@ -57,6 +57,10 @@ struct Generic {
     for (int i = 0; i < 16; ++i) out.v[i] = float(a.v[i]);
     return out;
   }
+  static I join_halves(I high, const I& low) {
+    for (int i = 0; i < 16; ++i) high.v[i] = high.v[i] * 256 + low.v[i];
+    return high;
+  }
   static F load_half(const std::byte* at) {
     F out;
     for (int i = 0; i < 16; ++i) {
@@ -130,12 +134,15 @@ struct Generic {
     }
     return largest;
   }
+  // Rounds 16 numbers to integers: high halves at `at`, low ones 32 bytes on. Returns their sum.
   static i32 store_rounded(i8* at, F value) {
     i32 sum = 0;
     for (int i = 0; i < 16; ++i) {
       const float rounded = (value.v[i] + 0x1.8p23f) - 0x1.8p23f;  // to nearest even, for |value| < 2^22
-      at[i] = i8(rounded);
-      sum += at[i];
+      const i32 q = i32(rounded), high = (q + 128) >> 8;
+      at[i] = i8(high);
+      at[i + 32] = i8(q - high * 256);
+      sum += q;
     }
     return sum;
   }

@@ -119,21 +119,32 @@ struct Quantised {
   using Dot = typename V::template Dot<Q::kBits>;
   using F = typename V::F;
 
-  // Adds groups of 4 k: weights `bytes` against x's 4 bytes at `x`.
+  // Sums of products with the high and the low halves of x.
   template <int R, int P>
-  static WEFT_INLINE void group(typename Dot::Acc (&dot)[R][P], const typename V::Bytes (&bytes)[P],
-                                const GemmKernelArgs& a, const std::byte* x) {
+  struct Dots {
+    typename Dot::Acc high[R][P], low[R][P];
+  };
+
+  // Adds groups of 4 k: weights `bytes` against the halves of x's 4 numbers, the high ones at `x`.
+  template <int R, int P>
+  static WEFT_INLINE void group(Dots<R, P>& dots, const typename V::Bytes (&bytes)[P], const GemmKernelArgs& a,
+                                const std::byte* x) {
     WEFT_UNROLL for (int r = 0; r < R; ++r) {
-      const auto four = V::broadcast_four(x + r * a.x_stride);
-      WEFT_UNROLL for (int p = 0; p < P; ++p) dot[r][p] = Dot::add(dot[r][p], bytes[p], four);
+      const auto high = V::broadcast_four(x + r * a.x_stride), low = V::broadcast_four(x + r * a.x_stride + 32);
+      WEFT_UNROLL for (int p = 0; p < P; ++p) {
+        dots.high[r][p] = Dot::add(dots.high[r][p], bytes[p], high);
+        dots.low[r][p] = Dot::add(dots.low[r][p], bytes[p], low);
+      }
     }
   }
 
   template <int R, int P>
   static WEFT_INLINE void block(F (&acc)[R][P], const GemmKernelArgs& a, const std::byte* x, const std::byte* scales,
                                 const std::byte* w) {
-    typename Dot::Acc dot[R][P];
-    WEFT_UNROLL for (int r = 0; r < R; ++r) WEFT_UNROLL for (int p = 0; p < P; ++p) dot[r][p] = Dot::zero();
+    Dots<R, P> dots;
+    WEFT_UNROLL for (int r = 0; r < R; ++r) {
+      WEFT_UNROLL for (int p = 0; p < P; ++p) dots.high[r][p] = dots.low[r][p] = Dot::zero();
+    }
     const i64 sums_offset = a.k / 32 * 4;
     WEFT_UNROLL for (int j = 0; j < Q::kBits; ++j) {
       typename V::Bytes bytes[P];
@@ -143,13 +154,13 @@ struct Quantised {
         bytes[p] = V::load_bytes(at);
       }
       if constexpr (Q::kBits == 8) {
-        group<R, P>(dot, bytes, a, x + j * 4);
+        group<R, P>(dots, bytes, a, x + j * 4);
       } else {
         typename V::Bytes half[P];
         WEFT_UNROLL for (int p = 0; p < P; ++p) half[p] = V::low_nibbles(bytes[p]);
-        group<R, P>(dot, half, a, x + j * 4);
+        group<R, P>(dots, half, a, x + j * 4);
         WEFT_UNROLL for (int p = 0; p < P; ++p) half[p] = V::high_nibbles(bytes[p]);
-        group<R, P>(dot, half, a, x + 16 + j * 4);
+        group<R, P>(dots, half, a, x + 16 + j * 4);
       }
     }
     F d[P], m[P];
@@ -164,7 +175,8 @@ struct Quantised {
       const F dx = V::broadcast(reinterpret_cast<const float*>(scale));
       const F sx = V::broadcast(reinterpret_cast<const float*>(scale + sums_offset));
       WEFT_UNROLL for (int p = 0; p < P; ++p) {
-        acc[r][p] = V::fma(V::mul(d[p], dx), V::from_int(Dot::finish(dot[r][p])), acc[r][p]);
+        const auto idot = V::join_halves(Dot::finish(dots.high[r][p]), Dot::finish(dots.low[r][p]));
+        acc[r][p] = V::fma(V::mul(d[p], dx), V::from_int(idot), acc[r][p]);
         acc[r][p] = V::fma(m[p], sx, acc[r][p]);
       }
     }
@@ -175,9 +187,9 @@ struct Quantised {
     F acc[R][P];
     WEFT_UNROLL for (int r = 0; r < R; ++r) WEFT_UNROLL for (int p = 0; p < P; ++p) acc[r][p] = V::zero();
     const std::byte* x = a.x + row * a.x_stride;
-    const std::byte* scales = x + a.k;
+    const std::byte* scales = x + 2 * a.k;
     const std::byte* w = a.panels + panel * a.panel_bytes;
-    for (i64 k = 0; k < a.k; k += 32, x += 32, scales += 4, w += kBlockBytes) block<R, P>(acc, a, x, scales, w);
+    for (i64 k = 0; k < a.k; k += 32, x += 64, scales += 4, w += kBlockBytes) block<R, P>(acc, a, x, scales, w);
     write_tile<V, R, P>(a, row, panel, acc);
   }
 };
@@ -231,12 +243,12 @@ void store_bf16(const float* x, i64 k, std::byte* row) {
 }
 
 template <class V>
-void store_q8(const float* x, i64 k, std::byte* row) {
+void store_q16(const float* x, i64 k, std::byte* row) {
   constexpr u32 kInfinity = 0x7f800000, kTiny = (127 - 100) << 23;  // bits of infinity and of 2^-100
   i8* quants = reinterpret_cast<i8*>(row);
-  float* scales = reinterpret_cast<float*>(row + k);
+  float* scales = reinterpret_cast<float*>(row + 2 * k);
   float* sums = scales + k / 32;
-  for (i64 b = 0; b < k / 32; ++b, x += 32, quants += 32) {
+  for (i64 b = 0; b < k / 32; ++b, x += 32, quants += 64) {
     const typename V::F low = V::load(x), high = V::load(x + 16);
     const u32 bits = V::max_abs_bits(low, high);  // of non-negative floats, integer order is their order, NaN on top
     float inverse = 0, scale = 0;
@@ -245,15 +257,15 @@ void store_q8(const float* x, i64 k, std::byte* row) {
     } else if (bits >= kTiny) {
       float largest;
       __builtin_memcpy(&largest, &bits, 4);
-      scale = largest / 127;
-      inverse = 127 / largest;
+      scale = largest / 32512;
+      inverse = 32512 / largest;
     }
     i32 sum = 0;
     if (inverse != 0) {
       sum = V::store_rounded(quants, V::mul(low, V::broadcast(&inverse)));
       sum += V::store_rounded(quants + 16, V::mul(high, V::broadcast(&inverse)));
     } else {
-      __builtin_memset(quants, 0, 32);
+      __builtin_memset(quants, 0, 64);
     }
     scales[b] = scale;
     sums[b] = scale * float(sum);
@@ -337,7 +349,7 @@ constexpr GemmKernels make_kernels() {
           .q4_1 = gemm_kernel<Quantised<V, Q41>>,
           .q8_0 = gemm_kernel<Quantised<V, Q80>>,
           .store_bf16 = store_bf16<V>,
-          .store_q8 = store_q8<V>,
+          .store_q16 = store_q16<V>,
           .peak_f32 = peak_f32<V>,
           .peak_bf16 = peak_bf16<V>,
           .peak_4bit = peak_int<V, 4>,

@@ -24,7 +24,8 @@ constexpr i64 kQ41PanelBlockBytes = 64 + 4 * 64;
 //   f32     acc = fma(x[k], w[k], acc), k ascending.
 //   bf16    per pair of k ascending: acc = fma(x[k+1], w[k+1], acc), then acc = fma(x[k], w[k], acc). That is what
 //           vdpbf16ps does, except that it takes subnormal numbers for zero.
-//   q*      per block b ascending, with idot = sum of u q over the block, exact in i32:
+//   q*      per block b ascending, with idot = sum of u q over the block, exact in i32 (256 times that of
+//           the high halves plus that of the low ones):
 //           acc = fma(d * dx[b], f32(idot), acc), then acc = fma(m, sx[b], acc);
 //           dx, sx: row_scales, row_sums of x; m = -8 d for q4_0, -128 d for q8_0.
 struct GemmKernelArgs {
@@ -46,7 +47,7 @@ struct GemmKernels {
   Gemm f32, bf16, q4_0, q4_1, q8_0;
   // x [k] f32 -> the row formats of activation.h.
   void (*store_bf16)(const float* x, i64 k, std::byte* row);
-  void (*store_q8)(const float* x, i64 k, std::byte* row);
+  void (*store_q16)(const float* x, i64 k, std::byte* row);
 
   // Ceilings for benchmarks. peak_*: `rounds` rounds of the kernel's multiply-adds on registers alone; returns the
   // operations done, a multiply-add counting two. read: reads every byte once. `data` [>= 4096 bytes] in both.

@@ -9,7 +9,7 @@ void gemm_reference(const ActivationView& x, const Weight& w, const TensorView& 
     switch (x.format) {
       case ActivationFormat::kF32: return double(x.row_f32(i)[j]);
       case ActivationFormat::kBF16: return double(float(x.row_bf16(i)[j]));
-      case ActivationFormat::kQ8: return double(x.row_scales(i)[j / kActivationBlock]) * double(x.row_q8(i)[j]);
+      case ActivationFormat::kQ16: return double(x.row_scales(i)[j / kActivationBlock]) * double(x.quant(i, j));
     }
     return 0;
   };

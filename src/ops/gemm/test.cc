@@ -177,7 +177,7 @@ TEST(Gemm, MixedSegmentsAndTilesThatCutThem) {
   ASSERT_TRUE(mixed.ok()) << mixed.status().message();
   ASSERT_EQ(mixed->n(), 67);
   EXPECT_EQ(mixed->segments().size(), 3u);
-  const ActivationBuffer x = random_activations(ActivationFormat::kQ8, m, k, 4);
+  const ActivationBuffer x = random_activations(ActivationFormat::kQ16, m, k, 4);
   for (CpuIsa isa : supported_isas()) {
     const std::vector<float> whole = run_gemm(isa, x.view(m), *mixed, 3);
     i64 column = 0;
@@ -320,9 +320,9 @@ TEST(Gemm, RefusesWrongTensorsByNameAndWritesNothing) {
     return text.find(part) != std::string::npos;
   };
   const ActivationBuffer f32 = random_activations(ActivationFormat::kF32, 2, 64, 1),
-                         narrow = random_activations(ActivationFormat::kQ8, 2, 32, 1);
-  EXPECT_TRUE(has(message({.x = f32.view(2), .w = c.weight, .y = y}), "x: expected q8"));
-  EXPECT_TRUE(has(message({.x = narrow.view(2), .w = c.weight, .y = y}), "found q8 [2, 32]"));
+                         narrow = random_activations(ActivationFormat::kQ16, 2, 32, 1);
+  EXPECT_TRUE(has(message({.x = f32.view(2), .w = c.weight, .y = y}), "x: expected q16"));
+  EXPECT_TRUE(has(message({.x = narrow.view(2), .w = c.weight, .y = y}), "found q16 [2, 32]"));
   EXPECT_TRUE(has(message({.x = f32.view(2).slice(0, 1), .w = c.weight, .y = y}), "w [20, 64]"));
   EXPECT_TRUE(has(message({.x = c.view().slice(0, 1), .w = c.weight, .y = y}), "y: expected f32 [1, 20]"));
   const TensorView short_bias = TensorView::dense(bias.data(), DType::kF32, {19});

@@ -26,6 +26,9 @@ struct Avx512Base {
   static WEFT_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static WEFT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static WEFT_INLINE F from_int(__m512i a) { return _mm512_cvtepi32_ps(a); }
+  static WEFT_INLINE __m512i join_halves(__m512i high, __m512i low) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+  }
   static WEFT_INLINE F load_half(const std::byte* at) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
   }
@@ -57,9 +60,12 @@ struct Avx512Base {
     return u32(_mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
                                                         _mm512_and_si512(_mm512_castps_si512(b), magnitude))));
   }
+  // Rounds 16 numbers to integers: high halves at `at`, low ones 32 bytes on. Returns their sum.
   static WEFT_INLINE i32 store_rounded(i8* at, F value) {
     const __m512i rounded = _mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_cvtepi32_epi8(rounded));
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(rounded, _mm512_set1_epi32(128)), 8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 32), _mm512_cvtepi32_epi8(rounded));  // modulo 256
     return _mm512_reduce_add_epi32(rounded);
   }
 };

@@ -148,7 +148,7 @@ Result<Weight> Weight::pack(const std::string& name, std::span<const WeightPart>
   if (any_quantised && any_plain) {
     return error(Code::kInvalidArgument, "{}: parts mix quantised and plain types", name);
   }
-  weight.activation_format_ = any_quantised ? ActivationFormat::kQ8
+  weight.activation_format_ = any_quantised ? ActivationFormat::kQ16
                               : all_bf16    ? ActivationFormat::kBF16
                                             : ActivationFormat::kF32;
   const auto packed_as = [&](DType dtype) {

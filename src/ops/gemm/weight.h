@@ -35,7 +35,7 @@ class Weight {
   i64 n() const { return n_; }
   i64 k() const { return k_; }
   const std::string& name() const { return name_; }
-  // The format that gemm() expects of x. kQ8 for quantised segments, kBF16 for bf16, kF32 for f32 and mixtures of
+  // The format that gemm() expects of x. kQ16 for quantised segments, kBF16 for bf16, kF32 for f32 and mixtures of
   // plain types; a mixture of quantised and plain segments is refused by pack().
   ActivationFormat activation_format() const { return activation_format_; }
   size_t bytes() const;

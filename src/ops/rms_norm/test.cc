@@ -21,7 +21,7 @@ TEST(RmsNorm, MatchesReferenceInEveryFormatAndForAnyTeam) {
     for (i64 hidden : {1, 7, 16, 32, 96, 576, 1056, 4096}) {
       PaddedMatrix x(rows, hidden, 5, u32(hidden), 3), weight(1, hidden, 0, 99);
       for (ActivationFormat format : kFormats) {
-        if (format == ActivationFormat::kQ8 && hidden % 32 != 0) continue;
+        if (format == ActivationFormat::kQ16 && hidden % 32 != 0) continue;
         std::vector<std::string> first;
         for (int threads : {1, 2, 3}) {
           const auto y = ActivationBuffer::create(format, rows, hidden);
@@ -54,8 +54,8 @@ TEST(RmsNorm, ARowDoesNotDependOnItsBatch) {
   constexpr i64 kRows = 19, kHidden = 608;
   PaddedMatrix x(kRows, kHidden, 0, 1), weight(1, kHidden, 0, 2);
   const TensorView w = TensorView::dense(weight.storage.data(), DType::kF32, {kHidden});
-  const auto all = ActivationBuffer::create(ActivationFormat::kQ8, kRows, kHidden);
-  const auto one = ActivationBuffer::create(ActivationFormat::kQ8, 1, kHidden);
+  const auto all = ActivationBuffer::create(ActivationFormat::kQ16, kRows, kHidden);
+  const auto one = ActivationBuffer::create(ActivationFormat::kQ16, 1, kHidden);
   const auto norm = [&](const TensorView& rows, const ActivationView& y) {
     return run_team(2, [&](Exec& exec) { return rms_norm(exec, {rows, w, kEpsilon, y}); });
   };
@@ -120,8 +120,8 @@ TEST(RmsNorm, ErrorsNameTheTensor) {
             "weight: expected f32 [48], found f32 [47]");
   EXPECT_EQ(message(x.view, w, y.view(3)), "y: expected f32 [2, 48], found [3, 48]");
   ActivationView q8 = y.view(2);
-  q8.format = ActivationFormat::kQ8;
-  EXPECT_EQ(message(x.view, w, q8), "y: q8 rows need whole blocks of 32, found 48 values");
+  q8.format = ActivationFormat::kQ16;
+  EXPECT_EQ(message(x.view, w, q8), "y: q16 rows need whole blocks of 32, found 48 values");
   EXPECT_EQ(run_team(1, [&](Exec& exec) { return head_rms_norm(exec, {x.view, 1, 2, 24, w, kEpsilon}); }).message(),
             "weight: expected f32 [24], found f32 [48]");
   EXPECT_EQ(run_team(1, [&](Exec& exec) { return head_rms_norm(exec, {x.view, 1, 1, 48, w, kEpsilon}); }).message(),

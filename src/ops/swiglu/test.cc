@@ -15,7 +15,7 @@ TEST(Swiglu, MatchesReferenceInEveryFormatAndForAnyTeam) {
     for (i64 width : {1, 31, 32, 96, 544, 1536}) {
       PaddedMatrix gate_up(rows, 2 * width, 3, u32(width), 4);
       for (ActivationFormat format : kFormats) {
-        if (format == ActivationFormat::kQ8 && width % 32 != 0) continue;
+        if (format == ActivationFormat::kQ16 && width % 32 != 0) continue;
         std::vector<std::string> first;
         for (int threads : {1, 2, 3}) {
           const auto y = ActivationBuffer::create(format, rows, width);
