@@ -72,7 +72,7 @@ inline constexpr i64 kFlagsPerLine = kFlagLineBytes / i64(sizeof(u32));
 
 // Whether a flag has reached an epoch. A peer runs ahead by a few calls at most, so a word that nobody has touched for
 // half the counter's range must not pass: hence a window instead of a signed comparison.
-inline constexpr u32 kEpochWindow = 64;
+inline constexpr u32 kEpochWindow = 8;
 WEFT_HD bool epoch_reached(u32 seen, u32 wanted) {
   return seen - wanted < kEpochWindow;
 }

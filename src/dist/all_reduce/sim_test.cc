@@ -1,0 +1,97 @@
+#include "dist/all_reduce/protocol.h"
+
+#include "dist/exchange/sim_testing.h"
+
+namespace weft {
+namespace {
+using namespace testing;
+
+enum class Form { kLl, kOneShot, kTwoShot, kMixed };
+
+struct Hooks {
+  const float* x;
+  float* y;
+  void produce(i64, i64) const {}
+  const float* own(i64 i) const { return x + i; }
+  void sink(i64, i64 i, const float* sums, i64 n) const { store_sums(y + i, sums, n); }
+};
+
+// Calls of different sizes, one tile to several per rank; with kMixed the protocols alternate on one set of buffers.
+template <Form kForm, Fault F = Fault::kNone>
+std::string trial(int ranks, u64 seed) {
+  constexpr int kCalls = 5;
+  constexpr i64 kStride = 8;
+  const i64 most = kStride * 2 * ranks;
+  AllReduceBuffers<float> b;
+  b.slot = most;
+  b.result_elements = most;
+  b.inbox_words = most;
+  SymmetricLayout layout;
+  const auto flags = [&] { return FlagTable{{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine}; };
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.arrived = flags();
+  b.reduced = flags();
+  b.inbox = {u64(layout.reserve<LlWord>(2 * ranks * b.inbox_words))};
+  b.stage = {u64(layout.reserve<float>(2 * ranks * b.slot))};
+  b.result = {u64(layout.reserve<float>(2 * b.result_elements))};
+  SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, F == Fault::kNoLaneBarrier ? 2 : 1));
+  if (kForm != Form::kLl && kForm != Form::kMixed) {
+    world.set_word(b.epoch.offset, start_epoch(seed));
+    start_flags(world, b.arrived, ranks, start_epoch(seed));
+    start_flags(world, b.reduced, ranks, start_epoch(seed));
+  }
+
+  const auto size_of = [&](int call) { return call % 2 == 0 ? most - 3 : (call * 5 + i64(seed)) % most + 1; };
+  std::vector<std::vector<float>> x, y;  // [call * ranks + rank]
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      auto& mine = x.emplace_back(size_t(size_of(call)));
+      for (i64 i = 0; i < size_of(call); ++i) mine[size_t(i)] = element(seed + u64(call), r, i);
+      y.emplace_back(mine.size());
+    }
+  }
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const i64 n = size_of(call);
+    const Tiles tiles{(n + kStride - 1) / kStride, kStride, n};
+    const size_t at = size_t(call * ranks + m.rank());
+    const Hooks hooks{x[at].data(), y[at].data()};
+    const Form form = kForm == Form::kMixed ? Form((call + int(seed)) % 3) : kForm;
+    if (form == Form::kLl) return all_reduce_ll<float, F>(m, b, tiles, hooks);
+    if (form == Form::kOneShot) return all_reduce_one_shot<float, F>(m, b, tiles, hooks);
+    return all_reduce_two_shot<float, F>(m, b, tiles, hooks);
+  });
+  if (!found.empty()) return found;
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      for (i64 i = 0; i < size_of(call); ++i) {
+        const float expected = rank_sum(DType::kF32, seed + u64(call), ranks, i);
+        const float value = y[size_t(call * ranks + r)][size_t(i)];
+        if (std::memcmp(&expected, &value, sizeof value) != 0) return differs("sum", call, r, i, expected, value);
+      }
+    }
+  }
+  return {};
+}
+
+TEST(AllReduceSim, EveryProtocolIsClean) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(trial<Form::kLl>);
+  expect_clean(trial<Form::kOneShot>);
+  expect_clean(trial<Form::kTwoShot>);
+  expect_clean(trial<Form::kMixed>);
+}
+
+TEST(AllReduceSim, PlantedFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_found("ll, single buffer", trial<Form::kLl, Fault::kSingleBuffer>);
+  expect_found("one_shot, single buffer", trial<Form::kOneShot, Fault::kSingleBuffer>);
+  expect_found("one_shot, no lane barrier", trial<Form::kOneShot, Fault::kNoLaneBarrier>);
+  expect_found("one_shot, equality wait", trial<Form::kOneShot, Fault::kEqualityWait>);
+  expect_found("two_shot, no release", trial<Form::kTwoShot, Fault::kNoRelease>);
+  expect_found("two_shot, no acquire", trial<Form::kTwoShot, Fault::kNoAcquire>);
+  expect_found("two_shot, waits only for itself", trial<Form::kTwoShot, Fault::kOnlySelf>);
+  expect_found("two_shot, no lane barrier", trial<Form::kTwoShot, Fault::kNoLaneBarrier>);
+}
+
+}  // namespace
+}  // namespace weft

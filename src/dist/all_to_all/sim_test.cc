@@ -1,0 +1,85 @@
+#include "dist/all_to_all/protocol.h"
+#include "dist/exchange/sim_testing.h"
+
+namespace weft {
+namespace {
+using namespace testing;
+
+constexpr i64 kMost = 30;  // floats of a pair
+
+// What rank `from` sends to rank `to`.
+i64 count(u64 seed, int call, int from, int to) {
+  return (i64(seed) + call * 11 + from * 7 + to * 13) % (kMost + 1);
+}
+
+struct Hooks {
+  u64 seed;
+  int call, rank, ranks;
+  const float* x;  // [ranks][kMost]
+  float* y;
+  i64 bytes_to(int p) const { return count(seed, call, rank, p) * 4; }
+  const std::byte* source(int p) const { return reinterpret_cast<const std::byte*>(x + p * kMost); }
+  template <class LengthOf>
+  bool accept(LengthOf&&) {
+    return true;
+  }
+  template <class LengthOf>
+  std::byte* target(int rank_from, LengthOf&& length_of) const {
+    auto* begin = reinterpret_cast<std::byte*>(y);
+    for (int p = 0; p < rank_from; ++p) begin += length_of(p);
+    return begin;
+  }
+};
+
+template <Fault F = Fault::kNone>
+std::string trial(int ranks, u64 seed) {
+  constexpr int kCalls = 5;
+  SymmetricLayout layout;
+  AllToAllBuffers b;
+  b.slot = 128;
+  b.tile_bytes = 32;
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
+  b.lengths = {u64(layout.reserve<std::byte>(2 * ranks * kFlagLineBytes))};
+  b.stage = {u64(layout.reserve<std::byte>(2 * ranks * b.slot))};
+  SimWorld world(sim_options(ranks, seed, layout.bytes()));
+  world.set_word(b.epoch.offset, start_epoch(seed));
+  start_flags(world, b.arrived, ranks, start_epoch(seed));
+  std::vector<std::vector<float>> x, y;  // [call * ranks + rank]
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      auto& mine = x.emplace_back(size_t(ranks * kMost));
+      for (size_t i = 0; i < mine.size(); ++i) mine[i] = element(seed + u64(call), r, i64(i));
+      y.emplace_back(size_t(ranks * kMost + 1));
+    }
+  }
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const size_t at = size_t(call * ranks + m.rank());
+    bool fits = true;
+    return all_to_all<F>(m, b, Hooks{seed, call, m.rank(), ranks, x[at].data(), y[at].data()}, fits);
+  });
+  if (!found.empty()) return found;
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      size_t at = 0;
+      for (int p = 0; p < ranks; ++p) {
+        for (i64 i = 0; i < count(seed, call, p, r); ++i, ++at) {
+          const float expected = element(seed + u64(call), p, r * kMost + i), value = y[size_t(call * ranks + r)][at];
+          if (expected != value) return differs("y", call, r, i64(at), expected, value);
+        }
+      }
+    }
+  }
+  return {};
+}
+
+TEST(AllToAllSim, CleanAndPlantedFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(trial<>);
+  expect_found("single buffer", trial<Fault::kSingleBuffer>);
+  expect_found("no release", trial<Fault::kNoRelease>);
+  expect_found("no acquire", trial<Fault::kNoAcquire>);
+}
+
+}  // namespace
+}  // namespace weft
