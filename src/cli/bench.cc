@@ -7,6 +7,7 @@ void add_bench(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure operators and collectives");
   bench->require_subcommand(1);
   add_bench_op(*bench);
+  add_bench_comm(*bench);
 }
 
 }  // namespace weft
