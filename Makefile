@@ -2,7 +2,7 @@
 CMAKE := .venv/bin/cmake
 CTEST := .venv/bin/ctest --test-dir build/release --output-on-failure --no-label-summary --no-tests=error
 JOBS ?= $(shell nproc)
-QUESTION ?= Why is the sky blue?
+QUESTION ?= What is gravity?
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
