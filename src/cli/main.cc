@@ -68,14 +68,15 @@ int run(int argc, char** argv) {
   add_selftest(app);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ExtrasError& fault) {
-    const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
-    const std::string word = unknown.empty() ? "" : unknown.front();
-    fmt::print(stderr, "weft: unknown argument '{}'{}\n", word, suggestion(app, word));
-    return 2;
   } catch (const CLI::RuntimeError& fault) {
     return fault.get_exit_code();
   } catch (const CLI::ParseError& fault) {
+    const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+    const bool needs_command = dynamic_cast<const CLI::RequiredError*>(&fault) != nullptr;
+    if (dynamic_cast<const CLI::ExtrasError*>(&fault) || (needs_command && !unknown.empty())) {
+      fmt::print(stderr, "weft: unknown argument '{}'{}\n", unknown.front(), suggestion(app, unknown.front()));
+      return 2;
+    }
     return app.exit(fault) == 0 ? 0 : 2;
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
