@@ -101,6 +101,7 @@ Status exchange_until_done(World& world, const WorldFlags& flags) {
   if (flags.exchange == "all_reduce") {
     WEFT_ASSIGN(exchange, reduce_exchange(world, flags));
   }
+  const bool endless = flags.leave_rank >= 0 || flags.fail_rank >= 0 || flags.hang_rank >= 0;  // until that happens
   const auto start = Clock::now();
   u64 rounds = 0;
   for (bool last = false; !last; ++rounds) {
@@ -118,7 +119,7 @@ Status exchange_until_done(World& world, const WorldFlags& flags) {
     while (flags.busy && seconds_since(start) < age + 0.05) {
     }
     // Rank 0's clock decides, so that all do the same number of rounds.
-    WEFT_ASSIGN(last, exchange(rounds, world.rank() == 0 && age > flags.seconds));
+    WEFT_ASSIGN(last, exchange(rounds, world.rank() == 0 && age > flags.seconds && !endless));
   }
   std::printf("rank %d of %d: %llu rounds\n", world.rank(), world.size(), static_cast<unsigned long long>(rounds));
   return {};
