@@ -20,6 +20,7 @@ struct RowHooks {
   TensorView y;
   i64 row_bytes, rows;  // of y
   int ranks;
+  bool dense = y.is_dense();
   i64 found = 0;  // bytes of all shards
   i64 begin = 0;  // of the selected rank
 
@@ -35,6 +36,7 @@ struct RowHooks {
     for (int p = 0; p < rank; ++p) begin += length_of(p);
   }
   Place target(i64 i) const {
+    if (dense) return {y.data + begin + i, rows * row_bytes - begin - i};
     const i64 row = (begin + i) / row_bytes, in_row = (begin + i) % row_bytes;
     return {y.data + row * y.byte_strides[0] + in_row, row_bytes - in_row};
   }

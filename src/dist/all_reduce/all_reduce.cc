@@ -8,8 +8,9 @@ namespace weft {
 namespace {
 
 constexpr const char* kOp = "all_reduce";
-// Measured with `weft bench comm` on 2 to 4 ranks of one host.
-constexpr i64 kLlMostBytes = 256;
+// Measured with `weft bench comm`: on a CPU a word per 8 bytes loses to a flag per tile at every size, because the
+// reader polls the very lines that are being written; two shots win where each rank's share of the sum is worth a
+// second trip.
 constexpr i64 kOneShotMostBytes = 64 << 10;
 constexpr i64 kNoLimit = i64(1) << 50;
 constexpr i64 kTileElements = 256;  // a smaller tile costs more in flags than another thread gains
@@ -34,7 +35,6 @@ Result<AllReduceAlgorithm> parse_all_reduce(const std::string& name) {
 }
 
 AllReduceAlgorithm choose_all_reduce(i64 bytes, int ranks) {
-  if (bytes <= kLlMostBytes) return AllReduceAlgorithm::kLl;
   return bytes <= kOneShotMostBytes || ranks <= 2 ? AllReduceAlgorithm::kOneShot : AllReduceAlgorithm::kTwoShot;
 }
 
@@ -51,7 +51,7 @@ Result<AllReducePlan<T>> AllReducePlan<T>::create(Communicator& comm, const Tile
     if (plan.algorithm_ == which) return elements;
     return automatic ? std::min(elements, round_up(most_bytes / i64(sizeof(T)), kTileUnit)) : 0;
   };
-  const i64 ll = up_to(AllReduceAlgorithm::kLl, kLlMostBytes);
+  const i64 ll = up_to(AllReduceAlgorithm::kLl, 0);
   const i64 one_shot = up_to(AllReduceAlgorithm::kOneShot, ranks <= 2 ? kNoLimit : kOneShotMostBytes);
   const i64 two_shot = up_to(AllReduceAlgorithm::kTwoShot, ranks <= 2 ? 0 : kNoLimit);
   AllReduceBuffers<T>& b = plan.buffers_;

@@ -14,7 +14,7 @@ struct AllReduceShape {
 };
 
 struct AllReduceOptions {
-  // "ll": payload and flag in one word, for the smallest sizes. "one_shot": everybody sends everything to everybody.
+  // "ll": payload and flag in one word, for the smallest sizes on GPUs. "one_shot": everybody sends everything to everybody.
   // "two_shot": reduce-scatter, then all-gather. "auto": by size. The bits of the result do not depend on it.
   std::string name = "auto";
 };

@@ -47,16 +47,23 @@ WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
 template <class T, class M, class Own, class Staged, class Sink>
 WEFT_HD void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
   constexpr int kElements = Pack<T>::kElements;
-  each_lane(m, (end - begin + kElements - 1) / kElements, [&](i64 pack) {
-    const i64 i = begin + pack * kElements;
-    const i64 count = end - i < kElements ? end - i : kElements;
+  const int self = m.rank();
+  // The element's own index decides nothing but where it lies: whole packs and the tail give the same bits.
+  const auto sum = [&](i64 i, i64 count) {
     float sums[kElements];
-    for (int p = 0; p < m.ranks(); ++p) {
-      const Pack<T> part = p == m.rank() ? load_pack<T>(own(i), count) : m.get(staged(p, i).template as<Pack<T>>());
-      for (int j = 0; j < kElements; ++j) sums[j] = p == 0 ? widen(part.values[j]) : sums[j] + widen(part.values[j]);
-    }
+    const auto add = [&](const Pack<T>& part, bool first) {
+      for (int j = 0; j < kElements; ++j) sums[j] = first ? widen(part.values[j]) : sums[j] + widen(part.values[j]);
+    };
+    for (int p = 0; p < self; ++p) add(m.get(staged(p, i).template as<Pack<T>>()), p == 0);
+    add(load_pack<T>(own(i), count), self == 0);
+    for (int p = self + 1; p < m.ranks(); ++p) add(m.get(staged(p, i).template as<Pack<T>>()), false);
     sink(i, sums, count);
-  });
+  };
+  const i64 whole = (end - begin) / kElements;
+  each_lane(m, whole, [&](i64 pack) { sum(begin + pack * kElements, kElements); });
+  if (const i64 tail = end - begin - whole * kElements; tail > 0 && m.lane() == int(whole % m.lanes())) {
+    sum(begin + whole * kElements, tail);
+  }
 }
 
 }  // namespace weft
