@@ -47,7 +47,7 @@ class HostMachine {
   static constexpr int kSliceMs = 20;
   // Polls before a wait sleeps: about 200 us where every thread of every rank has a CPU. Otherwise the peer may need
   // this very CPU, and a wait gives it up almost at once: first by yielding, then by sleeping.
-  static constexpr int kSpin = 10000, kSpinShared = 64, kYieldsShared = 16;
+  static constexpr int kSpin = 10000, kSpinShared = 64, kYieldsShared = 2;
 
   // Thread `cta` of the `ctas` that this rank gives to `op` (a literal; named when a wait gives up).
   HostMachine(const HostGroup& group, int cta, int ctas, const char* op)
