@@ -99,6 +99,35 @@ TEST(Communicator, DifferentRequestsAreReported) {
   });
 }
 
+TEST(Communicator, AFailureIsSeenByASleepingWaitWithinASlice) {
+  on_ranks(2, [](World& world) -> Status {
+    WEFT_ASSIGN(auto comm, Communicator::create(world));
+    if (world.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      world.fail(error(Code::kUnavailable, "rank 1 is lost"));
+      return {};
+    }
+    const auto start = Clock::now();
+    EXPECT_EQ(comm.exchange(1).status().message(), "rank 1 is lost");
+    EXPECT_LT(seconds_since(start), 5) << "well before the deadline of 10 s";
+    EXPECT_EQ(comm.exchange(1).status().message(), "rank 1 is lost");
+    return {};
+  });
+}
+
+TEST(Communicator, AWaitGivesUpAtTheDeadlineAndNamesRanksOfTheWorld) {
+  on_ranks(4, [](World& world) -> Status {
+    WEFT_ASSIGN(auto comm, Communicator::create(world, {.deadline = std::chrono::milliseconds(200)}));
+    WEFT_ASSIGN(auto odd_or_even, comm.split(world.rank() % 2, 0));
+    if (world.rank() != 1) return {};  // rank 1 waits for rank 3, the other of its group
+    const Status status = odd_or_even.exchange(1).status();
+    EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
+    EXPECT_EQ(status.message(), "communicator: rank 1 waited 0.2 s for rank 3: expected call 1, seen 0");
+    EXPECT_EQ(comm.status().message(), status.message());
+    return {};
+  });
+}
+
 TEST(Communicator, EpochsSurviveTheWrapOfTheirCounter) {
   EXPECT_TRUE(epoch_reached(5, 5));
   EXPECT_TRUE(epoch_reached(0, 0xffffffff));

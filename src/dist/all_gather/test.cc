@@ -11,8 +11,8 @@ i64 uneven(int rank, int call) {
 }  // 0 for some ranks
 
 TEST(AllGather, RowsOfUnevenShardsInRankOrder) {
-  const int calls = long_tests() ? 100000 : 500;
   for (const int ranks : {1, 2, 3, 4, 8, 9}) {
+    const int calls = repeated_calls(ranks);
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       constexpr i64 kWidth = 37;
       WEFT_ASSIGN(auto op, AllGather::create(comm, {7 * kWidth * 4}));

@@ -82,20 +82,22 @@ template <class T, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool all_reduce_one_shot(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
   const u32 epoch = m.epoch(b.epoch);
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
-  m.tiles(tiles.count, [&](i64 first, i64 last) {
-    hooks.produce(first, last);
-    m.sync();
-    const i64 begin = tiles.begin(first), bytes = (tiles.end(last - 1) - begin) * i64(sizeof(T));
-    peers(m, [&](int p) {
-      m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(begin), bytes);
-    });
-    stores_done<F>(m);
-    if (m.lane() == 0) {
+  m.tiles(tiles.count, [&](i64 run_first, i64 run_last) {
+    in_cache(tiles, run_first, run_last, [&](i64 first, i64 last) {
+      hooks.produce(first, last);
+      m.sync();
+      const i64 begin = tiles.begin(first), bytes = (tiles.end(last - 1) - begin) * i64(sizeof(T));
       peers(m, [&](int p) {
-        for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
-        m.flush(p);
+        m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(begin), bytes);
       });
-    }
+      stores_done<F>(m);
+      if (m.lane() == 0) {
+        peers(m, [&](int p) {
+          for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
+          m.flush(p);
+        });
+      }
+    });
     return true;
   });
   const bool heard = m.tiles(tiles.count, [&](i64 first, i64 last) {
@@ -120,21 +122,21 @@ WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles
   const u32 epoch = m.epoch(b.epoch);
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
   const sym<T> result = b.result + half_of<F>(epoch) * b.result_elements;
-  const auto range = [&](i64 first, i64 last) { return Run{tiles.begin(first), tiles.end(last - 1)}; };
   peers(m, [&](int p) {
     const Run owned = split_run(tiles.count, m.ranks(), p);
-    m.tiles(owned.size(), [&](i64 first, i64 last) {
-      hooks.produce(owned.begin + first, owned.begin + last);
-      m.sync();
-      const Run run = range(owned.begin + first, owned.begin + last);
-      const i64 in_slot = run.begin - tiles.begin(owned.begin);
-      m.put_bytes((half + (m.rank() * b.slot + in_slot)).template as<std::byte>(), p, hooks.own(run.begin),
-                  run.size() * i64(sizeof(T)));
-      stores_done<F>(m);
-      if (m.lane() == 0) {
-        for (i64 t = first; t < last; ++t) signal<F>(m, b.arrived.at(m.rank(), owned.begin + t), p, epoch);
-        m.flush(p);
-      }
+    m.tiles(owned.size(), [&](i64 run_first, i64 run_last) {
+      in_cache(tiles, owned.begin + run_first, owned.begin + run_last, [&](i64 first, i64 last) {
+        hooks.produce(first, last);
+        m.sync();
+        const i64 begin = tiles.begin(first), bytes = (tiles.end(last - 1) - begin) * i64(sizeof(T));
+        const i64 in_slot = begin - tiles.begin(owned.begin);
+        m.put_bytes((half + (m.rank() * b.slot + in_slot)).template as<std::byte>(), p, hooks.own(begin), bytes);
+        stores_done<F>(m);
+        if (m.lane() == 0) {
+          for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
+          m.flush(p);
+        }
+      });
       return true;
     });
   });

@@ -101,8 +101,8 @@ TEST(AllReduce, ALatePeerIsWaitedForAndAHangingOneIsNamed) {
 }
 
 TEST(AllReduce, ThousandsOfCallsWithStragglers) {
-  const int calls = long_tests() ? 100000 : 2000;
   for (const int ranks : {2, 5}) {
+    const int calls = repeated_calls(ranks);
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       WEFT_ASSIGN(auto op, AllReduce::create(comm, {40000, DType::kF32}));
       WEFT_ASSIGN(auto pool, small_pool(1 + comm.rank() % 2));

@@ -11,8 +11,8 @@ i64 rows_between(int from, int to, int call) {
 }
 
 TEST(AllToAll, SplitsOfAnySizeArriveInRankOrder) {
-  const int calls = long_tests() ? 100000 : 500;
   for (const int ranks : {1, 2, 3, 4, 8, 9}) {
+    const int calls = repeated_calls(ranks);
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       constexpr i64 kWidth = 33;
       WEFT_ASSIGN(auto op, AllToAll::create(comm, {3 * kWidth * 4}));

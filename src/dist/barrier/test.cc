@@ -7,8 +7,8 @@ namespace {
 using namespace testing;
 
 TEST(Barrier, NobodyLeavesBeforeEverybodyHasCome) {
-  const int calls = long_tests() ? 100000 : 2000;
   for (const int ranks : {1, 2, 3, 8}) {
+    const int calls = repeated_calls(ranks);
     std::atomic<i64> come{0};
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       WEFT_ASSIGN(auto op, Barrier::create(comm));

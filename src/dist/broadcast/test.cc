@@ -8,9 +8,8 @@ using namespace testing;
 
 // The root runs ahead of slow receivers as far as it may.
 TEST(Broadcast, EveryRankGetsTheRootsBytesInEveryCall) {
-  const int calls = long_tests() ? 100000 : 2000;
   for (const int ranks : {1, 2, 3, 8}) {
-    const int root = ranks / 2;
+    const int calls = repeated_calls(ranks), root = ranks / 2;
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       WEFT_ASSIGN(auto op, Broadcast::create(comm, {40000, root}));
       WEFT_ASSIGN(auto pool, small_pool(1 + comm.rank() % 2));

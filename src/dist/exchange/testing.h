@@ -17,6 +17,11 @@ inline bool long_tests() {
   return value != nullptr && std::string(value) == "1";
 }
 
+// Repeated calls of one operator; fewer where ranks share CPUs and each call costs a sleep.
+inline int repeated_calls(int ranks) {
+  return (ranks <= 4 ? 2000 : 200) * (long_tests() ? 50 : 1);
+}
+
 inline void expect_all_ok(const std::vector<Status>& outcomes) {
   for (size_t r = 0; r < outcomes.size(); ++r)
     EXPECT_TRUE(outcomes[r].ok()) << "rank " << r << ": " << outcomes[r].message();

@@ -41,6 +41,14 @@ WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
   return {count > 0 ? count : 1, tile_bytes, bytes};
 }
 
+// Cuts a run of tiles into pieces that stay in a core's cache between being produced and sent: f(first, last).
+template <class F>
+WEFT_HD void in_cache(const Tiles& tiles, i64 first, i64 last, F&& f) {
+  constexpr i64 kElements = 32 << 10;
+  const i64 step = tiles.stride < kElements ? kElements / (tiles.stride > 0 ? tiles.stride : 1) : 1;
+  for (i64 at = first; at < last; at += step) f(at, at + step < last ? at + step : last);
+}
+
 // Sums elements [begin, end) over all ranks in rank order, in fp32: own(i) is the address of this rank's element i,
 // staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
 // sink(i, sums, n) takes the sums of elements i to i + n. [cta]

@@ -22,19 +22,21 @@ WEFT_HD bool reduce_scatter(M& m, const ReduceScatterBuffers<T>& b, TilesOf&& ti
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
   peers(m, [&](int p) {
     const Tiles tiles = tiles_of(p);
-    m.tiles(tiles.count, [&](i64 first, i64 last) {
-      hooks.produce(p, first, last);
-      m.sync();
-      const i64 begin = tiles.begin(first), size = tiles.end(last - 1) - begin;
-      if (size > 0) {
-        m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(p, begin),
-                    size * i64(sizeof(T)));
-      }
-      stores_done<F>(m);
-      if (m.lane() == 0) {
-        for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
-        m.flush(p);
-      }
+    m.tiles(tiles.count, [&](i64 run_first, i64 run_last) {
+      in_cache(tiles, run_first, run_last, [&](i64 first, i64 last) {
+        hooks.produce(p, first, last);
+        m.sync();
+        const i64 begin = tiles.begin(first), size = tiles.end(last - 1) - begin;
+        if (size > 0) {
+          m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(p, begin),
+                      size * i64(sizeof(T)));
+        }
+        stores_done<F>(m);
+        if (m.lane() == 0) {
+          for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
+          m.flush(p);
+        }
+      });
       return true;
     });
   });

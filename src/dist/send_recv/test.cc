@@ -8,8 +8,8 @@ using namespace testing;
 
 // A pipeline: rank r passes what it gets to r + 1. The first rank runs ahead of slow ones as far as it may.
 TEST(SendRecv, MessagesPassThroughAPipelineInOrder) {
-  const int messages = long_tests() ? 100000 : 2000;
   for (const int ranks : {2, 3, 5}) {
+    const int messages = repeated_calls(ranks);
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       WEFT_ASSIGN(auto op, SendRecv::create(comm, {40000}));
       WEFT_ASSIGN(auto pool, small_pool(1 + comm.rank() % 2));
