@@ -26,17 +26,24 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
-// "; did you mean '--threads'?" or nothing.
-std::string suggestion(const CLI::App& app, const std::string& unknown) {
-  std::vector<std::string> known;
-  const CLI::App* command = app.get_subcommands().empty() ? &app : app.get_subcommands().back();
+// The innermost command that the command line names: `bench op` of `weft bench op`.
+const CLI::App& named_command(const CLI::App& app) {
+  const CLI::App* command = &app;
   while (!command->get_subcommands().empty()) command = command->get_subcommands().back();
-  for (const CLI::Option* option : command->get_options()) {
+  return *command;
+}
+
+std::vector<const CLI::App*> subcommands(const CLI::App& command) {
+  return command.get_subcommands([](const CLI::App*) { return true; });
+}
+
+// "; did you mean '--threads'?" or nothing.
+std::string suggestion(const CLI::App& command, const std::string& unknown) {
+  std::vector<std::string> known;
+  for (const CLI::Option* option : command.get_options()) {
     for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   }
-  for (const CLI::App* sub : command->get_subcommands([](const CLI::App*) { return true; })) {
-    known.push_back(sub->get_name());
-  }
+  for (const CLI::App* sub : subcommands(command)) known.push_back(sub->get_name());
   const std::string word = unknown.substr(0, unknown.find('='));
   std::string best;
   size_t distance = word.size() / 2 + 1;
@@ -72,9 +79,10 @@ int run(int argc, char** argv) {
     return fault.get_exit_code();
   } catch (const CLI::ParseError& fault) {
     const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
-    const bool needs_command = dynamic_cast<const CLI::RequiredError*>(&fault) != nullptr;
+    const CLI::App& command = named_command(app);
+    const bool needs_command = dynamic_cast<const CLI::RequiredError*>(&fault) && !subcommands(command).empty();
     if (dynamic_cast<const CLI::ExtrasError*>(&fault) || (needs_command && !unknown.empty())) {
-      fmt::print(stderr, "weft: unknown argument '{}'{}\n", unknown.front(), suggestion(app, unknown.front()));
+      fmt::print(stderr, "weft: unknown argument '{}'{}\n", unknown.front(), suggestion(command, unknown.front()));
       return 2;
     }
     return app.exit(fault) == 0 ? 0 : 2;

@@ -17,7 +17,8 @@ TEST(CommBench, EveryOperatorAndAlgorithmHasARow) {
 }
 
 TEST(CommBench, WrongOptionsAreNamed) {
-  EXPECT_EQ(run_comm_bench({.ranks = 0, .bytes = {}, .ops = {}}).status().message(), "ranks: expected 1 to 64, found 0");
+  EXPECT_EQ(run_comm_bench({.ranks = 0, .bytes = {}, .ops = {}}).status().message(),
+            "ranks: expected 1 to 64, found 0");
   CommBenchOptions options;
   options.bytes = {6};
   EXPECT_EQ(run_comm_bench(options).status().message(), "bytes: expected multiples of 4 up to 67108864, found 6");

@@ -10,7 +10,8 @@ namespace {
 
 // A file with `header` as its directory and `data_bytes` zero bytes of data.
 std::filesystem::path write_file(const std::string& header, size_t data_bytes) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "weft_test.safetensors";
+  const auto path = std::filesystem::path(testing::TempDir()) /
+                    fmt::format("weft_{}.safetensors", testing::UnitTest::GetInstance()->current_test_info()->name());
   std::ofstream out(path, std::ios::binary);
   const u64 size = header.size();
   out.write(reinterpret_cast<const char*>(&size), 8);

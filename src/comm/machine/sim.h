@@ -1,8 +1,8 @@
-// The sim machine: a deterministic fuzzer of protocols on weak memory. Lanes are fibres under a seeded scheduler, on one
-// thread. Stores wait in a queue per CTA and drain in any order but that of one address; a release drains after all
-// earlier stores of its CTA; bulk stores drain in pieces of 16 bytes; a weak load may return any value not older than the
-// CTA's last acquire. Waits that can never end are found. Reports what a protocol may not do: wait or end a call with a
-// signal that was not flushed.
+// The sim machine: a deterministic fuzzer of protocols on weak memory. Lanes are fibres under a seeded scheduler, on
+// one thread. Stores wait in a queue per CTA and drain in any order but that of one address; a release drains after all
+// earlier stores of its CTA; bulk stores drain in pieces of 16 bytes; a weak load may return any value not older than
+// the CTA's last acquire. Waits that can never end are found. Reports what a protocol may not do: wait or end a call
+// with a signal that was not flushed.
 //
 // Not modelled: races between the lanes of a CTA on memory outside the arena, and mixed-size atomics.
 #pragma once
@@ -18,8 +18,8 @@ namespace weft {
 
 struct SimOptions {
   int ranks = 2;
-  int ctas = 1;   // per rank
-  int lanes = 1;  // per CTA
+  int ctas = 1;               // per rank
+  int lanes = 1;              // per CTA
   i64 arena_bytes = 1 << 14;  // per rank
   u64 seed = 1;
 };

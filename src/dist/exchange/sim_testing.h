@@ -9,12 +9,17 @@
 namespace weft::testing {
 
 // Fewer seeds for a large world. A planted fault may need more luck than a clean run may show.
-inline int sim_seeds(int ranks) { return long_tests() ? (ranks > 4 ? 200 : 1000) : (ranks > 4 ? 8 : 40); }
-inline int fault_seeds() { return 1000; }
+inline int sim_seeds(int ranks) {
+  return long_tests() ? (ranks > 4 ? 200 : 1000) : (ranks > 4 ? 8 : 40);
+}
+inline int fault_seeds() {
+  return 1000;
+}
 
 // ThreadSanitizer does not follow ucontext fibres.
 #if defined(WEFT_TSAN)
-#define WEFT_SKIP_SIM_UNDER_TSAN() GTEST_SKIP() << "ThreadSanitizer does not follow fibres; the host machine runs under it"
+#define WEFT_SKIP_SIM_UNDER_TSAN() \
+  GTEST_SKIP() << "ThreadSanitizer does not follow fibres; the host machine runs under it"
 #else
 #define WEFT_SKIP_SIM_UNDER_TSAN() static_cast<void>(0)
 #endif
@@ -61,7 +66,9 @@ void expect_found(const char* fault, Trial&& trial) {
 }
 
 // Sets epochs and flags so that the counter wraps during the run, for every other seed.
-inline u32 start_epoch(u64 seed) { return seed % 2 == 0 ? 0xfffffffe : 0; }
+inline u32 start_epoch(u64 seed) {
+  return seed % 2 == 0 ? 0xfffffffe : 0;
+}
 inline void start_flags(SimWorld& world, const FlagTable& flags, int ranks, u32 epoch) {
   for (i64 i = 0; i < ranks * flags.per_source; ++i) world.set_word((flags.base + i).offset, epoch);
 }
