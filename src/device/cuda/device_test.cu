@@ -56,6 +56,13 @@ TEST(CudaRuntime, AFailedCaptureLeavesTheStreamUsable) {
   EXPECT_EQ(cudaStreamSynchronize(stream->get()), cudaSuccess);
 }
 
+__device__ void wait_for(const FaultSink& sink, const u32* word, u32 epoch) {
+  wait_until(sink, {1, 4096, epoch}, [&](u32& seen) {
+    seen = ptx::ld_acquire_sys(word);
+    return int(seen - epoch) >= 0;
+  });
+}
+
 // Message passing between two CTAs: data by plain stores, CTA barrier, one release; one acquire, CTA barrier, loads.
 __global__ void message_passing_kernel(FaultSink sink, u32* data, u32* flag, u32 rounds, u32* wrong) {
   const u32 n = blockDim.x;
@@ -63,19 +70,13 @@ __global__ void message_passing_kernel(FaultSink sink, u32* data, u32* flag, u32
     u32* half = data + (round & 1) * n;
     if (blockIdx.x == 0) {
       // Two halves and an answer per round: the reader has left a half before it is written again.
-      if (threadIdx.x == 0 && round > 1)
-        wait_until(
-            sink, 4, round - 1, [&] { return ptx::ld_acquire_sys(flag + 32); },
-            [&](u32 seen) { return int(seen - (round - 1)) >= 0; });
+      if (threadIdx.x == 0 && round > 1) wait_for(sink, flag + 32, round - 1);
       __syncthreads();
       half[threadIdx.x] = round * 1000 + threadIdx.x;
       __syncthreads();
       if (threadIdx.x == 0) ptx::st_release_sys(flag, round);
     } else {
-      if (threadIdx.x == 0)
-        wait_until(
-            sink, 0, round, [&] { return ptx::ld_acquire_sys(flag); },
-            [&](u32 seen) { return int(seen - round) >= 0; });
+      if (threadIdx.x == 0) wait_for(sink, flag, round);
       __syncthreads();
       if (half[threadIdx.x] != round * 1000 + threadIdx.x) atomicAdd(wrong, 1u);
       __syncthreads();
@@ -103,7 +104,7 @@ TEST(CudaPtx, ReleaseAndAcquirePassMessages) {
 }
 
 __global__ void wait_for_nobody_kernel(FaultSink sink, const u32* word) {
-  wait_until(sink, 4096, 7, [&] { return ptx::ld_acquire_sys(word); }, [](u32 seen) { return int(seen - 7) >= 0; });
+  wait_for(sink, word, 7);
 }
 
 // A trap ends the context, so this runs in a process of its own and reports through its exit.
@@ -128,8 +129,9 @@ __global__ void wait_for_nobody_kernel(FaultSink sink, const u32* word) {
 TEST(CudaFaultDeathTest, AnExpiredWaitIsRecordedAndTraps) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   WEFT_NEED_GPUS(1);
-  EXPECT_EXIT(hang_and_report(), testing::ExitedWithCode(0),
-              "rank 3: demo: CTA [0-7] lane [0-9]+ waited 0.2[0-9] s at arena offset 4096 for epoch 7, saw 0");
+  EXPECT_EXIT(
+      hang_and_report(), testing::ExitedWithCode(0),
+      "rank 3: demo: waited 0.2[0-9] s for epoch 7 of rank 1, saw 0 .CTA [0-7], lane [0-9]+, arena offset 4096.");
 }
 
 }  // namespace

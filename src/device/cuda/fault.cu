@@ -9,6 +9,7 @@ Result<FaultLog> FaultLog::create(u32 rank, u64 timeout_ns) {
   WEFT_ASSIGN(log.record_, HostBuffer::create(sizeof(FaultRecord)));
   WEFT_ASSIGN(log.claim_, DeviceBuffer::create(sizeof(u32)));
   WEFT_CUDA_TRY(cudaMemset(log.claim_.data(), 0, sizeof(u32)));
+  WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));  // a memset of device memory returns before it is done
   log.sink_ = {log.record_.as<FaultRecord>(), log.claim_.as<u32>(), rank, 0, timeout_ns};
   return std::move(log);
 }
@@ -29,9 +30,9 @@ Status FaultLog::reason() const {
   if (!faulted()) return {};
   const FaultRecord& record = *record_.as<FaultRecord>();
   return error(Code::kDeadlineExceeded,
-               "rank {}: {}: CTA {} lane {} waited {:.2f} s at arena offset {} for epoch {}, saw {}", record.rank,
-               record.op < num_ops_ ? ops_[record.op] : "?", record.cta, record.lane, double(record.waited_ns) * 1e-9,
-               record.wait, record.expected, record.seen);
+               "rank {}: {}: waited {:.2f} s for epoch {} of rank {}, saw {} (CTA {}, lane {}, arena offset {})",
+               record.rank, record.op < num_ops_ ? ops_[record.op] : "?", double(record.waited_ns) * 1e-9,
+               record.wait.epoch, record.wait.peer, record.seen, record.cta, record.lane, record.wait.offset);
 }
 
 }  // namespace weft

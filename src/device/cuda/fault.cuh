@@ -9,6 +9,13 @@
 
 namespace weft {
 
+// What a wait is for: the word at arena offset `offset`, which rank `peer` writes, reaching `epoch`.
+struct WaitFor {
+  int peer;
+  u64 offset;
+  u32 epoch;
+};
+
 // In pinned host memory, one per rank, readable after the context is gone.
 struct FaultRecord {
   u32 complete;  // 1 once all fields below are written
@@ -16,10 +23,8 @@ struct FaultRecord {
   u32 op;  // index of the operator in FaultLog's names
   u32 cta;
   u32 lane;
-  u32 expected;  // the epoch waited for
-  u32 seen;      // the value found
-  u32 pad;
-  u64 wait;  // arena offset of the word waited on
+  u32 seen;  // the word's value
+  WaitFor wait;
   u64 waited_ns;
 };
 
@@ -32,12 +37,6 @@ struct FaultSink {
   u64 timeout_ns = 0;
 };
 
-// Polls `ready(seen)` until true; past the sink's deadline, records and traps. The clock is read once per 256 polls,
-// so a wait that succeeds soon costs nothing but its loads.
-// `poll()` returns the value seen; `wait` is the arena offset that is reported.
-template <class Poll, class Ready>
-__device__ __forceinline__ auto wait_until(const FaultSink& sink, u64 wait, u32 expected, Poll&& poll, Ready&& ready);
-
 // The host's side of a FaultSink.
 class FaultLog {
  public:
@@ -46,8 +45,8 @@ class FaultLog {
   // `op` names the operator in the record; the pointer must outlive the log (a literal).
   FaultSink sink(const char* op);
   bool faulted() const { return record_.as<volatile FaultRecord>()->complete != 0; }
-  // kDeadlineExceeded "rank 1: all_reduce_one_shot: CTA 3 lane 0 waited 1.0 s at arena offset 4096 for epoch 7, saw 6";
-  // ok while nothing has faulted. Safe after a trap.
+  // kDeadlineExceeded "rank 1: all_reduce: waited 10.00 s for epoch 7 of rank 3, saw 6 (CTA 3, lane 0, arena offset
+  // 4096)"; ok while nothing has faulted. Safe after a trap.
   Status reason() const;
 
  private:
@@ -59,21 +58,21 @@ class FaultLog {
   u32 num_ops_ = 0;
 };
 
-// ---- implementation of the device side ----------------------------------------------------------------------------
+// ---- device side ----
 
 // Never inlined: it must not cost the waiting kernel registers.
-static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink, u64 wait, u32 expected, u32 seen,
+static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink, const WaitFor& wait, u32 seen,
                                                           u64 waited_ns) {
-  const u32 state = atomicCAS(sink.claim, 0u, 1u);
-  if (state == 0) {
+  if (atomicCAS(sink.claim, 0u, 1u) == 0) {
     volatile FaultRecord* record = sink.record;
     record->rank = sink.rank;
     record->op = sink.op;
     record->cta = blockIdx.x;
     record->lane = threadIdx.x;
-    record->expected = expected;
     record->seen = seen;
-    record->wait = wait;
+    record->wait.peer = wait.peer;
+    record->wait.offset = wait.offset;
+    record->wait.epoch = wait.epoch;
     record->waited_ns = waited_ns;
     __threadfence_system();
     record->complete = 1;
@@ -86,19 +85,18 @@ static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink,
   __trap();
 }
 
-template <class Poll, class Ready>
-__device__ __forceinline__ auto wait_until(const FaultSink& sink, u64 wait, u32 expected, Poll&& poll, Ready&& ready) {
-  auto seen = poll();
+// Repeats `ready(u32& seen)` until it says true; past the sink's deadline, records what was last seen and traps. The
+// clock is read once per 256 tries, so a wait that succeeds soon costs nothing but its loads.
+template <class Ready>
+__device__ __forceinline__ void wait_until(const FaultSink& sink, const WaitFor& wait, Ready&& ready) {
   u64 start = 0;
-  for (u32 polls = 1; !ready(seen); ++polls) {
-    if (polls % 256 == 0) {
-      const u64 now = ptx::globaltimer_ns();
-      if (start == 0) start = now;
-      if (now - start > sink.timeout_ns) record_fault_and_trap(sink, wait, expected, u32(seen), now - start);
-    }
-    seen = poll();
+  u32 seen = 0;
+  for (u32 tries = 1; !ready(seen); ++tries) {
+    if (tries % 256 != 0) continue;
+    const u64 now = ptx::globaltimer_ns();
+    if (start == 0) start = now;
+    if (now - start > sink.timeout_ns) record_fault_and_trap(sink, wait, seen, now - start);
   }
-  return seen;
 }
 
 }  // namespace weft

@@ -1,0 +1,54 @@
+#include "comm/cuda_communicator.cuh"
+
+namespace weft {
+
+Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
+                                                                   const CudaCommunicatorOptions& options) {
+  const int devices = cuda_device_count();
+  if (devices == 0) return error(Code::kUnavailable, "CUDA communicator: no GPU is visible");
+  const int device = options.device < 0 ? world.rank() % devices : options.device;
+  if (device >= devices)
+    return error(Code::kInvalidArgument, "CUDA communicator: device {} of {} visible ones", device, devices);
+  if (!compiled_for_ranks(world.size()))
+    return error(Code::kUnimplemented, "CUDA communicator: {} ranks; 1, 2, 3, 4 and 8 are compiled", world.size());
+  if (options.deadline <= std::chrono::nanoseconds(0))
+    return error(Code::kInvalidArgument, "CUDA communicator: deadline: expected more than 0");
+  WEFT_CUDA_TRY(cudaSetDevice(device));
+  const Deadline deadline = Deadline::after(std::chrono::seconds(30));  // of start-up: contexts take seconds
+  WEFT_ASSIGN(auto arena, CudaArena::create(world, device, options.arena_bytes, deadline));
+  int sms = 0;
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+  const int sharing = arena->ranks_on_this_gpu();
+  WEFT_ASSIGN(auto faults, FaultLog::create(u32(world.rank()), u64(options.deadline.count())));
+  return std::unique_ptr<CudaCommunicator>(
+      new CudaCommunicator(world, std::move(arena), std::move(faults), sms / sharing));
+}
+
+Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
+  if (bytes < 0) return error(Code::kInvalidArgument, "{}: {} bytes of symmetric memory", what, bytes);
+  const auto offset = arena_->allocate(size_t(bytes));
+  if (!offset.ok()) return offset.status().with_context(what);
+  const std::string mine = fmt::format("{} bytes at {}", bytes, *offset);
+  WEFT_ASSIGN(const auto all, world_.all_gather(mine, Deadline::after(std::chrono::seconds(30))));
+  for (int peer = 0; peer < size(); ++peer)
+    if (all[size_t(peer)] != mine)
+      return error(Code::kInvalidArgument, "{}: rank {} allocates {}, rank {} {}", what, rank(), mine, peer,
+                   all[size_t(peer)]);
+  return *offset;
+}
+
+Status CudaCommunicator::status() const {
+  if (const Status fault = faults_.reason(); !fault.ok()) {
+    if (!world_.failure().raised()) world_.fail(fault);
+    return fault;
+  }
+  return world_.failure().raised() ? world_.failure().reason() : Status();
+}
+
+Status CudaCommunicator::synchronize(cudaStream_t stream) const {
+  const cudaError_t ended = cudaStreamSynchronize(stream);
+  WEFT_TRY(status());
+  return cuda_status(ended, "cudaStreamSynchronize");
+}
+
+}  // namespace weft

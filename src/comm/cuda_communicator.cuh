@@ -1,0 +1,87 @@
+// CudaCommunicator: a group of ranks, one GPU each, with symmetric memory; all that a GPU operator of many ranks needs.
+#pragma once
+#include <memory>
+
+#include "comm/arena/cuda_arena.cuh"
+#include "comm/machine/cuda.cuh"
+
+namespace weft {
+
+struct CudaCommunicatorOptions {
+  int device = -1;                                               // -1 = rank modulo the number of visible GPUs
+  size_t arena_bytes = size_t(512) << 20;                        // per rank
+  std::chrono::nanoseconds deadline = std::chrono::seconds(10);  // of each wait for a peer, on the device
+};
+
+// One per rank. create(), alloc() and destruction are collective: all ranks in the same order, and not while an
+// operator runs. The World must outlive it. create() makes `device` current on the calling thread.
+class CudaCommunicator {
+ public:
+  // Errors: kInvalidArgument for a device that is not there, or a deadline <= 0; kUnimplemented for a
+  // number of ranks that the protocols are not compiled for; what CudaArena and World return.
+  static Result<std::unique_ptr<CudaCommunicator>> create(World& world, const CudaCommunicatorOptions& options = {});
+
+  int rank() const { return world_.rank(); }
+  int size() const { return world_.size(); }
+  int device() const { return arena_->device(); }
+  // CTAs that a waiting kernel may launch so that all of them are resident, one per multiprocessor, also where other
+  // ranks share this GPU.
+  int max_ctas() const { return max_ctas_; }
+  World& world() const { return world_; }
+  CudaArena& arena() const { return *arena_; }
+
+  // n objects at one offset on all ranks, zero, aligned to 128 bytes. `what` names the owner in errors.
+  template <class T>
+  Result<sym<T>> alloc(i64 n, const std::string& what) {
+    WEFT_ASSIGN(const u64 offset, alloc_bytes(n * i64(sizeof(T)), what));
+    return sym<T>{offset};
+  }
+  template <class T>
+  T* at(sym<T> object, int peer) const {
+    return reinterpret_cast<T*>(arena_->base(peer) + object.offset);
+  }
+
+  // What a kernel of `op` (a literal, named when a wait expires) is launched with. Ranks == size().
+  template <int Ranks>
+  CudaGroup<Ranks> group(const char* op) {
+    WEFT_CHECK(Ranks == size(), Ranks, size());
+    CudaGroup<Ranks> group;
+    for (int peer = 0; peer < Ranks; ++peer) group.bases[peer] = arena_->base(peer);
+    group.rank = rank();
+    group.fault = faults_.sink(op);
+    return group;
+  }
+
+  // Ok, or what a kernel of this rank waited for in vain, or why the world has failed. A fault is told to all ranks.
+  Status status() const;
+  // Waits for `stream`; a fault that ended its kernels is the status.
+  Status synchronize(cudaStream_t stream) const;
+
+ private:
+  CudaCommunicator(World& world, std::unique_ptr<CudaArena> arena, FaultLog faults, int max_ctas)
+      : world_(world), arena_(std::move(arena)), faults_(std::move(faults)), max_ctas_(max_ctas) {}
+  Result<u64> alloc_bytes(i64 bytes, const std::string& what);
+
+  World& world_;
+  std::unique_ptr<CudaArena> arena_;
+  FaultLog faults_;
+  const int max_ctas_;
+};
+
+// Protocols are compiled per world size; these are the sizes.
+inline bool compiled_for_ranks(int ranks) {
+  return ranks == 1 || ranks == 2 || ranks == 3 || ranks == 4 || ranks == 8;
+}
+
+// Calls f(std::integral_constant<int, n>) for n = `ranks` in {2, 3, 4, 8}.
+template <class F>
+auto with_ranks(int ranks, F&& f) {
+  switch (ranks) {
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    case 4: return f(std::integral_constant<int, 4>{});
+    default: WEFT_CHECK(ranks == 8, ranks); return f(std::integral_constant<int, 8>{});
+  }
+}
+
+}  // namespace weft

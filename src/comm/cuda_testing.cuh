@@ -1,0 +1,50 @@
+// Runs one function on every rank of a world of threads, each with a GPU, for tests and benchmarks.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <thread>
+
+#include "comm/cuda_communicator.cuh"
+
+namespace weft {
+
+// WEFT_TEST_RANKS, else the number of GPUs (2 where there is one: they share it; 4 where there are 5 to 7).
+inline int test_ranks() {
+  if (const char* set = std::getenv("WEFT_TEST_RANKS")) return std::atoi(set);
+  const int devices = cuda_device_count();
+  return devices < 2 ? 2 : compiled_for_ranks(devices) ? devices : devices < 8 ? 4 : 8;
+}
+
+// Calls work(communicator, stream) on one thread per rank and returns the first fault, named by its rank. Ends with a
+// barrier, so that no rank's memory goes while others use it.
+inline Status run_gpu_ranks(int ranks, const std::function<Status(CudaCommunicator&, cudaStream_t)>& work,
+                            const CudaCommunicatorOptions& options = {}) {
+  auto worlds = make_thread_worlds(ranks);
+  std::vector<Status> outcomes{size_t(ranks)};
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      World& world = *worlds[size_t(rank)];
+      outcomes[size_t(rank)] = [&]() -> Status {
+        WEFT_ASSIGN(auto comm, CudaCommunicator::create(world, options));
+        WEFT_ASSIGN(const CudaStream stream, make_stream());
+        Status outcome = work(*comm, stream.get());
+        if (outcome.ok()) outcome = comm->synchronize(stream.get());
+        if (!outcome.ok()) world.fail(outcome);
+        const Status left = world.barrier(Deadline::after(std::chrono::seconds(30)));
+        return outcome.ok() ? left : outcome;
+      }();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Status first;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Status& outcome = outcomes[size_t(rank)];
+    if (!outcome.ok() && (first.ok() || first.code() == Code::kAborted))
+      first = outcome.with_context(fmt::format("rank {}", rank));
+  }
+  return first;
+}
+
+}  // namespace weft

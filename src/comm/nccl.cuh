@@ -1,0 +1,22 @@
+// NCCL, opened at run time: the rival that benchmarks interleave with, and later the wire between hosts.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "comm/bootstrap/world.h"
+
+namespace weft {
+
+// Rank `world.rank()` of an NCCL communicator over the current devices of all ranks.
+class NcclCommunicator {
+ public:
+  // Collective. Opens $WEFT_NCCL if set, else libnccl.so.2. Errors: kUnavailable where it cannot be opened (on every
+  // rank alike), kIo with NCCL's text.
+  static Result<std::unique_ptr<NcclCommunicator>> create(World& world, Deadline deadline);
+  virtual ~NcclCommunicator() = default;
+  // "2.28.9"
+  virtual std::string version() const = 0;
+  // y = sum of x over ranks, `count` bf16 elements on the GPU; captures into a graph.
+  virtual Status all_reduce_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
+};
+
+}  // namespace weft
