@@ -8,6 +8,7 @@ void add_bench(CLI::App& app) {
   bench->require_subcommand(1);
   add_bench_op(*bench);
   add_bench_comm(*bench);
+  add_bench_gpu(*bench);
 }
 
 }  // namespace weft

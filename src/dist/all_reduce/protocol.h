@@ -31,8 +31,13 @@ WEFT_HD bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tile
   const u32 epoch = m.epoch(b.epoch);
   const sym<LlWord> half = b.inbox + half_of<F>(epoch) * m.ranks() * b.inbox_words;
   const auto word_of = [&](i64 i, i64 end) {
+    const T* from = hooks.own(i);
+    T parts[kPerWord] = {};
+    for (int j = 0; j < kPerWord; ++j) {
+      if (j < end - i) parts[j] = from[j];
+    }
     u32 word = 0;
-    memcpy(&word, hooks.own(i), (end - i < kPerWord ? size_t(end - i) : size_t(kPerWord)) * sizeof(T));
+    memcpy(&word, parts, sizeof word);
     return word;
   };
   m.tiles(tiles.count, [&](i64 first, i64 last) {

@@ -1,0 +1,251 @@
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "comm/cuda_testing.cuh"
+#include "device/cuda/testing.cuh"
+#include "dist/all_reduce/all_reduce.cuh"
+#include "dist/exchange/plan.h"
+
+namespace weft {
+namespace {
+
+template <class T>
+constexpr DType kDType = std::is_same_v<T, float>  ? DType::kF32
+                         : std::is_same_v<T, bf16> ? DType::kBF16
+                                                   : DType::kF16;
+
+TensorView on_gpu(void* data, DType dtype, i64 n) {
+  return TensorView::dense(data, dtype, {n}, DeviceKind::kCuda);
+}
+
+template <class T>
+std::vector<T> random_values(i64 n, int rank, u32 seed) {
+  std::mt19937 random(seed * 97 + u32(rank));
+  std::uniform_real_distribution<float> value(-2, 2);
+  std::vector<T> values(static_cast<size_t>(n));
+  for (T& x : values) x = T(value(random));
+  return values;
+}
+
+// The definition: fp32 sums in rank order, rounded once. Every algorithm must give these bits.
+template <class T>
+std::vector<T> reference(i64 n, int ranks, u32 seed) {
+  std::vector<float> sums(static_cast<size_t>(n), 0.0f);
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto part = random_values<T>(n, rank, seed);
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] = rank == 0 ? float(part[i]) : sums[i] + float(part[i]);
+  }
+  std::vector<T> out(sums.size());
+  for (size_t i = 0; i < sums.size(); ++i) out[i] = T(sums[i]);
+  return out;
+}
+
+template <class T>
+Status check_sizes(CudaCommunicator& comm, cudaStream_t stream, const char* algorithm, i64 most) {
+  WEFT_ASSIGN(auto op, CudaAllReduce::create(comm, {.max_elements = most, .dtype = kDType<T>}, {.name = algorithm}));
+  WEFT_ASSIGN(const auto x, DeviceBuffer::create(size_t(most) * sizeof(T)));
+  WEFT_ASSIGN(const auto y, DeviceBuffer::create(size_t(most) * sizeof(T)));
+  u32 seed = 0;
+  for (const i64 n : {i64(0), i64(1), i64(7), i64(64), i64(1000), i64(4099), i64(65536), most - 3, most}) {
+    if (n > most) continue;
+    for (const bool in_place : {false, true}) {
+      ++seed;
+      const auto mine = random_values<T>(n, comm.rank(), seed);
+      const auto wanted = reference<T>(n, comm.size(), seed);
+      WEFT_CUDA_TRY(cudaMemcpyAsync(x.data(), mine.data(), mine.size() * sizeof(T), cudaMemcpyDefault, stream));
+      WEFT_CUDA_TRY(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream));
+      void* target = in_place ? x.data() : y.data();
+      WEFT_TRY(op.run(stream, on_gpu(x.data(), kDType<T>, n), on_gpu(target, kDType<T>, n)));
+      // First, because a copy to pageable memory may wait in the driver with a lock that another rank needs.
+      WEFT_TRY(comm.synchronize(stream));
+      std::vector<T> seen(static_cast<size_t>(n));
+      WEFT_CUDA_TRY(cudaMemcpy(seen.data(), target, seen.size() * sizeof(T), cudaMemcpyDefault));
+      for (size_t i = 0; i < seen.size(); ++i)
+        if (std::memcmp(&seen[i], &wanted[i], sizeof(T)) != 0)
+          return error(Code::kAborted, "{} {} n={} in_place={}: element {} is {} instead of {}", algorithm,
+                       dtype_name(kDType<T>), n, in_place, i, float(seen[i]), float(wanted[i]));
+    }
+  }
+  return {};
+}
+
+class CudaAllReduceTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(CudaAllReduceTest, HasTheBitsOfTheRankOrderedSum) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_TRY(check_sizes<bf16>(comm, stream, GetParam(), 1'000'003));
+    WEFT_TRY(check_sizes<f16>(comm, stream, GetParam(), 70'001));
+    return check_sizes<float>(comm, stream, GetParam(), 300'000);
+  }));
+}
+
+// x[i] of a rank in a call: small integers, whose sums over 8 ranks are exact in bf16.
+__device__ float value_of(u32 call, int rank, i64 i) {
+  return float(int((call * 131 + u32(rank) * 17 + u32(i) * 3) % 61) - 30);
+}
+// The call's number lives in device memory, so that a replayed graph has new data each time.
+__global__ void fill_kernel(bf16* x, i64 n, int rank, const u32* call) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
+    x[i] = bf16(value_of(*call, rank, i));
+}
+__global__ void check_kernel(const bf16* y, i64 n, int ranks, const u32* call, u32* wrong) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
+    float sum = 0;
+    for (int rank = 0; rank < ranks; ++rank) sum += value_of(*call, rank, i);
+    if (!(float(y[i]) == sum)) atomicAdd(wrong, 1u);
+  }
+}
+__global__ void next_call_kernel(u32* call) {
+  ++*call;
+}
+__global__ void delay_kernel(u64 ns) {
+  const u64 start = ptx::globaltimer_ns();
+  while (ptx::globaltimer_ns() - start < ns) __nanosleep(200);
+}
+
+// One rank's checked calls: new data, all-reduce, comparison, all on the stream.
+class CheckedCalls {
+ public:
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 most, const char* algorithm) {
+    CheckedCalls calls(comm);
+    for (const void* kernel :
+         {reinterpret_cast<const void*>(fill_kernel), reinterpret_cast<const void*>(check_kernel),
+          reinterpret_cast<const void*>(next_call_kernel), reinterpret_cast<const void*>(delay_kernel)})
+      WEFT_TRY(prepare_kernel("test kernels", kernel, 0));  // before create(), which waits for all ranks
+    WEFT_ASSIGN(auto op,
+                CudaAllReduce::create(comm, {.max_elements = most, .dtype = DType::kBF16}, {.name = algorithm}));
+    calls.op_ = std::make_unique<CudaAllReduce>(std::move(op));
+    WEFT_ASSIGN(calls.x_, DeviceBuffer::create(size_t(most) * 2));
+    WEFT_ASSIGN(calls.counters_, DeviceBuffer::create(8));
+    WEFT_CUDA_TRY(cudaMemset(calls.counters_.data(), 0, 8));
+    WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+    return std::move(calls);
+  }
+  Status enqueue(cudaStream_t stream, i64 n) {
+    u32* call = counters_.as<u32>();
+    const LaunchShape shape{.grid = unsigned(std::clamp<i64>(n / 256, 1, 64)), .block = 256};
+    WEFT_TRY(launch("fill", fill_kernel, shape, stream, x_.as<bf16>(), n, comm_->rank(), call));
+    const TensorView x = on_gpu(x_.data(), DType::kBF16, n);
+    WEFT_TRY(op_->run(stream, x, x));
+    WEFT_TRY(launch("check", check_kernel, shape, stream, x_.as<bf16>(), n, comm_->size(), call, call + 1));
+    return launch("next_call", next_call_kernel, {}, stream, call);
+  }
+  // Fails unless `calls` calls ran and none gave a wrong element.
+  Status verify(cudaStream_t stream, u32 calls) {
+    WEFT_TRY(comm_->synchronize(stream));
+    u32 seen[2];
+    WEFT_CUDA_TRY(cudaMemcpy(seen, counters_.data(), sizeof(seen), cudaMemcpyDefault));
+    if (seen[0] != calls || seen[1] != 0)
+      return error(Code::kAborted, "{} calls of {}, {} wrong elements", seen[0], calls, seen[1]);
+    return {};
+  }
+
+ private:
+  explicit CheckedCalls(CudaCommunicator& comm) : comm_(&comm) {}
+  CudaCommunicator* comm_;
+  std::unique_ptr<CudaAllReduce> op_;
+  DeviceBuffer x_, counters_;  // counters: the call's number, wrong elements
+};
+
+TEST_P(CudaAllReduceTest, GraphsReplayAThousandTimes) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 40'000, GetParam()));
+    WEFT_TRY(calls.enqueue(stream, 3));
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+                  for (const i64 n : {8, 40'000, 1001}) WEFT_TRY(calls.enqueue(stream, n));
+                  return {};
+                }));
+    for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_TRY(calls.enqueue(stream, 12'345));
+    return calls.verify(stream, 3002);
+  }));
+}
+
+TEST(CudaAllReduce, RunsAHundredThousandMixedCalls) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 600'000, "auto"));  // ll, one_shot and two_shot take turns
+    // One graph of 20 calls of mixed sizes, so that the host is not what is tested.
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+                  for (int i = 0; i < 5; ++i)
+                    for (const i64 n : {i64(512), i64(40'000), i64(5000), i64(i == 0 ? 600'000 : 100)})
+                      WEFT_TRY(calls.enqueue(stream, n));
+                  return {};
+                }));
+    for (int replay = 0; replay < 5000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    return calls.verify(stream, 100'000);
+  }));
+}
+
+TEST_P(CudaAllReduceTest, LateRanksDoNotMatter) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 50'000, GetParam()));
+    std::mt19937 random(u32(comm.rank()) + 1);
+    for (int i = 0; i < 500; ++i) {
+      if (random() % 3 == 0) WEFT_TRY(launch("delay", delay_kernel, {}, stream, u64(random() % 200'000)));
+      WEFT_TRY(calls.enqueue(stream, 1 + i64(i) * 97));
+    }
+    return calls.verify(stream, 500);
+  }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Algorithms, CudaAllReduceTest, testing::Values("ll", "one_shot", "two_shot", "auto"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(CudaAllReduce, RefusesWrongInputBeforeALaunch) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(2, [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto op, CudaAllReduce::create(comm, {.max_elements = 64, .dtype = DType::kBF16}));
+    WEFT_ASSIGN(const auto memory, DeviceBuffer::create(4096));
+    std::byte* data = memory.as<std::byte>();
+    const TensorView good = on_gpu(data, DType::kBF16, 64);
+    TensorView on_cpu = good;
+    on_cpu.device = DeviceKind::kCpu;
+    const std::pair<Status, const char*> cases[] = {
+        {op.run(stream, on_gpu(data, DType::kF32, 64), good), "x"},
+        {op.run(stream, good, on_gpu(data, DType::kBF16, 63)), "y"},
+        {op.run(stream, on_gpu(data, DType::kBF16, 65), on_gpu(data, DType::kBF16, 65)), "max_elements = 64"},
+        {op.run(stream, on_gpu(data + 2, DType::kBF16, 64), good), "not a multiple of 16"},
+        {op.run(stream, on_cpu, good), "x: not in CUDA memory"},
+        {CudaAllReduce::create(comm, {.max_elements = 64, .dtype = DType::kI32}).status(), "i32"},
+        {CudaAllReduce::create(comm, {.max_elements = 64}, {.name = "three_shot"}).status(), "three_shot"},
+    };
+    for (const auto& [status, text] : cases)
+      if (status.code() != Code::kInvalidArgument || status.message().find(text) == std::string::npos)
+        return error(Code::kAborted, "expected a complaint about '{}', found '{}'", text, status.message());
+    return {};
+  }));
+}
+
+// Rank 1 never calls. A trap ends the context, so this runs in a process of its own.
+[[noreturn]] void wait_for_a_hung_peer() {
+  const CudaCommunicatorOptions options{.deadline = std::chrono::milliseconds(300)};
+  const auto start = std::chrono::steady_clock::now();
+  const Status outcome = run_gpu_ranks(
+      2,
+      [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+        WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 5000, "one_shot"));
+        WEFT_TRY(calls.enqueue(stream, 5000));
+        if (comm.rank() == 1) return comm.world().barrier(Deadline::after(std::chrono::seconds(20)));
+        WEFT_TRY(calls.enqueue(stream, 5000));
+        return calls.verify(stream, 2);
+      },
+      options);
+  std::fprintf(stderr, "%s\n", outcome.message().c_str());
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::_Exit(outcome.code() == Code::kDeadlineExceeded && seconds < 20 ? 0 : 1);
+}
+
+TEST(CudaAllReduceDeathTest, AHungPeerIsNamedAndEveryoneLearnsOfIt) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  WEFT_NEED_GPUS(1);
+  EXPECT_EXIT(wait_for_a_hung_peer(), testing::ExitedWithCode(0),
+              "rank 0: rank 0: all_reduce: waited 0.3[0-9] s for epoch 2 of rank 1, saw 1");
+}
+
+}  // namespace
+}  // namespace weft
