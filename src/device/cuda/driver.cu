@@ -37,6 +37,7 @@ Result<CudaDriver> load_all() {
   WEFT_TRY(load("cuMemMap", driver.mem_map));
   WEFT_TRY(load("cuMemUnmap", driver.mem_unmap));
   WEFT_TRY(load("cuMemSetAccess", driver.mem_set_access));
+  WEFT_TRY(load("cuTensorMapEncodeTiled", driver.tensor_map_encode_tiled));
   return driver;
 }
 

@@ -19,6 +19,7 @@ struct CudaDriver {
   decltype(&cuMemMap) mem_map;
   decltype(&cuMemUnmap) mem_unmap;
   decltype(&cuMemSetAccess) mem_set_access;
+  decltype(&cuTensorMapEncodeTiled) tensor_map_encode_tiled;
 
   // Loaded once per process. Errors: kUnavailable without a driver, kUnimplemented naming a function that it lacks.
   static Result<const CudaDriver*> get();

@@ -1,0 +1,132 @@
+#include "ops/gemm/gemm.cuh"
+
+#include <algorithm>
+
+#include "device/cuda/runtime.cuh"
+#include "device/cuda/tensor_map.cuh"
+#include "ops/gemm/cuda_sm90.cuh"
+
+namespace weft {
+namespace {
+
+// Groups of `group` tile rows; inside a group down the rows first, so that concurrent CTAs share weight tiles.
+struct GroupedSchedule {
+  int tiles_m, tiles_n, group;
+  __device__ __forceinline__ bool next(int turn, sm90::TileAt& at) const {
+    const int index = blockIdx.x + turn * gridDim.x;
+    if (index >= tiles_m * tiles_n) return false;
+    const int per_group = group * tiles_n;
+    const int which = index / per_group, inside = index % per_group;
+    const int rows = min(group, tiles_m - which * group);
+    at = {which * group + inside % rows, inside / rows};
+    return true;
+  }
+};
+
+struct AlwaysReady {
+  __device__ __forceinline__ void wait(const sm90::TileAt&, int) const {}
+};
+
+template <class Config>
+struct LocalEmit {
+  std::byte* y;
+  i64 row_stride;  // bytes
+  int m, n;
+  __device__ __forceinline__ std::byte* row(const sm90::TileAt& at, int r) const {
+    const int row = at.m * Config::kM + r;
+    return row < m ? y + row * row_stride + at.n * Config::kN * 2 : nullptr;
+  }
+  __device__ __forceinline__ u32 row_bytes(const sm90::TileAt& at) const {
+    return u32(min(Config::kN, n - at.n * Config::kN)) * 2;
+  }
+  __device__ __forceinline__ void done(const sm90::TileAt&) const {}
+};
+
+template <class Config>
+Status run(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
+  using Params = sm90::GemmParams<GroupedSchedule, AlwaysReady, LocalEmit<Config>>;
+  Params params{};
+  WEFT_ASSIGN(params.x, bf16_tensor_map(args.x, Config::kM));
+  WEFT_ASSIGN(params.w, bf16_tensor_map(args.w, Config::kN));
+  params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
+  params.schedule = {plan.tiles_m, plan.tiles_n, plan.group};
+  params.emit = {args.y.data, args.y.byte_strides[0], int(args.y.dim(0)), int(args.y.dim(1))};
+  const auto kernel = sm90::gemm_sm90_kernel<Config, Params>;
+  WEFT_TRY(prepare_kernel("gemm_sm90", reinterpret_cast<const void*>(kernel), Config::kSharedBytes));
+  return launch("gemm_sm90", kernel,
+                {.grid = unsigned(plan.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes}, stream,
+                params);
+}
+
+using Run = Status (*)(cudaStream_t, const CudaGemmArgs&, const GemmPlan&);
+
+struct Instance {
+  GemmTileShape tile;
+  Run run;
+};
+
+template <int M, int N, int Stages>
+constexpr Instance instance() {
+  return {{M, N, Stages}, run<sm90::GemmConfig<M, N, Stages>>};
+}
+
+// Exactly gemm_tile_shapes().
+constexpr Instance kInstances[] = {
+    instance<256, 200, 3>(), instance<256, 160, 3>(), instance<256, 128, 3>(),
+    instance<128, 256, 3>(), instance<128, 192, 4>(), instance<128, 160, 5>(),
+    instance<128, 128, 5>(), instance<128, 96, 7>(),  instance<128, 64, 8>(),
+};
+
+Status check_matrix(const char* name, const TensorView& view, const Shape& shape) {
+  WEFT_TRY(expect_tensor(name, view, DType::kBF16, shape));
+  if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: not in CUDA memory", name);
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.byte_strides[0] % 16 != 0)
+    return error(Code::kInvalidArgument, "{}: address {} and row stride {} must be multiples of 16", name,
+                 static_cast<void*>(view.data), view.byte_strides[0]);
+  return {};
+}
+
+Status check(const CudaGemmArgs& args) {
+  WEFT_TRY(check_matrix("x", args.x, {-1, -1}));
+  WEFT_TRY(check_matrix("w", args.w, {-1, args.x.dim(1)}));
+  WEFT_TRY(check_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}));
+  if (args.w.dim(0) % 8 != 0 || args.w.dim(1) % 8 != 0)
+    return error(Code::kInvalidArgument, "w {}: both extents must be divisible by 8", args.w.describe());
+  for (const TensorView* view : {&args.x, &args.w, &args.y})
+    if (view->dim(0) > i64(1) << 30 || view->dim(1) > i64(1) << 30)
+      return error(Code::kInvalidArgument, "{}: extents above 2^30 are not supported", view->describe());
+  return {};
+}
+
+}  // namespace
+
+Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
+  WEFT_TRY(check(args));
+  const i64 m = args.y.dim(0), n = args.y.dim(1);
+  if (m == 0 || n == 0) return {};
+  if (args.x.dim(1) == 0)
+    return cuda_status(
+        cudaMemset2DAsync(args.y.data, size_t(args.y.byte_strides[0]), 0, size_t(n) * 2, size_t(m), stream),
+        "gemm with k = 0");
+  for (const Instance& candidate : kInstances)
+    if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
+  return error(Code::kInvalidArgument, "no GEMM is compiled for tile {}x{} with {} stages", plan.tile.m, plan.tile.n,
+               plan.tile.stages);
+}
+
+Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
+  WEFT_TRY(check(args));
+  int device = 0, sms = 0, major = 0, minor = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  if (major != 9 || minor != 0)
+    return error(Code::kUnimplemented, "gemm: GPU of compute capability {}.{}, built for 9.0", major, minor);
+  if (args.sms > 0) sms = std::min(sms, args.sms);
+  const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
+  if (m == 0 || n == 0 || k == 0) return cuda_gemm_with(stream, args, {});
+  return cuda_gemm_with(stream, args, plan_gemm_sm90(m, n, k, sms));
+}
+
+}  // namespace weft

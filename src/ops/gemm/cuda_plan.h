@@ -1,0 +1,34 @@
+// Which Hopper GEMM runs a shape: a pure function, so that CPU tests can check it.
+#pragma once
+#include <span>
+
+#include "base/types.h"
+
+namespace weft {
+
+// A compiled tile: `m` x `n` outputs per CTA and `stages` blocks of 64 along K in shared memory.
+struct GemmTileShape {
+  int m = 0, n = 0, stages = 0;
+  bool operator==(const GemmTileShape&) const = default;
+};
+
+// Every compiled tile; gemm_sm90.cu instantiates exactly these.
+std::span<const GemmTileShape> gemm_tile_shapes();
+
+struct GemmPlan {
+  GemmTileShape tile;
+  int tiles_m = 0, tiles_n = 0;
+  int ctas = 0;       // persistent CTAs, each takes every ctas-th tile
+  int group = 0;      // rows of tiles that are walked together, so that they share weights in L2
+  double clocks = 0;  // the model's estimate, in SM clocks
+
+  int tiles() const { return tiles_m * tiles_n; }
+  int waves() const { return ctas ? (tiles() + ctas - 1) / ctas : 0; }
+};
+
+// The tile that the model below expects to be fastest for y [m, n] = x [m, k] w [n, k]^T on `sms` multiprocessors.
+// Model, per wave: the larger of the matrix unit (64 x 8 outputs x 16 deep per 8 clocks and SM quarter: 4096
+// multiply-adds a clock) and the operand bytes from L2, plus a fixed cost to fill and drain. m, n, k > 0.
+GemmPlan plan_gemm_sm90(i64 m, i64 n, i64 k, int sms);
+
+}  // namespace weft

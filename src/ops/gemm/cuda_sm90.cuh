@@ -1,0 +1,170 @@
+// The Hopper GEMM: y [m, n] bf16 = x [m, k] w [n, k]^T, bf16 in, fp32 sums in K order. Persistent and warp-specialised:
+// one warpgroup feeds tiles of x and w by TMA through a ring in shared memory, two multiply and store. What is computed
+// when, waited for, and stored where, is asked of three hooks, so that the fused operators share this main loop:
+//   bool Schedule::next(int turn, TileAt& at)      this CTA's turn-th tile, false when there is none left
+//   void Ready::wait(const TileAt& at, int block)  (feeder only) returns once x's rows of the tile are there in K block
+//   std::byte* Emit::row(const TileAt& at, int r)  where row r of the tile goes (16-byte aligned; nullptr = nowhere)
+//   u32 Emit::row_bytes(const TileAt& at)          bytes of each row, a multiple of 16
+//   void Emit::done(const TileAt& at)              (multipliers) the tile's rows have been handed to the copy engine
+#pragma once
+#include "device/cuda/sm90.cuh"
+#include "device/cuda/wgmma.cuh"
+
+namespace weft::sm90 {
+
+// A tile's place, in tiles.
+struct TileAt {
+  int m, n;
+};
+
+template <int M, int N, int Stages>
+struct GemmConfig {
+  static constexpr int kM = M, kN = N, kStages = Stages;
+  static constexpr int kBlock = 64;           // elements of K per stage: one 128-byte swizzle row
+  static constexpr int kFragments = M / 128;  // 64-row matrix instructions per multiplier and step
+  static constexpr int kBytesX = M * kBlock * 2, kBytesW = N * kBlock * 2, kStageBytes = kBytesX + kBytesW;
+  static constexpr int kPitch = N * 2 + 16;  // of the output staging: keeps stmatrix free of bank conflicts
+  static constexpr int kStagingBytes = 2 * 64 * kPitch;
+  static constexpr int kSharedBytes = Stages * kStageBytes + kStagingBytes + 2 * Stages * 8 + 1024;
+  static constexpr int kThreads = 384;
+  static_assert(M % 128 == 0 && N % 8 == 0 && kSharedBytes <= 232448);
+};
+
+template <class Schedule, class Ready, class Emit>
+struct GemmParams {
+  CUtensorMap x;  // [m, k], boxes of kM x kBlock
+  CUtensorMap w;  // [n, k], boxes of kN x kBlock
+  int k_blocks;
+  Schedule schedule;
+  Ready ready;
+  Emit emit;
+};
+
+// The ring in shared memory: which stage, and the parity of its current pass.
+template <int Stages>
+struct RingPosition {
+  int stage = 0;
+  u32 parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == Stages) stage = 0, parity ^= 1;
+  }
+};
+
+template <class Config>
+struct GemmShared {
+  std::byte* stages;
+  std::byte* staging;
+  u64* full;   // bytes have landed
+  u64* empty;  // both multipliers are through
+  __device__ __forceinline__ explicit GemmShared(std::byte* raw) {
+    stages = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
+    staging = stages + Config::kStages * Config::kStageBytes;
+    full = reinterpret_cast<u64*>(staging + Config::kStagingBytes);
+    empty = full + Config::kStages;
+  }
+  __device__ __forceinline__ std::byte* x(int stage) const { return stages + stage * Config::kStageBytes; }
+  __device__ __forceinline__ std::byte* w(int stage) const { return x(stage) + Config::kBytesX; }
+};
+
+template <class Config, class Params>
+__device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared<Config>& shared) {
+  RingPosition<Config::kStages> at;
+  TileAt tile;
+  for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+    for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
+      ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
+      ptx::mbarrier_arrive_expect(shared.full + at.stage, Config::kStageBytes);
+      const int k = block * Config::kBlock;
+      ptx::tma_load_2d(shared.w(at.stage), &params.w, shared.full + at.stage, k, tile.n * Config::kN);
+      params.ready.wait(tile, block);  // weights never wait for the network, activations may
+      ptx::tma_load_2d(shared.x(at.stage), &params.x, shared.full + at.stage, k, tile.m * Config::kM);
+    }
+  }
+}
+
+// One multiplier's fragments as bf16 into its staging rows, then one bulk copy per row, 64 rows at a time.
+template <class Config, class Emit>
+__device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const TileAt& tile,
+                                           int group, std::byte* staging, const Emit& emit) {
+  constexpr int kN = Config::kN;
+  const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  const u32 row_address = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch;
+#pragma unroll
+  for (int i = 0; i < Config::kFragments; ++i) {
+    float(&d)[kN / 2] = sums[i];
+    if (thread < 64) ptx::bulk_wait_read();  // the copies before have left the staging
+    ptx::named_barrier(group + 1, 128);
+#pragma unroll
+    for (int j = 0; j + 8 <= kN / 2; j += 8)
+      ptx::stmatrix_x4(row_address + (lane / 16) * 16 + j * 4, ptx::pack_bf16(d[j], d[j + 1]),
+                       ptx::pack_bf16(d[j + 2], d[j + 3]), ptx::pack_bf16(d[j + 4], d[j + 5]),
+                       ptx::pack_bf16(d[j + 6], d[j + 7]));
+    if constexpr (kN % 16 == 8) {
+      constexpr int j = kN / 2 - 4;
+      ptx::stmatrix_x2(row_address + j * 4, ptx::pack_bf16(d[j], d[j + 1]), ptx::pack_bf16(d[j + 2], d[j + 3]));
+    }
+    ptx::fence_proxy_async_shared();
+    ptx::named_barrier(group + 1, 128);
+    if (thread < 64) {
+      std::byte* to = emit.row(tile, (group * Config::kFragments + i) * 64 + thread);
+      if (to) ptx::bulk_store(to, staging + thread * Config::kPitch, emit.row_bytes(tile));
+      ptx::bulk_commit();
+    }
+  }
+}
+
+template <class Config, class Params>
+__device__ __forceinline__ void gemm_multiply(const Params& params, const GemmShared<Config>& shared, int group) {
+  float sums[Config::kFragments][Config::kN / 2];
+  RingPosition<Config::kStages> at;
+  TileAt tile;
+  const bool elected = threadIdx.x % 128 == 0;
+  for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+    int previous = 0;
+    for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
+      ptx::mbarrier_wait(shared.full + at.stage, at.parity);
+      const u64 x = ptx::wgmma_descriptor(shared.x(at.stage) + group * Config::kFragments * 64 * 128);
+      const u64 w = ptx::wgmma_descriptor(shared.w(at.stage));
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < Config::kBlock / 16; ++step)
+#pragma unroll
+        for (int i = 0; i < Config::kFragments; ++i)
+          ptx::Wgmma<Config::kN>::bf16(sums[i], x + step * 2 + i * 64 * 8, w + step * 2, block + step > 0);
+      ptx::wgmma_commit();
+      // One group stays under way: the block before is done, and its stage is free.
+      ptx::wgmma_wait<1>();
+      if (elected && block > 0) ptx::mbarrier_arrive(shared.empty + previous);
+      previous = at.stage;
+    }
+    ptx::wgmma_wait<0>();
+    if (elected) ptx::mbarrier_arrive(shared.empty + previous);
+    gemm_store<Config>(sums, tile, group, shared.staging + group * 64 * Config::kPitch, params.emit);
+    params.emit.done(tile);
+  }
+  if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();  // shared memory must outlive its readers
+}
+
+template <class Config, class Params>
+__global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __grid_constant__ Params params) {
+  extern __shared__ std::byte raw[];
+  const GemmShared<Config> shared(raw);
+  const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Config::kStages; ++i) {
+      ptx::mbarrier_init(shared.full + i, 1);
+      ptx::mbarrier_init(shared.empty + i, 2);
+    }
+    ptx::mbarrier_init_fence();
+  }
+  __syncthreads();
+  if (group == 2) {
+    ptx::registers_shrink<24>();
+    if (threadIdx.x == 256) gemm_feed<Config>(params, shared);
+  } else {
+    ptx::registers_grow<240>();
+    gemm_multiply<Config>(params, shared, group);
+  }
+}
+
+}  // namespace weft::sm90

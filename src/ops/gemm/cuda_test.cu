@@ -1,0 +1,123 @@
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "base/dtype.h"
+#include "device/cuda/testing.cuh"
+#include "ops/gemm/gemm.cuh"
+
+namespace weft {
+namespace {
+
+__global__ void random_kernel(bf16* out, i64 n, u32 seed) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
+    u32 h = u32(i) * 2654435761u + seed;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    out[i] = bf16(float((h ^ (h >> 16)) & 0xffff) / 32768.0f - 1.0f);
+  }
+}
+
+// One thread per output, fp64. Counts outputs farther than `bound` from it, NaN included.
+__global__ void compare_kernel(const bf16* x, i64 x_stride, const bf16* w, i64 w_stride, const bf16* y, i64 y_stride,
+                               int m, int n, int k, u32* wrong) {
+  const int col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+  if (col >= n || row >= m) return;
+  double sum = 0, magnitude = 0;
+  for (int i = 0; i < k; ++i) {
+    const double product = double(float(x[row * x_stride + i])) * double(float(w[col * w_stride + i]));
+    sum += product;
+    magnitude += fabs(product);
+  }
+  // fp32 sums of k terms, then one rounding to bf16 (8 bits of significand).
+  const double bound = magnitude * k * 0x1p-24 + fabs(sum) * 0x1p-8 + 1e-30;
+  if (!(fabs(double(float(y[row * y_stride + col])) - sum) <= bound)) atomicAdd(wrong, 1u);
+}
+
+struct Case {
+  i64 m, n, k;
+  i64 pad = 0;  // elements between rows
+};
+
+Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan) {
+  const i64 x_stride = c.k + c.pad, y_stride = c.n + c.pad;
+  const auto bytes = [](i64 rows, i64 stride) { return size_t(std::max<i64>(rows * stride, 1)) * 2; };
+  WEFT_ASSIGN(const auto x, DeviceBuffer::create(bytes(c.m, x_stride)));
+  WEFT_ASSIGN(const auto w, DeviceBuffer::create(bytes(c.n, x_stride)));
+  WEFT_ASSIGN(const auto y, DeviceBuffer::create(bytes(c.m + 1, y_stride)));  // a row more than is written
+  WEFT_ASSIGN(const auto wrong, DeviceBuffer::create(4));
+  WEFT_TRY(launch("random", random_kernel, {.grid = 256, .block = 256}, stream, x.as<bf16>(), i64(x.bytes() / 2), 1u));
+  WEFT_TRY(launch("random", random_kernel, {.grid = 256, .block = 256}, stream, w.as<bf16>(), i64(w.bytes() / 2), 2u));
+  WEFT_CUDA_TRY(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream));  // NaN
+  WEFT_CUDA_TRY(cudaMemsetAsync(wrong.data(), 0, 4, stream));
+  const auto view = [](const DeviceBuffer& buffer, i64 rows, i64 cols, i64 stride) {
+    TensorView v = TensorView::dense(buffer.data(), DType::kBF16, {rows, cols}, DeviceKind::kCuda);
+    v.byte_strides[0] = stride * 2;
+    return v;
+  };
+  const CudaGemmArgs args{view(x, c.m, c.k, x_stride), view(w, c.n, c.k, x_stride), view(y, c.m, c.n, y_stride)};
+  WEFT_TRY(plan ? cuda_gemm_with(stream, args, *plan) : cuda_gemm(stream, args));
+  if (c.m * c.n > 0)
+    WEFT_TRY(launch("compare", compare_kernel, {.grid = dim3(unsigned((c.n + 127) / 128), unsigned(c.m)), .block = 128},
+                    stream, x.as<bf16>(), x_stride, w.as<bf16>(), x_stride, y.as<bf16>(), y_stride, int(c.m), int(c.n),
+                    int(c.k), wrong.as<u32>()));
+  u32 count = 1;
+  WEFT_CUDA_TRY(cudaMemcpyAsync(&count, wrong.data(), 4, cudaMemcpyDefault, stream));
+  std::vector<u16> rows(y.bytes() / 2);
+  WEFT_CUDA_TRY(cudaMemcpyAsync(rows.data(), y.data(), y.bytes(), cudaMemcpyDefault, stream));
+  WEFT_CUDA_TRY(cudaStreamSynchronize(stream));
+  if (count != 0) return error(Code::kAborted, "[{}, {}, {}]: {} wrong outputs", c.m, c.n, c.k, count);
+  for (i64 row = 0; row <= c.m; ++row)
+    for (i64 col = row < c.m ? c.n : 0; col < y_stride; ++col)
+      if (rows[size_t(row * y_stride + col)] != 0xffff && (row < c.m || c.n > 0))
+        return error(Code::kAborted, "[{}, {}, {}]: wrote outside, at row {} column {}", c.m, c.n, c.k, row, col);
+  return {};
+}
+
+TEST(CudaGemm, EveryTileAgreesWithFp64OnUnevenShapes) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const GemmTileShape& tile : gemm_tile_shapes())
+    for (const Case& c : {Case{1, 8, 8}, Case{130, 264, 72}, Case{515, 408, 1000, 8}, Case{1024, 1600, 512}}) {
+      GemmPlan plan{tile, int((c.m + tile.m - 1) / tile.m), int((c.n + tile.n - 1) / tile.n)};
+      plan.group = 3;
+      for (const int ctas : {1, 5, 132}) {
+        plan.ctas = std::min(ctas, plan.tiles());
+        const Status outcome = check(stream->get(), c, &plan);
+        ASSERT_TRUE(outcome.ok()) << tile.m << "x" << tile.n << " on " << ctas << ": " << outcome.message();
+      }
+    }
+}
+
+TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const Case& c : {Case{0, 64, 64}, Case{64, 0, 64}, Case{3, 16, 0}, Case{1, 5120, 5120}, Case{127, 1280, 640, 16},
+                        Case{512, 12800, 512}, Case{2048, 5120, 640}, Case{777, 2000, 808, 8}})
+    WEFT_ASSERT_OK(check(stream->get(), c, nullptr));
+}
+
+TEST(CudaGemm, RefusesWrongInput) {
+  WEFT_NEED_GPUS(1);
+  auto memory = DeviceBuffer::create(1 << 16);
+  WEFT_ASSERT_OK(memory.status());
+  const auto view = [&](i64 rows, i64 cols, i64 shift = 0) {
+    return TensorView::dense(memory->as<std::byte>() + shift, DType::kBF16, {rows, cols}, DeviceKind::kCuda);
+  };
+  const std::pair<Status, const char*> cases[] = {
+      {cuda_gemm(nullptr, {view(8, 16), view(8, 24), view(8, 8)}), "w"},
+      {cuda_gemm(nullptr, {view(8, 16), view(8, 16), view(9, 8)}), "y"},
+      {cuda_gemm(nullptr, {view(8, 12), view(8, 12), view(8, 8)}), "x"},  // row stride of 24 bytes
+      {cuda_gemm(nullptr, {view(8, 16, 2), view(8, 16), view(8, 8)}), "x"},
+      {cuda_gemm(nullptr, {view(8, 16), view(12, 16), view(8, 12)}), "y"},
+  };
+  for (const auto& [status, text] : cases) {
+    EXPECT_EQ(status.code(), Code::kInvalidArgument);
+    EXPECT_EQ(status.message().find(text), 0u) << status.message();
+  }
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,25 @@
+// gemm on Hopper GPUs, plain: the building block of the layers' CUDA path and the baseline of the fused operators.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "base/tensor.h"
+#include "ops/gemm/cuda_plan.h"
+
+namespace weft {
+
+struct CudaGemmArgs {
+  TensorView x;  // [m, k] bf16, row stride a multiple of 16 bytes
+  TensorView w;  // [n, k] bf16, row stride a multiple of 16 bytes
+  TensorView y;  // [m, n] bf16, row stride a multiple of 16 bytes; must not overlap x or w
+  int sms = 0;   // multiprocessors to use, 0 = all
+};
+
+// y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile alone, not on the grid.
+// All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n = 0 is a no-op, k = 0 writes
+// zeros. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented on a GPU other than sm_90.
+Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args);
+
+// The same with a tile of gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
+Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan);
+
+}  // namespace weft
