@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Runs the GPU benchmarks, each result checked before it is timed. Usage: run-bench.sh [--ranks N] [--json FILE]
 set -euo pipefail
-# torch's NCCL serves where no other is installed. NVLink multicast stays off (NCCL_NVLS_ENABLE=0) unless set otherwise.
+# torch's NCCL and cuBLAS serve where no others are installed. NVLink multicast stays off unless NCCL_NVLS_ENABLE says so.
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
-if [ -z "${WEFT_NCCL:-}" ] && ! ldconfig -p | grep -q libnccl.so.2; then
-  WEFT_NCCL=$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib/libnccl.so.2")' 2>/dev/null || true)
-  [ -z "$WEFT_NCCL" ] || export WEFT_NCCL
-fi
+# library <name> <glob under python's nvidia packages>: the path of a library that ldconfig does not know.
+library() {
+  ldconfig -p | grep -q "$1" ||
+    python3 -c 'import glob, nvidia, sys; print(sorted(glob.glob(list(nvidia.__path__)[0] + sys.argv[1]))[-1])' "$2" 2>/dev/null
+}
+nccl=$(library libnccl.so.2 '/nccl/lib/libnccl.so.2') && [ -n "$nccl" ] && export WEFT_NCCL=${WEFT_NCCL:-$nccl}
+cublas=$(library libcublas.so.13 '/*/lib/libcublas.so.1[23]') && [ -n "$cublas" ] && export WEFT_CUBLAS=${WEFT_CUBLAS:-$cublas}
 here=$(cd "$(dirname "$0")" && pwd)
 revision=$(cat "$here/revision")
 exec "$here/weft" bench gpu --revision "$revision" "$@"

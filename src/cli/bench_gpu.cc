@@ -7,61 +7,102 @@
 #include "cli/commands.h"
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
+#include "ops/gemm/cuda_bench.h"
 #endif
 
 namespace weft {
 namespace {
 
 struct BenchGpuOptions {
+  std::vector<std::string> ops = {"all_reduce", "gemm"};
   int ranks = 0;
   int repeats = 15;
   std::vector<i64> bytes = {8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
   std::vector<std::string> algorithms = {"auto", "ll", "one_shot", "two_shot"};
+  std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
+  std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
   std::string json_path, revision = "unknown";
 };
 
-Status bench_gpu([[maybe_unused]] const BenchGpuOptions& options) {
 #if defined(WEFT_HAVE_CUDA)
+using Json = nlohmann::ordered_json;
+
+Status bench_all_reduce(const BenchGpuOptions& options, Json& out) {
   WEFT_ASSIGN(const auto report,
               bench_cuda_all_reduce({options.ranks, options.bytes, options.algorithms, options.repeats}));
   fmt::print("all_reduce, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles)\n",
              report.ranks, report.device, report.nccl);
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  Json rows = Json::array();
   for (const auto& row : report.rows) {
     fmt::print("{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
                row.upper_us);
-    rows.push_back({{"op", "all_reduce"},
-                    {"bytes", row.bytes},
+    rows.push_back({{"bytes", row.bytes},
                     {"variant", row.variant},
                     {"us", row.median_us},
                     {"quartiles_us", {row.lower_us, row.upper_us}}});
   }
+  out["all_reduce"] = {
+      {"device", report.device}, {"ranks", report.ranks}, {"dtype", "bf16"}, {"nccl", report.nccl}, {"rows", rows}};
+  return {};
+}
+
+Status bench_gemm(const BenchGpuOptions& options, Json& out) {
+  WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.n_k, options.repeats}));
+  fmt::print("gemm, bf16, {}, cuBLAS {}; us per call in a graph, time / cuBLAS': median (quartiles)\n", report.device,
+             report.cublas);
+  Json rows = Json::array();
+  for (const auto& row : report.rows) {
+    fmt::print("{:>6} x {:<6} x {:<6} {:<8} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.n,
+               row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper);
+    rows.push_back({{"m", row.m},
+                    {"n", row.n},
+                    {"k", row.k},
+                    {"tile", row.tile},
+                    {"us", row.us},
+                    {"cublas_us", row.cublas_us},
+                    {"ratio", row.ratio},
+                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
+  }
+  out["gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"rows", rows}};
+  return {};
+}
+
+Status bench_gpu(const BenchGpuOptions& options) {
+  Json all = {{"revision", options.revision}, {"repeats", options.repeats}};
+  for (const std::string& op : options.ops) {
+    if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
+    if (op == "gemm") WEFT_TRY(bench_gemm(options, all));
+  }
   if (options.json_path.empty()) return {};
-  const nlohmann::ordered_json all = {
-      {"revision", options.revision}, {"device", report.device},    {"ranks", report.ranks}, {"dtype", "bf16"},
-      {"nccl", report.nccl},          {"repeats", options.repeats}, {"results", rows}};
   std::ofstream file(options.json_path);
   file << all.dump(1) << "\n";
   if (!file.flush()) return error(Code::kIo, "--json {}: cannot write", options.json_path);
   return {};
-#else
-  return error(Code::kUnimplemented, "bench gpu: this build has no CUDA (configure with -DWEFT_CUDA=ON)");
-#endif
 }
+#else
+Status bench_gpu(const BenchGpuOptions&) {
+  return error(Code::kUnimplemented, "bench gpu: this build has no CUDA (configure with -DWEFT_CUDA=ON)");
+}
+#endif
 
 }  // namespace
 
 void add_bench_gpu(CLI::App& bench) {
   auto options = std::make_shared<BenchGpuOptions>();
-  CLI::App* command = bench.add_subcommand("gpu", "Collectives on this host's GPUs, beside NCCL ($WEFT_NCCL)");
+  CLI::App* command = bench.add_subcommand(
+      "gpu", "Operators on this host's GPUs, beside NCCL and cuBLAS (opened at run time: $WEFT_NCCL, $WEFT_CUBLAS)");
+  command->add_option("--ops", options->ops, "all_reduce, gemm")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"all_reduce", "gemm"}));
   command->add_option("--ranks", options->ranks, "Ranks, one GPU each; 0 = as many as there are GPUs")
       ->check(CLI::Range(0, 8))
       ->capture_default_str();
   command->add_option("--repeats", options->repeats, "Timed repeats of every variant")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--bytes", options->bytes, "Sizes in bytes")->delimiter(',');
+  command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
   command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
+  command->add_option("--m", options->m, "Rows of gemm's x")->delimiter(',')->check(CLI::Range(1, 1 << 20));
   command->add_option("--json", options->json_path, "Also write the figures to this file");
   command->add_option("--revision", options->revision, "Source revision to put into the JSON");
   command->callback([options] { finish(bench_gpu(*options)); });
