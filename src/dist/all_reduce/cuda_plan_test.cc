@@ -28,7 +28,7 @@ TEST(CudaAllReducePlan, FitsTheBuffersItIsGiven) {
               if (plan.algorithm == Algorithm::kOneShot) ASSERT_LE(n, slot);
               if (plan.algorithm == Algorithm::kTwoShot)
                 for (int p = 0; p < ranks; ++p) {
-                  const Run share = split_run(plan.tiles.count, ranks, p);
+                  const weft::Run share = split_run(plan.tiles.count, ranks, p);
                   if (share.size() > 0) ASSERT_LE(plan.tiles.end(share.end - 1) - plan.tiles.begin(share.begin), slot);
                 }
               if (plan.algorithm == Algorithm::kLl && forced == Algorithm::kAuto)

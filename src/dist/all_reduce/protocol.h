@@ -136,15 +136,22 @@ WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles
         const i64 begin = tiles.begin(first), bytes = (tiles.end(last - 1) - begin) * i64(sizeof(T));
         const i64 in_slot = begin - tiles.begin(owned.begin);
         m.put_bytes((half + (m.rank() * b.slot + in_slot)).template as<std::byte>(), p, hooks.own(begin), bytes);
-        stores_done<F>(m);
-        if (m.lane() == 0) {
-          for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
-          m.flush(p);
-        }
       });
       return true;
     });
   });
+  // Signalled together: every owner waits for the peer that sends to it last, and a GPU pays for each release.
+  stores_done<F>(m);
+  if (m.lane() == 0) {
+    peers(m, [&](int p) {
+      const Run owned = split_run(tiles.count, m.ranks(), p);
+      m.tiles(owned.size(), [&](i64 first, i64 last) {
+        for (i64 t = first; t < last; ++t) signal<F>(m, b.arrived.at(m.rank(), owned.begin + t), p, epoch);
+        return true;
+      });
+      m.flush(p);
+    });
+  }
   const Run mine = split_run(tiles.count, m.ranks(), m.rank());
   const bool summed = m.tiles(mine.size(), [&](i64 first, i64 last) {
     hooks.produce(mine.begin + first, mine.begin + last);
