@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "dist/exchange/plan.h"
+#include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
 namespace {
@@ -88,7 +88,7 @@ Status CudaAllReduce::allocate() {
   b.result_elements = two_shot ? elements : 0;
   b.inbox_words = ll * size / i64(sizeof(u32));
   SymmetricLayout layout;
-  const i64 flags = flags_per_source(i64(ranks) * kCudaAllReduceCtas);
+  const i64 flags = flags_per_source(i64(ranks) * kCudaMaxCtas);
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 reduced = layout.reserve<u32>(ranks * flags);
@@ -108,14 +108,8 @@ Status CudaAllReduce::allocate() {
 Status CudaAllReduce::run(cudaStream_t stream, const TensorView& x, const TensorView& y) {
   WEFT_TRY(expect_tensor("all_reduce: x", x, shape_.dtype, x.shape));
   WEFT_TRY(expect_tensor("all_reduce: y", y, shape_.dtype, x.shape));
-  for (const auto& [name, view] : {std::pair{"x", &x}, {"y", &y}}) {
-    WEFT_TRY(expect_dense(kOp, name, *view));
-    if (view->device != DeviceKind::kCuda)
-      return error(Code::kInvalidArgument, "{}: {}: not in CUDA memory", kOp, name);
-    if (reinterpret_cast<uintptr_t>(view->data) % 16 != 0)
-      return error(Code::kInvalidArgument, "{}: {}: address {} is not a multiple of 16", kOp, name,
-                   static_cast<void*>(view->data));
-  }
+  WEFT_TRY(expect_cuda(kOp, "x", x));
+  WEFT_TRY(expect_cuda(kOp, "y", y));
   if (x.shape.elements() > shape_.max_elements)
     return error(Code::kInvalidArgument, "{}: x: {} holds more than max_elements = {}", kOp, x.describe(),
                  shape_.max_elements);

@@ -2,20 +2,13 @@
 
 #include <algorithm>
 
+#include "dist/exchange/cuda_tiles.h"
+
 namespace weft {
 namespace {
 
 constexpr i64 divide_up(i64 n, i64 by) {
   return (n + by - 1) / by;
-}
-
-// `count` tiles at most, whole units of kTileUnit elements each.
-Tiles cut(i64 elements, i64 count) {
-  Tiles tiles;
-  tiles.elements = elements;
-  tiles.stride = round_up(divide_up(elements, count), kTileUnit);
-  tiles.count = divide_up(elements, tiles.stride);
-  return tiles;
 }
 
 }  // namespace
@@ -38,21 +31,21 @@ CudaAllReducePlan plan_cuda_all_reduce(i64 elements, i64 element_bytes, int rank
                    : bytes <= cuda_ll_most_bytes(ranks)       ? AllReduceAlgorithm::kLl
                    : bytes <= cuda_one_shot_most_bytes(ranks) ? AllReduceAlgorithm::kOneShot
                                                               : AllReduceAlgorithm::kTwoShot;
-  const i64 limit = std::clamp(max_ctas, 1, kCudaAllReduceCtas);
+  const i64 limit = std::clamp(max_ctas, 1, kCudaMaxCtas);
   switch (plan.algorithm) {
     case AllReduceAlgorithm::kLl:  // a word of 4 bytes per lane
       plan.threads = 256;
-      plan.tiles = cut(elements, std::clamp<i64>(divide_up(bytes, 4 * plan.threads), 1, limit));
+      plan.tiles = cut_into(elements, std::clamp<i64>(divide_up(bytes, 4 * plan.threads), 1, limit));
       plan.ctas = int(plan.tiles.count);
       break;
     case AllReduceAlgorithm::kOneShot:  // 16 bytes per lane
       plan.threads = 512;
-      plan.tiles = cut(elements, std::clamp<i64>(divide_up(bytes, 16 * plan.threads), 1, limit));
+      plan.tiles = cut_into(elements, std::clamp<i64>(divide_up(bytes, 16 * plan.threads), 1, limit));
       plan.ctas = int(plan.tiles.count);
       break;
     default:  // each CTA has a tile of every rank's share
       plan.threads = bytes < 4 << 20 ? 512 : 1024;
-      plan.tiles = cut(elements, ranks * std::clamp<i64>(divide_up(bytes, 16 * plan.threads * ranks), 1, limit));
+      plan.tiles = cut_into(elements, ranks * std::clamp<i64>(divide_up(bytes, 16 * plan.threads * ranks), 1, limit));
       plan.ctas = int(divide_up(plan.tiles.count, ranks));
   }
   return plan;
@@ -63,9 +56,9 @@ i64 cuda_all_reduce_slot(i64 max_elements, i64 element_bytes, int ranks, AllRedu
                        : forced == AllReduceAlgorithm::kAuto
                            ? std::min(max_elements, cuda_one_shot_most_bytes(ranks) / element_bytes)
                            : 0;
-  // A share is at most kCudaAllReduceCtas tiles, each rounded up by less than a unit.
+  // A share is at most kCudaMaxCtas tiles, each rounded up by less than a unit.
   const i64 two_shot = forced == AllReduceAlgorithm::kTwoShot || forced == AllReduceAlgorithm::kAuto
-                           ? divide_up(max_elements, ranks) + (kCudaAllReduceCtas + 1) * kTileUnit
+                           ? divide_up(max_elements, ranks) + (kCudaMaxCtas + 1) * kTileUnit
                            : 0;
   return round_up(std::max(one_shot, two_shot), kTileUnit);
 }

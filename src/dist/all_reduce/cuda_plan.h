@@ -11,15 +11,12 @@ struct CudaAllReducePlan {
   int threads = 0;
 };
 
-// CTAs of an all-reduce at most, and so tiles of a rank's share: flags are laid out for these.
-inline constexpr int kCudaAllReduceCtas = 128;
-
 // Largest size, in bytes, for which "auto" takes ll or one_shot on `ranks` ranks; two_shot above.
 i64 cuda_ll_most_bytes(int ranks);
 i64 cuda_one_shot_most_bytes(int ranks);
 
 // The plan for `elements` > 0 elements of `element_bytes` (2 or 4), on 2 or more ranks; `forced` = kAuto chooses by
-// size. At most min(max_ctas, kCudaAllReduceCtas) CTAs. Every CTA has at most one tile of each rank's share.
+// size. At most min(max_ctas, kCudaMaxCtas of dist/exchange) CTAs. Every CTA has at most one tile of each rank's share.
 CudaAllReducePlan plan_cuda_all_reduce(i64 elements, i64 element_bytes, int ranks, AllReduceAlgorithm forced,
                                        int max_ctas);
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "dist/exchange/cuda_tiles.h"
+
 namespace weft {
 namespace {
 
@@ -19,7 +21,7 @@ TEST(CudaAllReducePlan, FitsTheBuffersItIsGiven) {
               ASSERT_NE(plan.algorithm, Algorithm::kAuto);
               if (forced != Algorithm::kAuto) ASSERT_EQ(plan.algorithm, forced);
               ASSERT_GE(plan.ctas, 1);
-              ASSERT_LE(plan.ctas, std::min(ctas, kCudaAllReduceCtas));
+              ASSERT_LE(plan.ctas, std::min(ctas, kCudaMaxCtas));
               ASSERT_EQ(plan.tiles.end(plan.tiles.count - 1), n);
               ASSERT_LT(plan.tiles.begin(plan.tiles.count - 1), n);
               ASSERT_EQ(plan.tiles.stride % kTileUnit, 0);

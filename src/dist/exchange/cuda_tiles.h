@@ -1,0 +1,39 @@
+// How GPUs cut elements into tiles, and what their operators check. Host side.
+#pragma once
+#include <algorithm>
+
+#include "dist/exchange/plan.h"
+
+namespace weft {
+
+// CTAs that an operator launches at most, and so tiles of one rank's share: flags are laid out for these.
+inline constexpr int kCudaMaxCtas = 128;
+
+// At most `count` tiles of whole units of kTileUnit elements; one empty tile for no elements.
+WEFT_HD Tiles cut_into(i64 elements, i64 count) {
+  const i64 even = (elements + count - 1) / count;
+  const i64 stride = even > 0 ? (even + kTileUnit - 1) / kTileUnit * kTileUnit : kTileUnit;
+  const i64 tiles = (elements + stride - 1) / stride;
+  return {tiles > 0 ? tiles : 1, stride, elements};
+}
+
+// CTAs and threads for moving `bytes` per rank: 16 bytes per lane until all CTAs are busy.
+struct CudaGrid {
+  int ctas, threads;
+};
+inline CudaGrid cuda_grid(i64 bytes, int max_ctas) {
+  const int threads = bytes < 1 << 20 ? 512 : 1024;
+  const i64 limit = std::clamp(max_ctas, 1, kCudaMaxCtas);
+  return {int(std::clamp<i64>((bytes + 16 * threads - 1) / (16 * threads), 1, limit)), threads};
+}
+
+// `tensor` must be dense in CUDA memory, 16-byte aligned.
+inline Status expect_cuda(const char* op, const char* tensor, const TensorView& view) {
+  WEFT_TRY(expect_dense(op, tensor, view));
+  if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: {}: not in CUDA memory", op, tensor);
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 == 0) return {};
+  return error(Code::kInvalidArgument, "{}: {}: address {} is not a multiple of 16", op, tensor,
+               static_cast<void*>(view.data));
+}
+
+}  // namespace weft
