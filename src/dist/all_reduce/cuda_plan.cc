@@ -13,10 +13,9 @@ constexpr i64 divide_up(i64 n, i64 by) {
 
 }  // namespace
 
-// Where the curves of `weft bench gpu` cross on 4 H200s over NVLink; 2, 3 and 8 ranks are scaled by the bytes a rank
-// sends.
+// Where the curves of `weft bench gpu` cross on H200s over NVLink with 2 and 4 ranks; for 8, scaled by the bytes sent.
 i64 cuda_ll_most_bytes(int ranks) {
-  return ranks <= 4 ? 128 << 10 : 64 << 10;
+  return ranks <= 2 ? 256 << 10 : ranks <= 4 ? 128 << 10 : 64 << 10;
 }
 
 i64 cuda_one_shot_most_bytes(int ranks) {
