@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdlib>
 
+#include "device/cuda/driver.cuh"
 #include "device/cuda/runtime.cuh"
 #include "ops/gemm/gemm.cuh"
 
@@ -180,6 +181,7 @@ class GemmBench {
 
 Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options) {
   CudaGemmBenchReport report;
+  if (cuda_device_count() == 0) return error(Code::kUnavailable, "gemm: no GPU is visible");
   cudaDeviceProp properties;
   WEFT_CUDA_TRY(cudaSetDevice(0));
   WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
