@@ -4,6 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/types.h"
 #include "cli/commands.h"
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
