@@ -43,8 +43,7 @@ nlohmann::ordered_json model_info(const Pretrained& model) {
   const ModelConfig& config = model.config;
   std::map<std::string, int> types;
   i64 parameters = 0;
-  for (const auto& name : model.file->names()) {
-    const TensorView& tensor = *model.file->tensor(name);
+  for (const TensorView& tensor : model.checkpoint->tensors()) {
     ++types[dtype_name(tensor.dtype)];
     parameters += tensor.shape.elements();
   }

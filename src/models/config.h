@@ -1,5 +1,6 @@
 // ModelConfig: what a model's metadata says about its architecture, whatever file it came from.
 #pragma once
+#include <filesystem>
 #include <string>
 
 #include "ops/rope/rope.h"
@@ -27,5 +28,9 @@ struct ModelConfig {
 // Reads and checks the metadata of a GGUF file. Errors: kDataLoss or kNotFound naming the key; kUnimplemented naming an
 // architecture or an option that would be run wrong (another RoPE scaling, experts, sliding window ...).
 Result<ModelConfig> config_from_gguf(const GgufFile& file);
+
+// Reads config.json (the present form and the older one) and generation_config.json of a Hugging Face folder. Errors as
+// above, naming file and field.
+Result<ModelConfig> config_from_folder(const std::filesystem::path& folder);
 
 }  // namespace weft

@@ -13,10 +13,12 @@ namespace weft {
 struct Pretrained {
   std::string path;
   ModelConfig config;
-  std::shared_ptr<const GgufFile> file;
+  std::shared_ptr<const GgufFile> gguf;  // null for a folder
   std::shared_ptr<const Checkpoint> checkpoint;
 
-  // Opens a .gguf file. Errors name the file and the key; kUnimplemented names what is not supported.
+  // Opens a .gguf file, or a Hugging Face folder with config.json, safetensors, tokenizer.json and
+  // tokenizer_config.json or chat_template.jinja. Errors name the file and the key; kUnimplemented names what is not
+  // supported.
   static Result<Pretrained> open(const std::filesystem::path& path);
   Result<Tokenizer> load_tokenizer() const;
   // kNotFound when the file carries none.

@@ -55,6 +55,12 @@ class GgufCheckpoint : public Checkpoint {
     return head * head_dim_ + 2 * (within % half) + within / half;
   }
 
+  std::vector<TensorView> tensors() const override {
+    std::vector<TensorView> all;
+    for (const std::string_view name : file_->names()) all.push_back(*file_->tensor(name));
+    return all;
+  }
+
   void drop_pages() const override { file_->file().drop(file_->file().bytes()); }
 
  private:

@@ -19,6 +19,7 @@ class SafetensorsFile {
   Result<TensorView> tensor(const std::string& name) const;
   bool has(const std::string& name) const { return tensors_.contains(name); }
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  const MappedFile& file() const { return file_; }
 
  private:
   explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
