@@ -1,11 +1,12 @@
 """Ranks that die, stop, hang or give up: the others say so within two seconds, everyone ends, nothing remains."""
 
 import os
+import pathlib
 import signal
 import time
 
 import pytest
-from worlds import WEFT, is_alive, port, worlds  # noqa: F401, fixtures
+from worlds import WEFT, is_alive, marked, port, worlds  # noqa: F401, fixtures
 
 REPORTED_WITHIN_S = 2.0
 SELFTEST = (WEFT, "selftest", "world")
@@ -169,3 +170,23 @@ def test_a_pause_of_the_whole_world_is_no_failure(worlds, port):
     for rank in (0, 2, 1):
         ranks[rank].signal(signal.SIGCONT)
     assert [ranks[rank].wait(10) for rank in range(3)] == [0, 0, 0], ranks[0].err_text()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("number, what", [(signal.SIGKILL, "died"), (signal.SIGSTOP, "stopped responding")])
+def test_a_rank_lost_while_a_model_generates(worlds, victim, number, what):
+    program = worlds.launch(3, WEFT, "generate", "--model", "smollm2-135m", "--threads", 1, "--ignore-eos",
+                            "--max-tokens", 6000, "--temperature", 1, "Count to a million.")
+    end = time.monotonic() + 20
+    while not any(line.startswith("[0] ") for _, line in program.out):  # text comes: all ranks are in the model
+        assert program.process.poll() is None and time.monotonic() < end, program.err_text()
+        time.sleep(0.02)
+    pids = {}
+    for pid in marked(worlds.mark):
+        for variable in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"RANK="):
+                pids[int(variable[5:])] = pid
+    since = strike(pids[victim], number)
+    assert program.wait(10) != 0
+    expect_reports(program, since, f"rank {victim} (pid {pids[victim]}) {what}", set(range(3)) - {victim})
+    assert not any(is_alive(pid) for pid in pids.values())
