@@ -58,6 +58,7 @@ void add_bench_op(CLI::App& bench) {
   CLI::App* op = bench.add_subcommand("op", "Measure one operator on one shape");
   op->require_subcommand(1);
   add_bench_attention(*op);
+  add_bench_rows(*op);
   CLI::App* gemm = op->add_subcommand("gemm", "y = x W^T: x [m, k], W [n, k]");
   auto flags = std::make_shared<GemmFlags>();
   GemmBenchOptions& options = flags->options;

@@ -89,7 +89,8 @@ Result<Exchange> reduce_exchange(World& world, const WorldFlags& flags) {
     WEFT_TRY(parts->pool->run([&](Exec& exec) { return parts->reduce.run(exec, parts->x.view, parts->y.view); }));
     for (i64 i = 1; i < kElements; ++i) {
       const int ranks = parts->comm.size();
-      const float sum = value(0, i) * float(ranks * (ranks + 1) / 2);  // small integers: exact
+      const int total = ranks * (ranks + 1) / 2;
+      const float sum = value(0, i) * float(total);  // small integers: exact
       if (y[i] != sum) return error(Code::kDataLoss, "round {}: element {} is {}, expected {}", round, i, y[i], sum);
     }
     return y[0] != 0;

@@ -1,6 +1,8 @@
 #include "ops/bench.h"
 
 #include <algorithm>
+#include <cmath>
+#include <random>
 
 #include "base/clock.h"
 
@@ -22,6 +24,30 @@ Result<double> seconds_for(ThreadPool& pool, i64 repeats, const std::function<St
 }
 
 }  // namespace
+
+Tensor random_tensor(i64 rows, i64 columns, u32 seed) {
+  Tensor tensor = Tensor::zeros(DType::kF32, {rows, columns});
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, 1);
+  for (i64 i = 0; i < rows * columns; ++i) tensor.view.as<float>()[i] = normal(random);
+  return tensor;
+}
+
+Status run_once(int threads, const std::function<Status(Exec&)>& work) {
+  WEFT_ASSIGN(auto pool, ThreadPool::create({.num_threads = threads, .cpus = allowed_cpus()}));
+  return pool->run(work);
+}
+
+Result<double> compare_output(const char* op, const TensorView& found, const TensorView& expected, double bound) {
+  WEFT_CHECK(found.shape == expected.shape && found.is_dense() && expected.is_dense());
+  double largest = 0;
+  for (i64 i = 0; i < found.shape.elements(); ++i) {
+    const double difference = std::abs(double(found.as<float>()[i]) - double(expected.as<float>()[i]));
+    if (!(difference <= bound)) return error(Code::kDataLoss, "{}: error of {} at element {}", op, difference, i);
+    largest = std::max(largest, difference);
+  }
+  return largest;
+}
 
 Result<OpTiming> time_op(int threads, int samples, const std::function<Status(Exec&)>& work) {
   constexpr double kSampleSeconds = 0.005;
