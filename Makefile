@@ -26,7 +26,7 @@ test: build-all
 test-long: build-all
 	@$(CMAKE) --preset release -DWEFT_TEST_TIMEOUT=14400 >/dev/null
 	@{ git describe --always --dirty; lscpu | grep 'Model name'; \
-	   WEFT_TEST_LONG=1 $(CTEST) -j $(JOBS) && scripts/fuzz 600; } 2>&1 | sed 's#$(CURDIR)/##g' | tee docs/test-long.txt
+	   WEFT_TEST_LONG=1 $(CTEST) -j $(JOBS) && scripts/fuzz 300; } 2>&1 | sed 's#$(CURDIR)/##g' | tee docs/test-long.txt
 
 build-all: setup-test
 	@$(CMAKE) --preset release -DWEFT_TESTS=ON -DWEFT_TEST_TIMEOUT=300 >/dev/null
