@@ -58,7 +58,7 @@ WEFT_HD void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sin
   const int self = m.rank();
   // The element's own index decides nothing but where it lies: whole packs and the tail give the same bits.
   const auto sum = [&](i64 i, i64 count) {
-    float sums[kElements];
+    float sums[kElements] = {};
     const auto add = [&](const Pack<T>& part, bool first) {
       for (int j = 0; j < kElements; ++j) sums[j] = first ? widen(part.values[j]) : sums[j] + widen(part.values[j]);
     };
