@@ -119,7 +119,8 @@ inline std::vector<double> gemm_error_bounds(const ActivationView& x, const Tens
   for (i64 i = 0; i < m; ++i) {
     for (i64 t = 0; t < k; ++t) values[size_t(i * k + t)] = std::abs(activation_value(x, i, t));
   }
-  const double roundings = is_block_quantised(raw.dtype) ? 2.0 * double(k / 32) + 4 : double(k) + 1;
+  const i64 blocks = k / 32;
+  const double roundings = is_block_quantised(raw.dtype) ? 2.0 * double(blocks) + 4 : double(k) + 1;
   for (i64 j = 0; j < n; ++j) {
     for (i64 t = 0; t < k; ++t) terms[size_t(t)] = std::abs(raw_value(raw, j, t)) + 2.0 * offset_of(raw, j, t);
     for (i64 i = 0; i < m; ++i) {
