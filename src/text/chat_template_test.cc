@@ -113,8 +113,8 @@ TEST_F(ChatTemplateTest, EndsHostileTemplates) {
       "{{ strftime_now('%999999999d') }}",
       "{{ 'a' | indent(99999999999) }}",
       "{% set ns = namespace(x='ab') %}{% for a in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-      "{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | list "
-      "}}",
+      ("{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | list "
+       "}}"),
       "{{ ('%99999999999d' | format(1)) }}",
   };
   for (const char* source : hostile) {
