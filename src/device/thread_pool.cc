@@ -108,7 +108,7 @@ Status ThreadPool::run(const std::function<Status(Exec&)>& work) {
   return aborted;
 }
 
-std::vector<int> allowed_cpus() {
+static std::vector<int> cpus_of_this_thread() {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::vector<int> cpus;
@@ -117,6 +117,11 @@ std::vector<int> allowed_cpus() {
       if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
   }
   if (cpus.empty()) cpus.push_back(0);
+  return cpus;
+}
+
+const std::vector<int>& allowed_cpus() {
+  static const std::vector<int> cpus = cpus_of_this_thread();
   return cpus;
 }
 
@@ -131,6 +136,7 @@ int usable_cpu_count() {
 }
 
 void pin_this_thread(int cpu) {
+  allowed_cpus();  // asked before the first thread has but one
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(size_t(cpu), &set);

@@ -44,8 +44,8 @@ class ThreadPool {
   std::vector<std::thread> threads_;
 };
 
-// The CPUs this process may run on (sched_getaffinity), in order.
-std::vector<int> allowed_cpus();
+// The CPUs that this process was given (sched_getaffinity, before any of its threads is pinned), in order.
+const std::vector<int>& allowed_cpus();
 // How many of them the cgroup's CPU quota lets it use at once: at least 1, at most allowed_cpus().size().
 int usable_cpu_count();
 // Binds the calling thread to one CPU; a refusal is logged once and otherwise ignored.

@@ -43,5 +43,15 @@ TEST(ThreadPool, RefusesNoThreads) {
   EXPECT_EQ(ThreadPool::create({.num_threads = 0, .cpus = {}, .spin = 1}).status().code(), Code::kInvalidArgument);
 }
 
+TEST(ThreadPool, PinningAThreadDoesNotShrinkTheProcess) {
+  const std::vector<int> before = allowed_cpus();
+  std::thread([&] {
+    pin_this_thread(before[0]);
+    EXPECT_EQ(allowed_cpus(), before);
+    EXPECT_GE(usable_cpu_count(), 1);
+  }).join();
+  if (before.size() == 1) GTEST_SKIP() << "one CPU: nothing to shrink";
+}
+
 }  // namespace
 }  // namespace weft

@@ -217,7 +217,7 @@ Result<CommBenchResult> run_comm_bench(const CommBenchOptions& options) {
   result.ranks = options.ranks;
   result.samples = options.samples;
   result.pinned = options.ranks <= usable_cpu_count();
-  const std::vector<int> cpus = allowed_cpus();
+  const std::vector<int>& cpus = allowed_cpus();
   const auto& ops = options.ops.empty() ? all_ops() : options.ops;
   CommunicatorOptions comm_options;
   comm_options.arena_bytes = i64(4) << 30;  // address space: only what is used becomes resident

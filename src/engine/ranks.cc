@@ -82,7 +82,7 @@ class Rank {
   }
 
   Result<std::unique_ptr<ThreadPool>> make_pool() const {
-    const std::vector<int> cpus = allowed_cpus();
+    const std::vector<int>& cpus = allowed_cpus();
     const int usable = usable_cpu_count();
     ThreadPoolOptions pool;
     pool.num_threads = options_.threads > 0 ? options_.threads : std::max(1, usable / local_ranks_);
