@@ -17,6 +17,7 @@ void StepPlan::clear() {
   kind = PlanKind::kStep;
   for (auto* list : {&token_ids, &positions, &slots, &kv_lens, &page_table, &logits_at}) list->clear();
   row_starts.assign(1, 0);
+  samples.clear();
 }
 
 i32 StepPlan::add_row(std::span<const i32> tokens, i64 start, std::span<const i32> pages, i64 page_tokens,

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "base/types.h"
+#include "ops/sampling/sampling.h"
 
 namespace weft {
 
@@ -14,15 +15,28 @@ enum class PlanKind : u32 {
   kStop,  // leave
 };
 
+// What to do with one row of a step's logits. Only the rank that samples reads it.
+struct SampleRow {
+  SamplingParams params;
+  u64 position = 0;                // of the drawn token in its sequence
+  i32 target = -1;                 // at least 0: nothing is drawn, this token's log-probability is wanted
+  i32 top_logprobs = -1;           // -1: no log-probability; else the number of likeliest tokens beside it
+  bool masked = false;             // waits for Executor::provide_masks
+  i32 pending = -1;                // at least 0: this sample of the step before counts as one more token of the answer
+  std::vector<LogitBias> bias;     // distinct tokens
+  std::vector<TokenCount> counts;  // for the penalties; distinct tokens
+};
+
 // The arrays of a StepBatch (ops/attention/step_batch.h), built by the leader.
 struct StepPlan {
   PlanKind kind = PlanKind::kIdle;
   u64 sequence = 0;                              // set by the leader's Worker; every rank checks that none was missed
-  std::vector<i32> token_ids, positions, slots;  // [tokens]
+  std::vector<i32> token_ids, positions, slots;  // [tokens]; token id -1 - i: what sample i of the step before drew
   std::vector<i32> row_starts = {0};             // [rows + 1]
   std::vector<i32> kv_lens;                      // [rows]
   std::vector<i32> page_table;                   // [rows, max_pages]
   std::vector<i32> logits_at;                    // [wanted]
+  std::vector<SampleRow> samples;                // [wanted], or none; the other ranks do not get them
 
   i64 tokens() const { return i64(token_ids.size()); }
   i64 rows() const { return i64(kv_lens.size()); }

@@ -8,12 +8,31 @@
 
 namespace weft {
 
+// Added to a token's logit; minus infinity forbids it.
+struct LogitBias {
+  i32 token = 0;
+  float bias = 0;
+};
+
+// How often a token stands in a sequence.
+struct TokenCount {
+  i32 token = 0;
+  i32 in_answer = 0;  // 0 = only in the prompt
+};
+
+struct TokenLogprob {
+  i32 token = 0;
+  float logprob = 0;  // natural
+};
+
 struct SamplingParams {
   float temperature = 0;         // 0 = greedy
   i32 top_k = 0;                 // keep the k likeliest; 0 = all
   float top_p = 1;               // then the smallest set whose probability reaches top_p
   float min_p = 0;               // then those with at least min_p times the likeliest's probability
   float repetition_penalty = 1;  // logits of seen tokens: divided by it if positive, multiplied if negative; 1 = off
+  float frequency_penalty = 0;   // taken from a logit for every time that the token stands in the answer
+  float presence_penalty = 0;    // taken once from the logits of tokens in the answer
   u64 seed = 0;
   i32 choice = 0;  // index of the answer among n choices
 };

@@ -1,0 +1,529 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace weft {
+namespace {
+
+bool has_penalty(const SamplingParams& p) {
+  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+}
+
+// Adds a token to sorted counts.
+void count_token(std::vector<TokenCount>& counts, i32 token, i32 in_answer) {
+  const auto at = std::ranges::lower_bound(counts, token, {}, &TokenCount::token);
+  if (at != counts.end() && at->token == token) {
+    at->in_answer += in_answer;
+  } else {
+    counts.insert(at, {token, in_answer});
+  }
+}
+
+std::vector<TokenCount> count_prompt(std::vector<i32> tokens) {
+  std::ranges::sort(tokens);
+  const auto rest = std::ranges::unique(tokens);
+  std::vector<TokenCount> counts;
+  for (auto token = tokens.begin(); token != rest.begin(); ++token) counts.push_back({*token, 0});
+  return counts;
+}
+
+}  // namespace
+
+// What is left of a step.
+struct Scheduler::Budget {
+  i64 tokens, logits, rows;
+  i64 decodes = 0;  // running choices not looked at yet that need just one token: theirs is set aside
+  bool preempted = false;
+};
+
+Scheduler::Scheduler(const ExecutorInfo& info, const EngineOptions& options)
+    : info_(info),
+      options_(options),
+      max_context_(max_context(info, options)),
+      max_running_(std::min({options.max_running, info.max_rows, info.max_logits, info.max_step_tokens})),
+      max_step_tokens_(std::min(std::max(options.max_step_tokens, max_running_), info.max_step_tokens)),
+      cache_(info.pages, info.page_tokens) {}
+
+i64 Scheduler::max_context(const ExecutorInfo& info, const EngineOptions& options) {
+  const i64 room = std::min(info.context, info.pages * info.page_tokens);
+  return options.max_context > 0 ? std::min(room, options.max_context) : room;
+}
+
+Status Scheduler::check(const EngineRequest& r, const ExecutorInfo& info, const EngineOptions& options) {
+  auto invalid = [](const char* field, const std::string& found) {
+    return error(Code::kInvalidArgument, "{}: {}", field, found);
+  };
+  auto check_ids = [&](const char* field, std::span<const i32> ids) -> Status {
+    for (i32 id : ids) {
+      if (id >= 0 && id < info.vocab) continue;
+      return invalid(field, fmt::format("token id {} is outside the vocabulary of {}", id, info.vocab));
+    }
+    return {};
+  };
+  const i64 context = max_context(info, options), prompt = i64(r.prompt.size());
+  if (prompt == 0) return invalid("prompt", "the prompt is empty");
+  if (prompt >= context) {
+    return invalid("prompt", fmt::format("the prompt has {} tokens, the context holds {} with at least one for the "
+                                         "answer",
+                                         prompt, context));
+  }
+  WEFT_TRY(check_ids("prompt", r.prompt));
+  WEFT_TRY(check_ids("stop_ids", r.stop_ids));
+  for (const LogitBias& bias : r.logit_bias) WEFT_TRY(check_ids("logit_bias", {&bias.token, 1}));
+  WEFT_TRY(check_sampling_params(r.sampling));
+  if (r.max_tokens < 1) return invalid("max_tokens", fmt::format("expected at least 1, found {}", r.max_tokens));
+  if (r.min_tokens < 0 || r.min_tokens > r.max_tokens) {
+    return invalid("min_tokens", fmt::format("expected 0 to max_tokens ({}), found {}", r.max_tokens, r.min_tokens));
+  }
+  const i64 most = options.max_running + options.max_queued;
+  if (r.n < 1 || r.n > most) return invalid("n", fmt::format("expected 1 to {}, found {}", most, r.n));
+  for (const auto& [field, k] : {std::pair{"top_logprobs", r.top_logprobs}, {"prompt_logprobs", r.prompt_logprobs}}) {
+    if (k < -1 || k > info.vocab) return invalid(field, fmt::format("expected -1 to {}, found {}", info.vocab, k));
+  }
+  if (r.grammar && !options.grammars) return error(Code::kUnimplemented, "grammar: this engine has no grammars");
+  return {};
+}
+
+void Scheduler::add(EngineRequest input, std::shared_ptr<const EventSink> sink, Clock::time_point submitted) {
+  auto request = std::make_shared<Request>();
+  Request& r = *request;
+  r.sink = std::move(sink);
+  r.prompt_tokens = i64(input.prompt.size());
+  r.arrival = ++arrivals_;
+  r.submitted = submitted;
+  r.choices.resize(size_t(input.n));
+  r.open_choices = input.n;
+  for (i32 c = 0; c < input.n; ++c) {
+    Sequence& s = r.choices[size_t(c)];
+    s.request = &r;
+    s.choice = c;
+    s.tokens = input.prompt;
+    s.usage.prompt_tokens = r.prompt_tokens;
+    if (has_penalty(input.sampling)) s.counts = count_prompt(input.prompt);
+    if (c > 0 || input.prompt_logprobs < 0) s.scored = r.prompt_tokens;
+  }
+  if (input.deadline) deadlines_.emplace(Clock::now() + input.deadline->left(), input.id);
+  input.prompt = {};
+  r.input = std::move(input);
+  held_ += r.input.n;
+  queued_prompt_tokens_ += r.prompt_tokens;
+  const bool fresh = requests_.emplace(r.input.id, request).second;
+  WEFT_CHECK(fresh, r.input.id);
+  wait(r.choices[0]);  // the others wait for its prompt, to share it
+}
+
+// Puts a held or preempted choice into the queue.
+void Scheduler::wait(Sequence& s) {
+  if (s.state == Sequence::State::kHeld) --held_;
+  s.state = Sequence::State::kWaiting;
+  waiting_.insert(&s);
+}
+
+void Scheduler::release_choices(Request& r) {
+  for (Sequence& s : r.choices) {
+    if (s.state == Sequence::State::kHeld) wait(s);
+  }
+}
+
+void Scheduler::end(RequestId id, FinishReason reason, const Status& status) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  const std::shared_ptr<Request> request = found->second;
+  for (Sequence& s : request->choices) {
+    if (s.state != Sequence::State::kDone) finish(s, reason, status);
+  }
+}
+
+void Scheduler::end_all(FinishReason reason, const Status& status) {
+  while (!requests_.empty()) end(requests_.begin()->first, reason, status);
+}
+
+void Scheduler::expire(Clock::time_point now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const RequestId id = deadlines_.begin()->second;
+    deadlines_.erase(deadlines_.begin());
+    const auto found = requests_.find(id);
+    if (found == requests_.end()) continue;
+    end(id, FinishReason::kError,
+        error(Code::kDeadlineExceeded, "the request's deadline passed after {:.1f} s",
+              std::chrono::duration<double>(now - found->second->submitted).count()));
+  }
+}
+
+std::optional<Clock::time_point> Scheduler::next_deadline() const {
+  if (deadlines_.empty()) return std::nullopt;
+  return deadlines_.begin()->first;
+}
+
+bool Scheduler::ends_answer(const Request& r, i32 token) const {
+  const auto among = [&](const std::vector<i32>& ids) { return std::ranges::find(ids, token) != ids.end(); };
+  return among(r.input.stop_ids) || (!r.input.ignore_eos && among(info_.eos_ids));
+}
+
+// Whether the answer goes on after the tokens that are known or in flight, unless one of them ends it.
+bool Scheduler::wants_more(const Sequence& s) const {
+  return s.request->answered(s) < s.request->input.max_tokens && s.total() < max_context_;
+}
+
+// Tokens that a choice will probably still take.
+i64 Scheduler::expected_rest(const Sequence& s) const {
+  const i64 answered = s.request->answered(s);
+  const i64 most = std::min(s.request->input.max_tokens - answered, max_context_ - s.total());
+  return std::clamp(i64(expected_answer_) - answered, std::min(info_.page_tokens, most), std::max<i64>(most, 0));
+}
+
+std::optional<StepPlan> Scheduler::plan(Clock::time_point now) {
+  WEFT_CHECK(in_flight() < Executor::kMaxInFlight);
+  Step step{.sequence = sequence_ + 1, .rows = {}, .samples = {}};
+  Budget budget{.tokens = max_step_tokens_, .logits = info_.max_logits, .rows = max_running_};
+  plan_running(budget, step);
+  if (!budget.preempted) admit(budget, step, now);
+  if (step.rows.empty()) return std::nullopt;
+  ++sequence_;
+  StepPlan plan = build(step);
+  steps_.push_back(std::move(step));
+  return plan;
+}
+
+void Scheduler::plan_running(Budget& budget, Step& step) {
+  const auto decodes = [&](const Sequence* s) { return s->todo() == 1 && wants_more(*s); };
+  budget.decodes = std::ranges::count_if(running_, decodes);
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& s = *running_[i];
+    if (!wants_more(s)) continue;
+    budget.decodes -= s.todo() == 1;
+    const i64 end = chunk_end(s, budget);
+    if (end == s.computed) continue;
+    if (!take_pages(s, end, budget)) return;  // s was the newest and gave way itself
+    add_row(s, end, budget, step);
+  }
+}
+
+// How far this step may compute a choice.
+i64 Scheduler::chunk_end(const Sequence& s, const Budget& budget) const {
+  const i64 tokens = budget.tokens - budget.decodes, logits = budget.logits - budget.decodes;
+  if (budget.rows < 1 || tokens < 1 || logits < 1) return s.computed;
+  i64 end = std::min(s.total(), s.computed + tokens);
+  const i64 first_scored = s.scored - 1;  // the logits of a token score the next one
+  if (s.scored < s.request->prompt_tokens) end = std::min(end, std::max(first_scored, s.computed) + logits);
+  return end;
+}
+
+// Pages for positions [0, end). False if `s` itself was preempted.
+bool Scheduler::take_pages(Sequence& s, i64 end, Budget& budget) {
+  while (i64(s.pages.size()) * info_.page_tokens < end) {
+    if (const std::optional<i32> page = cache_.allocate()) {
+      s.pages.push_back(*page);
+      continue;
+    }
+    Sequence& newest = *running_.back();
+    if (&newest != &s) budget.decodes -= newest.todo() == 1 && wants_more(newest);
+    budget.preempted = true;
+    preempt(newest);
+    if (&newest == &s) return false;
+  }
+  return true;
+}
+
+void Scheduler::preempt(Sequence& s) {
+  WEFT_CHECK(running_.back() == &s);
+  running_.pop_back();
+  release(s);
+  ++s.epoch;
+  ++stats_.preemptions;
+  wait(s);
+}
+
+void Scheduler::release(Sequence& s) {
+  cache_.release(s.pages);
+  s.pages.clear();
+  s.cached_pages = s.computed = s.written = 0;
+}
+
+void Scheduler::admit(Budget& budget, Step& step, Clock::time_point now) {
+  while (!waiting_.empty() && i64(running_.size()) < max_running_) {
+    Sequence& s = **waiting_.begin();
+    if (!wants_more(s)) return;  // its last token is in flight
+    if (budget.tokens < 1 || budget.logits < 1 || budget.rows < 1 || !try_admit(s, now)) return;
+    const i64 end = chunk_end(s, budget);
+    if (end > s.computed && take_pages(s, end, budget)) add_row(s, end, budget, step);
+    if (budget.preempted) return;
+  }
+}
+
+// Moves the first waiting choice to the running ones, if its pages and the expected rest of all answers fit.
+bool Scheduler::try_admit(Sequence& s, Clock::time_point now) {
+  // The last token's logits are wanted, and those from the first unscored one on.
+  i64 most = s.total() - 1;
+  if (s.scored < s.request->prompt_tokens) most = std::min(most, s.scored - 1);
+  const i64 known = std::min(most, i64(s.tokens.size())) / info_.page_tokens;
+  if (options_.prefix_cache) {
+    for (i64 p = 0; p < known; ++p) {
+      const std::span<const i32> tokens(s.tokens.data() + p * info_.page_tokens, size_t(info_.page_tokens));
+      const std::optional<i32> page = cache_.find(s.pages.empty() ? PageCache::kRoot : s.pages.back(), tokens);
+      if (!page) break;
+      s.pages.push_back(*page);
+    }
+  }
+  if (!running_.empty()) {
+    i64 needed = pages_for(s.total() + expected_rest(s)) - i64(s.pages.size());
+    for (const Sequence* other : running_) {
+      needed += std::max<i64>(pages_for(other->total() + expected_rest(*other)) - i64(other->pages.size()), 0);
+    }
+    if (needed > cache_.available()) {
+      release(s);
+      return false;
+    }
+  }
+  s.cached_pages = i64(s.pages.size());
+  s.computed = s.written = s.cached_pages * info_.page_tokens;
+  if (!s.ran) {
+    s.ran = true;
+    s.usage.cached_tokens = s.computed;
+    s.usage.queue_s = std::chrono::duration<double>(now - s.request->submitted).count();
+    stats_.prefix_queries += u64(s.request->prompt_tokens);
+    stats_.prefix_hits += u64(s.computed);
+    stats_.prompt_tokens += s.choice == 0 ? u64(s.request->prompt_tokens) : 0;
+    if (s.choice == 0) queued_prompt_tokens_ -= s.request->prompt_tokens;
+  }
+  waiting_.erase(&s);
+  s.state = Sequence::State::kRunning;
+  running_.insert(std::ranges::upper_bound(running_, &s, RunsBefore()), &s);
+  return true;
+}
+
+void Scheduler::add_row(Sequence& s, i64 end, Budget& budget, Step& step) {
+  const size_t row = step.rows.size();
+  const i64 begin = s.computed;
+  step.rows.push_back({s.request->shared_from_this(), &s, s.epoch, begin, end});
+  const size_t before = step.samples.size();
+  for (i64 p = std::max(begin, s.scored - 1); p < end && p + 1 < s.request->prompt_tokens; ++p) {
+    step.samples.push_back({row, p + 1});
+  }
+  if (end == s.total()) step.samples.push_back({row, -1});
+  budget.logits -= i64(step.samples.size() - before);
+  budget.tokens -= end - begin;
+  --budget.rows;
+}
+
+// The plan of a step whose rows are chosen; marks them as submitted.
+StepPlan Scheduler::build(Step& step) {
+  StepPlan plan;
+  plan.clear();
+  plan.sequence = step.sequence;
+  i64 max_pages = 1;
+  for (const Row& row : step.rows) max_pages = std::max(max_pages, pages_for(row.end));
+  std::vector<i32> tokens, first(step.rows.size());
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    const Row& row = step.rows[i];
+    Sequence& s = *row.sequence;
+    const i64 known = std::min(row.end, i64(s.tokens.size()));
+    tokens.assign(s.tokens.begin() + row.begin, s.tokens.begin() + known);
+    if (known < row.end) tokens.push_back(-1 - s.pending_sample);
+    first[i] =
+        plan.add_row(tokens, row.begin, {s.pages.data(), size_t(pages_for(row.end))}, info_.page_tokens, max_pages);
+  }
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    const auto [r, scores] = step.samples[i];
+    const Row& row = step.rows[r];
+    Sequence& s = *row.sequence;
+    const i64 position = scores >= 0 ? scores - 1 : row.end - 1;
+    plan.logits_at.push_back(first[r] + i32(position - row.begin));
+    if (scores >= 0) {
+      plan.samples.push_back({.params = {},
+                              .position = u64(scores),
+                              .target = s.tokens[size_t(scores)],
+                              .top_logprobs = s.request->input.prompt_logprobs,
+                              .bias = {},
+                              .counts = {}});
+    } else {
+      plan.samples.push_back(sample_row(s));
+    }
+  }
+  for (const Row& row : step.rows) row.sequence->computed = row.end;
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    if (step.samples[i].scores >= 0) continue;
+    Sequence& s = *step.rows[step.samples[i].row].sequence;
+    s.pending = s.pending + 1;
+    s.pending_sample = i32(i);
+  }
+  return plan;
+}
+
+SampleRow Scheduler::sample_row(const Sequence& s) const {
+  const EngineRequest& input = s.request->input;
+  SampleRow row{.params = input.sampling,
+                .position = u64(s.total()),
+                .top_logprobs = input.top_logprobs,
+                .bias = input.logit_bias,
+                .counts = s.counts};
+  row.params.choice = s.choice;
+  if (s.pending > 0) row.pending = s.pending_sample;
+  if (s.request->answered(s) < input.min_tokens) {
+    const auto forbid = [&](const std::vector<i32>& ids) {
+      for (i32 id : ids) {
+        std::erase_if(row.bias, [&](const LogitBias& bias) { return bias.token == id; });
+        row.bias.push_back({id, -std::numeric_limits<float>::infinity()});
+      }
+    };
+    forbid(input.stop_ids);
+    if (!input.ignore_eos) forbid(info_.eos_ids);
+  }
+  return row;
+}
+
+Status Scheduler::retire(StepResult result) {
+  if (steps_.empty() || steps_.front().sequence != result.sequence) {
+    return error(Code::kDataLoss, "result of step {}, expected {}", result.sequence,
+                 steps_.empty() ? "none" : fmt::to_string(steps_.front().sequence));
+  }
+  const Step step = std::move(steps_.front());
+  steps_.pop_front();
+  if (result.samples.size() != step.samples.size()) {
+    return error(Code::kDataLoss, "result of step {}: {} samples, expected {}", result.sequence, result.samples.size(),
+                 step.samples.size());
+  }
+  ++stats_.steps;
+  stats_.step_rows += step.rows.size();
+  stats_.step_s += result.seconds;
+  stats_.last_step_s = result.seconds;
+  stats_.rank_step_s = std::move(result.rank_seconds);
+  for (const Row& row : step.rows) {
+    stats_.step_tokens += u64(row.end - row.begin);
+    Sequence& s = *row.sequence;
+    if (s.state == Sequence::State::kDone || s.epoch != row.epoch) continue;
+    s.written = row.end;
+    if (s.choice == 0 && s.written >= row.request->prompt_tokens) release_choices(*row.request);
+  }
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    Sequence& s = *step.rows[step.samples[i].row].sequence;
+    if (s.state == Sequence::State::kDone) continue;
+    if (step.samples[i].scores >= 0) {
+      score(s, step.samples[i].scores, result.samples[i]);
+    } else {
+      --s.pending;
+      accept(s, result.samples[i]);
+    }
+  }
+  for (const Row& row : step.rows) {
+    if (row.sequence->state == Sequence::State::kRunning) publish_pages(*row.sequence);
+  }
+  return {};
+}
+
+// Lets later sequences find the full pages.
+void Scheduler::publish_pages(Sequence& s) {
+  if (!options_.prefix_cache) return;
+  for (i64 p = s.cached_pages; (p + 1) * info_.page_tokens <= std::min(s.written, i64(s.tokens.size())); ++p) {
+    const std::span<const i32> tokens(s.tokens.data() + p * info_.page_tokens, size_t(info_.page_tokens));
+    const i32 parent = p == 0 ? PageCache::kRoot : s.pages[size_t(p - 1)];
+    s.pages[size_t(p)] = cache_.insert(parent, s.pages[size_t(p)], tokens);
+    ++s.cached_pages;
+  }
+}
+
+void Scheduler::score(Sequence& s, i64 position, SampleOutcome& outcome) {
+  if (position < s.scored) return;  // computed again after a preemption
+  if (!outcome.fault.ok()) return finish(s, FinishReason::kError, outcome.fault);
+  s.scored = position + 1;
+  TokenEvent event;
+  event.token = outcome.token;
+  event.prompt_position = position;
+  event.logprob = outcome.logprob;
+  event.top = std::move(outcome.top);
+  emit(*s.request, std::move(event));
+}
+
+void Scheduler::accept(Sequence& s, SampleOutcome& outcome) {
+  if (!outcome.fault.ok()) return finish(s, FinishReason::kError, outcome.fault);
+  const Request& r = *s.request;
+  s.tokens.push_back(outcome.token);
+  if (has_penalty(r.input.sampling)) count_token(s.counts, outcome.token, 1);
+  ++s.usage.completion_tokens;
+  ++stats_.generation_tokens;
+  TokenEvent event;
+  event.choice = s.choice;
+  event.token = outcome.token;
+  event.logprob = outcome.logprob;
+  event.top = std::move(outcome.top);
+  if (ends_answer(r, outcome.token)) {
+    finish(s, FinishReason::kStop, {}, std::move(event));
+  } else if (s.usage.completion_tokens >= r.input.max_tokens || i64(s.tokens.size()) >= max_context_) {
+    finish(s, FinishReason::kLength, {}, std::move(event));
+  } else {
+    emit(r, std::move(event));
+  }
+}
+
+void Scheduler::finish(Sequence& s, FinishReason reason, const Status& status, TokenEvent event) {
+  Request& r = *s.request;
+  if (s.state == Sequence::State::kHeld) --held_;
+  if (s.state == Sequence::State::kWaiting) waiting_.erase(&s);
+  if (s.state == Sequence::State::kRunning) {
+    publish_pages(s);
+    running_.erase(std::ranges::lower_bound(running_, &s, RunsBefore()));
+  }
+  if (!s.ran && s.choice == 0) queued_prompt_tokens_ -= r.prompt_tokens;
+  release(s);
+  s.state = Sequence::State::kDone;
+  if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
+    expected_answer_ += (double(s.usage.completion_tokens) - expected_answer_) / 16;
+  }
+  switch (reason) {
+    case FinishReason::kStop: ++stats_.finished_stop; break;
+    case FinishReason::kLength: ++stats_.finished_length; break;
+    case FinishReason::kAborted: ++stats_.finished_aborted; break;
+    default: ++stats_.finished_error;
+  }
+  event.choice = s.choice;
+  event.finish = reason;
+  event.error = status;
+  event.usage = s.usage;
+  event.last_of_request = --r.open_choices == 0;
+  emit(r, std::move(event));
+  if (s.choice == 0) release_choices(r);
+  if (r.open_choices == 0) requests_.erase(r.input.id);  // may free r, unless a step in flight has a row of it
+}
+
+void Scheduler::emit(const Request& r, TokenEvent event) {
+  event.request = r.input.id;
+  const auto [at, fresh] = delivery_of_.try_emplace(r.sink.get(), deliveries_.size());
+  if (fresh) deliveries_.push_back({r.sink, {}});
+  deliveries_[at->second].events.push_back(std::move(event));
+}
+
+std::vector<Scheduler::Delivery> Scheduler::take_events() {
+  delivery_of_.clear();
+  return std::exchange(deliveries_, {});
+}
+
+void Scheduler::fill(EngineStats* stats) const {
+  *stats = stats_;
+  stats->requests_open = open_requests();
+  stats->running = i64(running_.size());
+  stats->waiting = i64(waiting_.size()) + held_;
+  stats->queued_prompt_tokens = queued_prompt_tokens_;
+  stats->kv_pages_total = cache_.total();
+  stats->kv_pages_used = cache_.used();
+  stats->kv_pages_cached = cache_.idle();
+  stats->page_tokens = info_.page_tokens;
+}
+
+void Scheduler::check_invariants() const {
+  cache_.check();
+  std::unordered_map<i32, i32> users;
+  for (const Sequence* s : running_) {
+    WEFT_CHECK(s->state == Sequence::State::kRunning && s->cached_pages <= i64(s->pages.size()));
+    for (size_t p = 0; p < s->pages.size(); ++p) {
+      ++users[s->pages[p]];
+      WEFT_CHECK(cache_.cached(s->pages[p]) == (i64(p) < s->cached_pages), p, s->cached_pages);
+    }
+  }
+  for (const Sequence* s : waiting_) WEFT_CHECK(s->pages.empty() && s->state == Sequence::State::kWaiting);
+  WEFT_CHECK(i64(users.size()) == cache_.used(), users.size(), cache_.used());
+  for (auto [page, count] : users) WEFT_CHECK(cache_.users(page) == count, page, count, cache_.users(page));
+  WEFT_CHECK(std::ranges::is_sorted(running_, RunsBefore()));
+}
+
+}  // namespace weft
