@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from worlds import WEFT, is_alive, marked, port, worlds  # noqa: F401, fixtures
+from worlds import WEFT, all_ended, marked, port, worlds  # noqa: F401, fixtures
 
 REPORTED_WITHIN_S = 2.0
 SELFTEST = (WEFT, "selftest", "world")
@@ -50,7 +50,7 @@ def test_stopped_rank_under_the_launcher(worlds, victim):
     assert program.wait(5) != 0
     others = set(range(4)) - {victim}
     expect_reports(program, since, f"rank {victim} (pid {pids[victim]}) stopped responding", others)
-    assert not is_alive(pids[victim])
+    assert all_ended([pids[victim]])
 
 
 @pytest.mark.parametrize("victim", [0, 3])
@@ -76,7 +76,7 @@ def test_under_mpirun(worlds, number):
     time.sleep(0.3)
     strike(pids[1], number)
     assert program.wait(10) != 0
-    assert not any(is_alive(pid) for pid in pids.values())
+    assert all_ended(pids.values())
 
 
 def test_two_nodes(worlds, port):
@@ -189,4 +189,4 @@ def test_a_rank_lost_while_a_model_generates(worlds, victim, number, what):
     since = strike(pids[victim], number)
     assert program.wait(10) != 0
     expect_reports(program, since, f"rank {victim} (pid {pids[victim]}) {what}", set(range(3)) - {victim})
-    assert not any(is_alive(pid) for pid in pids.values())
+    assert all_ended(pids.values())

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from worlds import WEFT, is_alive, port, worlds  # noqa: F401, fixtures
+from worlds import WEFT, all_ended, port, worlds  # noqa: F401, fixtures
 
 SELFTEST = (WEFT, "selftest", "world")
 
@@ -171,7 +171,7 @@ def test_no_rank_survives_the_launcher(worlds):
     program.signal(signal.SIGKILL)
     assert program.process.wait(5) == -signal.SIGKILL
     assert worlds.remaining(1.0) == []
-    assert not any(is_alive(pid) for pid in pids.values())
+    assert all_ended(pids.values())
 
 
 def test_a_missing_command_is_named(worlds):

@@ -2,19 +2,20 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEFT = os.environ.get("WEFT_BINARY", str(ROOT / "build/release/weft"))
 GOLDEN = str(ROOT / "tests/goldens/smollm2-135m.safetensors")
 MODEL = "smollm2-135m"
-WORLD_VARIABLES = ("RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+LAUNCHER_VARIABLES = re.compile(r"^(RANK|LOCAL_RANK|WORLD_|LOCAL_WORLD_|MASTER_|NODE_RANK|OMPI_|PMIX_|SLURM_|WEFT_)")
 
 
 def clean_environment(**extra):
-    environment = {k: v for k, v in os.environ.items() if k not in WORLD_VARIABLES}
-    environment.update(extra)
-    return environment
+    """This process's environment without what a launcher or a user of weft has set, and with `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not LAUNCHER_VARIABLES.match(name)}
+    return kept | {name: str(value) for name, value in extra.items()}
 
 
 def run(*arguments, stdin="", timeout=120, before=(), **environment):

@@ -13,9 +13,9 @@ import uuid
 
 import pytest
 
-WEFT = os.environ["WEFT_BINARY"]
+from weft import WEFT, clean_environment
+
 MARK = "WEFT_TEST_MARK"
-LAUNCHER_VARIABLES = re.compile(r"^(RANK|LOCAL_RANK|WORLD_|LOCAL_WORLD_|MASTER_|NODE_RANK|OMPI_|PMIX_|SLURM_|WEFT_)")
 
 
 def is_alive(pid):
@@ -23,6 +23,16 @@ def is_alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def all_ended(pids, wait=1.0):
+    """Whether all of them end in time: a process that has freed its memory is still on its way out for a moment."""
+    end = time.monotonic() + wait
+    while any(is_alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def marked(mark):
@@ -99,10 +109,7 @@ class Worlds:
         self.programs = []
 
     def start(self, arguments, environment=None, **options):
-        base = {name: value for name, value in os.environ.items() if not LAUNCHER_VARIABLES.match(name)}
-        base[MARK] = self.mark
-        base.update({name: str(value) for name, value in (environment or {}).items()})
-        program = Program(arguments, base, **options)
+        program = Program(arguments, clean_environment(**{MARK: self.mark}, **(environment or {})), **options)
         self.programs.append(program)
         return program
 
