@@ -45,6 +45,7 @@ PUBLIC = {
     "ops/attention/step_batch.h",
     "ops/gemm/activation.h",
     "ops/gemm/bench.h",
+    "ops/gemm/cases.h",
     "ops/gemm/cuda_bench.h",
     "dist/all_reduce/cuda_bench.h",
     "ops/gemm/weight.h",

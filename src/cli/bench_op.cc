@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/format_option.h"
 #include "ops/gemm/bench.h"
 
 namespace weft {
@@ -70,19 +71,13 @@ void add_bench_op(CLI::App& bench) {
   gemm->add_option("--k", options.k, "Columns of both; whole blocks of 32 for quantised weights")
       ->capture_default_str()
       ->check(size);
-  auto format = std::make_shared<std::string>("q4_1");
-  gemm->add_option("--format", *format, "Weights")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"q4_0", "q4_1", "q8_0", "bf16", "f16", "f32"}));
+  add_format_option(*gemm, options.format);
   gemm->add_option("--threads", options.threads, "Threads, pinned")->capture_default_str()->check(CLI::Range(1, 1024));
   gemm->add_option("--samples", options.samples, "Times that ceiling and operator alternate")
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));
   gemm->add_flag("--json", flags->json, "One JSON object on stdout");
-  gemm->callback([flags, format] {
-    for (DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kBF16, DType::kF16, DType::kF32}) {
-      if (*format == dtype_name(dtype)) flags->options.format = dtype;
-    }
+  gemm->callback([flags] {
     const auto result = bench_gemm(flags->options);
     finish(result.status());
     print_gemm(*flags, *result);

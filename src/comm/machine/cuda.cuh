@@ -24,6 +24,7 @@ static_assert(sizeof(EpochWord) == sizeof(u64));
 template <int Ranks>
 class CudaMachine {
  public:
+  static constexpr int kLanePacks = 1;  // neighbouring lanes touch neighbouring packs
   __device__ __forceinline__ explicit CudaMachine(const CudaGroup<Ranks>& group) : group_(group) {}
 
   __device__ __forceinline__ int rank() const { return group_.rank; }

@@ -51,15 +51,17 @@ WEFT_HD Pack<T> load_pack(const T* source, i64 count) {
   return pack;
 }
 
-// Rounds the first `count` sums once and stores them.
+// Rounds `count` sums once and stores them.
 template <class T>
 WEFT_HD void store_sums(T* target, const float* sums, i64 count) {
-  if (count >= Pack<T>::kElements && is_pack_aligned(target)) {
+  constexpr int kElements = Pack<T>::kElements;
+  for (; count >= kElements && is_pack_aligned(target); count -= kElements, target += kElements, sums += kElements) {
     Pack<T> pack;
-    for (int i = 0; i < Pack<T>::kElements; ++i) pack.values[i] = narrow<T>(sums[i]);
+    for (int i = 0; i < kElements; ++i) pack.values[i] = narrow<T>(sums[i]);
     memcpy(static_cast<void*>(__builtin_assume_aligned(target, 16)), &pack, sizeof pack);
-  } else {
-    for (int i = 0; i < Pack<T>::kElements; ++i) {
+  }
+  for (; count > 0; count -= kElements, target += kElements, sums += kElements) {
+    for (int i = 0; i < kElements; ++i) {  // constant indices: the sums stay in registers
       if (i < count) target[i] = narrow<T>(sums[i]);
     }
   }

@@ -162,9 +162,12 @@ WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles
           m, tiles.begin(tile), tiles.end(tile), [&](i64 i) { return hooks.own(i); },
           [&](int p, i64 i) { return half + (p * b.slot + i - tiles.begin(mine.begin)); },
           [&](i64 i, const float* sums, i64 n) {
-            Pack<T> pack = {};
-            store_sums(pack.values, sums, n);
-            peers(m, [&](int p) { m.put((result + i).template as<Pack<T>>(), p, pack); });
+            for (i64 at = 0; at < n; at += Pack<T>::kElements) {
+              Pack<T> pack = {};
+              const i64 left = n - at;
+              store_sums(pack.values, sums + at, left < Pack<T>::kElements ? left : i64(Pack<T>::kElements));
+              peers(m, [&](int p) { m.put((result + (i + at)).template as<Pack<T>>(), p, pack); });
+            }
             hooks.sink(tile, i, sums, n);
           });
     }
@@ -185,13 +188,14 @@ WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles
         if constexpr (F != Fault::kOnlySelf) {
           if (!hear<F>(m, b.reduced.at(p, tile), p, epoch)) return false;
         }
-        each_lane(m, (tiles.end(tile) - tiles.begin(tile) + Pack<T>::kElements - 1) / Pack<T>::kElements, [&](i64 k) {
-          const i64 i = tiles.begin(tile) + k * Pack<T>::kElements;
-          const Pack<T> pack = m.get((result + i).template as<Pack<T>>());
-          float sums[Pack<T>::kElements];
-          for (int j = 0; j < Pack<T>::kElements; ++j) sums[j] = widen(pack.values[j]);
-          const i64 left = tiles.end(tile) - i;
-          hooks.sink(tile, i, sums, left < Pack<T>::kElements ? left : i64(Pack<T>::kElements));
+        each_piece<T>(m, tiles.begin(tile), tiles.end(tile), [&](i64 i, i64 n) {
+          float sums[kLaneElements<T, M>];
+          for (int at = 0; at < kLaneElements<T, M>; at += Pack<T>::kElements) {
+            if (at >= n) break;
+            const Pack<T> pack = m.get((result + (i + at)).template as<Pack<T>>());
+            for (int j = 0; j < Pack<T>::kElements; ++j) sums[at + j] = widen(pack.values[j]);
+          }
+          hooks.sink(tile, i, sums, n);
         });
       }
       return true;

@@ -38,15 +38,10 @@ std::string trial(int ranks, u64 seed) {
     return broadcast<F>(m, b, tiles, root, mine);
   });
   if (!found.empty()) return found;
-  for (int call = 0; call < kCalls; ++call) {
-    for (int r = 0; r < ranks; ++r) {
-      for (i64 i = 0; i < std::min(kMost, bytes_of(call)) / 4; ++i) {
-        const float expected = element(seed + u64(call), root, i), value = data[size_t(call * ranks + r)][size_t(i)];
-        if (expected != value) return differs("data", call, r, i, expected, value);
-      }
-    }
-  }
-  return {};
+  return first_difference(
+      "data", kCalls, ranks, [&](int call, int) { return std::min(kMost, bytes_of(call)) / 4; },
+      [&](int call, int, i64 i) { return element(seed + u64(call), root, i); },
+      [&](int call, int r, i64 i) { return data[size_t(call * ranks + r)][size_t(i)]; });
 }
 
 TEST(BroadcastSim, CleanAndPlantedFaultsAreFound) {

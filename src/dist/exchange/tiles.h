@@ -49,29 +49,48 @@ WEFT_HD void in_cache(const Tiles& tiles, i64 first, i64 last, F&& f) {
   for (i64 at = first; at < last; at += step) f(at, at + step < last ? at + step : last);
 }
 
+// Elements that a lane handles at a time: a whole number of packs, and of kTileUnit's divisors.
+template <class T, class M>
+inline constexpr int kLaneElements = M::kLanePacks * Pack<T>::kElements;
+
+// f(i, n) for pieces of [begin, end) by the lanes of this CTA: n = kLaneElements<T, M>, fewer in the last one. [cta]
+template <class T, class M, class F>
+WEFT_HD void each_piece(M& m, i64 begin, i64 end, F&& f) {
+  constexpr int kPiece = kLaneElements<T, M>;
+  const i64 whole = (end - begin) / kPiece;
+  each_lane(m, whole, [&](i64 piece) { f(begin + piece * kPiece, i64(kPiece)); });
+  if (const i64 tail = end - begin - whole * kPiece; tail > 0 && m.lane() == int(whole % m.lanes())) {
+    f(begin + whole * kPiece, tail);
+  }
+}
+
 // Sums elements [begin, end) over all ranks in rank order, in fp32: own(i) is the address of this rank's element i,
 // staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
-// sink(i, sums, n) takes the sums of elements i to i + n. [cta]
+// sink(i, sums, n) takes the sums of elements i to i + n, at most kLaneElements. [cta]
 template <class T, class M, class Own, class Staged, class Sink>
 WEFT_HD void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
   constexpr int kElements = Pack<T>::kElements;
   const int self = m.rank();
-  // The element's own index decides nothing but where it lies: whole packs and the tail give the same bits.
-  const auto sum = [&](i64 i, i64 count) {
-    float sums[kElements] = {};
-    const auto add = [&](const Pack<T>& part, bool first) {
-      for (int j = 0; j < kElements; ++j) sums[j] = first ? widen(part.values[j]) : sums[j] + widen(part.values[j]);
+  // The element's own index decides nothing but where it lies: whole pieces and the tail give the same bits.
+  each_piece<T>(m, begin, end, [&](i64 i, i64 count) {
+    float sums[kLaneElements<T, M>] = {};
+    const auto add = [&](int at, const Pack<T>& part, bool first) {
+      for (int j = 0; j < kElements; ++j) {
+        sums[at + j] = first ? widen(part.values[j]) : sums[at + j] + widen(part.values[j]);
+      }
     };
-    for (int p = 0; p < self; ++p) add(m.get(staged(p, i).template as<Pack<T>>()), p == 0);
-    add(load_pack<T>(own(i), count), self == 0);
-    for (int p = self + 1; p < m.ranks(); ++p) add(m.get(staged(p, i).template as<Pack<T>>()), false);
+    const auto add_staged = [&](int p) {
+      for (int at = 0; at < kLaneElements<T, M>; at += kElements) {
+        if (at < count) add(at, m.get(staged(p, i + at).template as<Pack<T>>()), p == 0);
+      }
+    };
+    for (int p = 0; p < self; ++p) add_staged(p);
+    for (int at = 0; at < kLaneElements<T, M>; at += kElements) {
+      if (at < count) add(at, load_pack<T>(own(i + at), count - at), self == 0);
+    }
+    for (int p = self + 1; p < m.ranks(); ++p) add_staged(p);
     sink(i, sums, count);
-  };
-  const i64 whole = (end - begin) / kElements;
-  each_lane(m, whole, [&](i64 pack) { sum(begin + pack * kElements, kElements); });
-  if (const i64 tail = end - begin - whole * kElements; tail > 0 && m.lane() == int(whole % m.lanes())) {
-    sum(begin + whole * kElements, tail);
-  }
+  });
 }
 
 }  // namespace weft

@@ -1,7 +1,6 @@
 #include "dist/gemm_ar/gemm_ar.h"
 
 #include "dist/exchange/partial.h"
-#include "dist/exchange/plan.h"
 
 namespace weft {
 namespace {
@@ -14,7 +13,7 @@ struct GemmHooks {
   const TensorView& y;
   bool accumulate;
   float* partial;
-  ColumnTiles cut;
+  ProductTiles cut;
 
   void produce(i64 first, i64 last) const { cut.multiply(a, w, first, last, partial); }
   const float* own(i64 i) const { return partial + i; }
@@ -24,23 +23,16 @@ struct GemmHooks {
 }  // namespace
 
 Result<GemmAr> GemmAr::create(Communicator& comm, const GemmArShape& shape, const AllReduceOptions& options) {
-  if (shape.max_m < 0 || shape.n < 0) {
-    return error(Code::kInvalidArgument, "{}: max_m, n: expected at least 0, found {}, {}", kOp, shape.max_m, shape.n);
-  }
+  WEFT_TRY(expect_split_k_shape(kOp, shape.max_m, shape.n));
   GemmAr op(comm, shape);
-  const Tiles most = ColumnTiles::cut(shape.max_m, shape.n).tiles;
+  const Tiles most = ProductTiles::most(shape.max_m, shape.n);
   WEFT_ASSIGN(op.plan_, AllReducePlan<float>::create(comm, most, options.name, kOp));
   op.partial_ = AlignedBuffer(size_t(round_up(most.elements, kTileUnit)) * sizeof(float));
   return op;
 }
 
 Status GemmAr::check(const Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y) const {
-  WEFT_TRY(expect_cpu(kOp, exec));
-  WEFT_TRY(check_gemm_input(a, w));
-  if (w.n() != shape_.n || a.rows > shape_.max_m) {
-    return error(Code::kInvalidArgument, "{}: a [{}, {}] and {} [{}, {}] do not go with max_m = {}, n = {}", kOp,
-                 a.rows, a.k, w.name(), w.n(), w.k(), shape_.max_m, shape_.n);
-  }
+  WEFT_TRY(expect_split_k_input(kOp, exec, a, w, shape_.max_m, shape_.n));
   WEFT_TRY(expect_tensor("gemm_ar: y", y, DType::kF32, {a.rows, shape_.n}));
   return comm_.status();
 }
@@ -50,7 +42,7 @@ Status GemmAr::run(Exec& exec, const ActivationView& a, const Weight& w, const T
   if (comm_.size() == 1) return gemm(exec, {.x = a, .w = w, .y = y, .accumulate = accumulate});
   if (a.rows == 0 || w.n() == 0) return exec.sync();
   HostMachine m = comm_.machine(exec, kOp);
-  const ColumnTiles cut = ColumnTiles::cut(a.rows, w.n());
+  const ProductTiles cut = ProductTiles::cut(a.rows, w.n());
   const GemmHooks hooks{a, w, y, accumulate, reinterpret_cast<float*>(partial_.data()), cut};
   return end_call(comm_, exec, plan_.run(m, cut.tiles, hooks));
 }

@@ -7,12 +7,13 @@ namespace {
 using namespace testing;
 
 // Every element bit by bit against the rank-order sum of single-rank GEMMs; k = 96 leaves ranks without a share.
-Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k, const char* name) {
+Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k, const char* name,
+                      const std::vector<i64>& sizes = {1, 2, 0, 3, 40, 1}) {
   WEFT_ASSIGN(auto pool, small_pool(threads));
-  WEFT_ASSIGN(auto op, GemmAr::create(comm, {40, n}, {name}));
+  WEFT_ASSIGN(auto op, GemmAr::create(comm, {*std::max_element(sizes.begin(), sizes.end()), n}, {name}));
   const Range share = k_share(k, comm.size(), comm.rank());
   u64 seed = 1;
-  for (const i64 m : {1, 2, 0, 3, 40, 1}) {
+  for (const i64 m : sizes) {
     ++seed;
     WEFT_ASSIGN(const Weight w, packed(dtype, n, k, seed, {}, share));
     const ActivationBuffer a = inputs(w.activation_format(), {0, m}, share, seed + 1);
@@ -48,6 +49,17 @@ TEST(GemmAr, EqualsTheRankOrderSumForEveryWorldAlgorithmAndFormat) {
   for (const DType dtype : {DType::kBF16, DType::kQ8_0}) {
     expect_all_ok(
         run_thread_ranks(3, [&](Communicator& comm) { return multiply_sizes(comm, 2, dtype, 77, 160, "auto"); }));
+  }
+}
+
+// Few rows are cut by columns, many by rows; shapes of both in one instance.
+TEST(GemmAr, BothWaysToCutShareAnInstance) {
+  for (const char* name : {"one_shot", "two_shot"}) {
+    for (const i64 n : {64, 70, 576}) {
+      SCOPED_TRACE(fmt::format("{} n = {}", name, n));
+      expect_all_ok(run_thread_ranks(
+          3, [&](Communicator& comm) { return multiply_sizes(comm, 2, DType::kF32, n, 96, name, {127, 130, 128}); }));
+    }
   }
 }
 

@@ -1,7 +1,6 @@
 #include "dist/gemm_rs/gemm_rs.h"
 
 #include "dist/exchange/partial.h"
-#include "dist/exchange/plan.h"
 #include "dist/reduce_scatter/reduce_scatter.h"
 
 namespace weft {
@@ -18,7 +17,7 @@ struct GemmHooks {
   int ranks, rank;
 
   Range rows_of(int p) const { return split_range(a.rows, ranks, p); }
-  ColumnTiles cut(int p) const { return ColumnTiles::cut(rows_of(p).size(), w.n()); }
+  ProductTiles cut(int p) const { return ProductTiles::cut(rows_of(p).size(), w.n()); }
   float* shard(int p) const { return partial + rows_of(p).begin * round_up(w.n(), 4); }
 
   void produce(int p, i64 first, i64 last) const {
@@ -26,15 +25,13 @@ struct GemmHooks {
   }
   const float* own(int p, i64 i) const { return shard(p) + i; }
   void sink(i64 tile, i64 i, const float* sums, i64 n) const { mine.store(tile, i, sums, n, y, accumulate); }
-  ColumnTiles mine = cut(rank);
+  ProductTiles mine = cut(rank);
 };
 
 }  // namespace
 
 Result<GemmRs> GemmRs::create(Communicator& comm, const GemmRsShape& shape) {
-  if (shape.max_m < 0 || shape.n < 0) {
-    return error(Code::kInvalidArgument, "{}: max_m, n: expected at least 0, found {}, {}", kOp, shape.max_m, shape.n);
-  }
+  WEFT_TRY(expect_split_k_shape(kOp, shape.max_m, shape.n));
   GemmRs op(comm, shape);
   const i64 pitch = round_up(shape.n, 4);
   const i64 slot = split_range(shape.max_m, comm.size(), 0).size() * pitch;
@@ -44,12 +41,7 @@ Result<GemmRs> GemmRs::create(Communicator& comm, const GemmRsShape& shape) {
 }
 
 Status GemmRs::check(const Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y) const {
-  WEFT_TRY(expect_cpu(kOp, exec));
-  WEFT_TRY(check_gemm_input(a, w));
-  if (w.n() != shape_.n || a.rows > shape_.max_m) {
-    return error(Code::kInvalidArgument, "{}: a [{}, {}] and {} [{}, {}] do not go with max_m = {}, n = {}", kOp,
-                 a.rows, a.k, w.name(), w.n(), w.k(), shape_.max_m, shape_.n);
-  }
+  WEFT_TRY(expect_split_k_input(kOp, exec, a, w, shape_.max_m, shape_.n));
   const i64 rows = split_range(a.rows, comm_.size(), comm_.rank()).size();
   WEFT_TRY(expect_tensor("gemm_rs: y", y, DType::kF32, {rows, shape_.n}));
   return comm_.status();

@@ -6,12 +6,13 @@ namespace weft {
 namespace {
 using namespace testing;
 
-Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k) {
+Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k,
+                      const std::vector<i64>& sizes = {1, 2, 0, 3, 40, 1}) {
   WEFT_ASSIGN(auto pool, small_pool(threads));
-  WEFT_ASSIGN(auto op, GemmRs::create(comm, {40, n}));
+  WEFT_ASSIGN(auto op, GemmRs::create(comm, {*std::max_element(sizes.begin(), sizes.end()), n}));
   const Range share = k_share(k, comm.size(), comm.rank());
   u64 seed = 1;
-  for (const i64 m : {1, 2, 0, 3, 40, 1}) {  // fewer rows than ranks: some own none
+  for (const i64 m : sizes) {  // fewer rows than ranks: some own none
     ++seed;
     WEFT_ASSIGN(const Weight w, packed(dtype, n, k, seed, {}, share));
     const ActivationBuffer a = inputs(w.activation_format(), {0, m}, share, seed + 1);
@@ -39,6 +40,15 @@ TEST(GemmRs, EqualsTheRankOrderSumForEveryWorldAndFormat) {
   }
   for (const DType dtype : {DType::kBF16, DType::kQ8_0}) {
     expect_all_ok(run_thread_ranks(3, [&](Communicator& comm) { return multiply_sizes(comm, 2, dtype, 77, 160); }));
+  }
+}
+
+// Few rows of a shard are cut by columns, many by rows; here also both in one call.
+TEST(GemmRs, BothWaysToCutShareAnInstance) {
+  for (const i64 n : {64, 70, 576}) {
+    SCOPED_TRACE(n);
+    expect_all_ok(run_thread_ranks(
+        2, [&](Communicator& comm) { return multiply_sizes(comm, 2, DType::kF32, n, 96, {254, 255, 260, 256}); }));
   }
 }
 

@@ -46,14 +46,10 @@ std::string trial(int ranks, u64 seed) {
     return m.rank() + 1 == ranks || send_message<F>(m, b, m.rank() + 1, mine, bytes);
   });
   if (!found.empty()) return found;
-  for (int message = 0; message < kMessages; ++message) {
-    for (i64 i = 0; i < count(message); ++i) {
-      const float expected = element(seed + u64(message), 0, i);
-      const float value = data[size_t(message * ranks + ranks - 1)][size_t(i)];
-      if (expected != value) return differs("data", message, ranks - 1, i, expected, value);
-    }
-  }
-  return {};
+  return first_difference(
+      "data", kMessages, ranks, [&](int message, int r) { return r + 1 == ranks ? count(message) : 0; },
+      [&](int message, int, i64 i) { return element(seed + u64(message), 0, i); },
+      [&](int message, int r, i64 i) { return data[size_t(message * ranks + r)][size_t(i)]; });
 }
 
 TEST(SendRecvSim, CleanAndPlantedFaultsAreFound) {
