@@ -113,6 +113,18 @@ TEST(ProcessWorld, SharingNothingIsAnErrorOnEveryRank) {
   }
 }
 
+// The root tells an address and is gone before anybody connects.
+TEST(ProcessWorld, ARootThatIsLostWhileSharingIsReportedAtOnce) {
+  const auto ends = run_ranks(new_world(3), [](World& world) -> Status {
+    if (world.rank() != 1) return world.share_fd(Fd(), 1, Deadline::after(std::chrono::seconds(60))).status();
+    WEFT_TRY(world.all_gather("/nobody/listens/here", soon()).status());
+    std::this_thread::sleep_for(milliseconds(200));
+    world.fail(error(Code::kAborted, "rank 1 gave up"));
+    return world.failure().reason();
+  });
+  for (const Status& end : ends) EXPECT_EQ(end.message(), "rank 1 gave up");
+}
+
 TEST(ProcessWorld, LargestGatherAndOneMore) {
   expect_all_ok(run_ranks(new_world(3), [](World& world) -> Status {
     const std::string mine(Monitor::kMaxGatherBytes, char('a' + world.rank()));

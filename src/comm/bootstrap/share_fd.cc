@@ -66,12 +66,35 @@ Status wait_readable(World& world, const Fd& socket, Deadline deadline, const st
   }
 }
 
+// What a socket's error means: the rank at its other end is most likely lost, and the monitor is about to say which.
+Status explain(World& world, const Status& fault) {
+  const Deadline verdict = Deadline::after(std::chrono::seconds(1));
+  while (!world.failure().raised() && !verdict.expired()) ::poll(nullptr, 0, 10);
+  if (!world.failure().raised()) world.fail(fault);
+  return world.failure().reason();
+}
+
+// Connects to a socket that listens already, unless its rank is lost.
+Result<Fd> connect_to_root(World& world, const std::string& name, Deadline deadline) {
+  Rendezvous at;
+  at.socket = name;
+  while (true) {
+    auto socket = connect_to(at, Deadline::after(std::min(deadline.left(), std::chrono::nanoseconds(50'000'000))));
+    if (socket.ok() && !peer_is_ours(socket->get())) {
+      return error(Code::kUnavailable, "share_fd: {} is another user's", at.text());
+    }
+    if (socket.ok()) return socket;
+    if (world.failure().raised()) return world.failure().reason();
+    if (deadline.expired()) return explain(world, socket.status().with_context("share_fd"));
+  }
+}
+
 Status serve(World& world, const Fd& listener, int fd, Deadline deadline) {
   for (int served = 0; served < world.size() - 1;) {
     WEFT_TRY(wait_readable(world, listener, deadline, fmt::format("{} more ranks", world.size() - 1 - served)));
     const Fd socket = accept_from(listener);
     if (!socket.valid() || !peer_is_ours(socket.get())) continue;
-    WEFT_TRY(send_descriptor(socket, fd));
+    if (const Status sent = send_descriptor(socket, fd); !sent.ok()) return explain(world, sent);
     ++served;
   }
   return {};
@@ -101,12 +124,11 @@ Result<Fd> share_descriptor(World& world, const std::vector<Member>& members, Fd
     WEFT_TRY(serve(world, listener.first, fd.get(), deadline));
     return fd;
   }
-  Rendezvous at;
-  at.socket = name;
-  WEFT_ASSIGN(const Fd socket, connect_to(at, deadline));
-  if (!peer_is_ours(socket.get())) return error(Code::kUnavailable, "share_fd: {} is another user's", at.text());
+  WEFT_ASSIGN(const Fd socket, connect_to_root(world, name, deadline));
   WEFT_TRY(wait_readable(world, socket, deadline, fmt::format("the descriptor of rank {}", root)));
-  return receive_descriptor(socket);
+  auto received = receive_descriptor(socket);
+  if (!received.ok()) return explain(world, received.status());
+  return received;
 }
 
 }  // namespace weft
