@@ -16,7 +16,7 @@ struct GemmFlags {
 void print_gemm(const GemmFlags& flags, const GemmBenchResult& result) {
   const GemmBenchOptions& options = flags.options;
   if (flags.json) {
-    const auto spread = [](const BenchSpread& value) {
+    const auto spread = [](const Spread& value) {
       return nlohmann::ordered_json{{"median", value.median}, {"min", value.low}, {"max", value.high}};
     };
     const nlohmann::ordered_json out = {{"op", "gemm"},
@@ -41,7 +41,7 @@ void print_gemm(const GemmFlags& flags, const GemmBenchResult& result) {
   fmt::print("gemm {} m={} n={} k={}, {} threads, {}, weights {}; output checked; median (min - max) of {} samples\n",
              dtype_name(options.format), options.m, options.n, options.k, options.threads, cpu_isa_name(result.isa),
              result.cold ? "cold" : "warm", options.samples);
-  const auto row = [](const char* name, const char* unit, const BenchSpread& value) {
+  const auto row = [](const char* name, const char* unit, const Spread& value) {
     fmt::print("  {:<22}{:>10.1f} {:<6} ({:.1f} - {:.1f})\n", name, value.median, unit, value.low, value.high);
   };
   row("time", "us", result.micros);

@@ -25,6 +25,12 @@ Result<double> seconds_for(ThreadPool& pool, i64 repeats, const std::function<St
 
 }  // namespace
 
+Spread spread_of(std::vector<double> samples) {
+  if (samples.empty()) return {};
+  std::sort(samples.begin(), samples.end());
+  return {samples[samples.size() / 2], samples.front(), samples.back()};
+}
+
 Tensor random_tensor(i64 rows, i64 columns, u32 seed) {
   Tensor tensor = Tensor::zeros(DType::kF32, {rows, columns});
   std::mt19937 random(seed);
@@ -63,8 +69,7 @@ Result<OpTiming> time_op(int threads, int samples, const std::function<Status(Ex
     WEFT_ASSIGN(const double seconds, seconds_for(*pool, repeats, work));
     micros.push_back(seconds * 1e6 / double(repeats));
   }
-  std::sort(micros.begin(), micros.end());
-  return OpTiming{micros[micros.size() / 2], micros.front(), micros.back()};
+  return spread_of(std::move(micros));
 }
 
 }  // namespace weft

@@ -7,10 +7,14 @@
 
 namespace weft {
 
-// Microseconds of one call: median of the samples, smallest and largest.
-struct OpTiming {
+// Median of samples with the smallest and the largest.
+struct Spread {
   double median = 0, low = 0, high = 0;
 };
+Spread spread_of(std::vector<double> samples);
+
+// Microseconds of one call.
+using OpTiming = Spread;
 
 // Times `work` on `threads` pinned threads, inside one ThreadPool::run per sample, as a model calls operators. A sample
 // repeats it for about 5 ms; the data stay warm. Errors: those of `work`; kInvalidArgument for no samples.

@@ -48,8 +48,7 @@ struct BlockRows {
 };
 
 template <class T>
-BlockRows<T> find_rows(const AttentionItem& item, i64 block, i64 begin, i64 end) {
-  BlockRows<T> rows;
+void find_rows(const AttentionItem& item, i64 block, i64 begin, i64 end, BlockRows<T>& rows) {
   for (i64 position = begin; position < end;) {
     const i64 page = position / item.page_tokens, offset = position - page * item.page_tokens;
     const i64 run = smaller(item.page_tokens - offset, end - position);
@@ -59,7 +58,13 @@ BlockRows<T> find_rows(const AttentionItem& item, i64 block, i64 begin, i64 end)
       rows.values[position - block] = static_cast<const T*>(item.values) + element;
     }
   }
-  return rows;
+}
+
+// Pages lie scattered and the hardware does not guess the next one, so rows are asked for while others are worked on:
+// V while K is read, the next block's K while V is read.
+template <class T>
+void fetch_row(const T* row, i64 head_dim) {
+  for (i64 d = 0; d < head_dim; d += 64 / i64(sizeof(T))) __builtin_prefetch(row + d);
 }
 
 // Columns [d, d + 16) of 16 lanes -> keys[d..][first_lane..].
@@ -105,6 +110,7 @@ template <class T>
 void load_keys(const AttentionItem& item, const BlockRows<T>& rows, Lanes lanes, float* keys) {
   for (i64 first = lanes.lo / 16 * 16; first < lanes.hi; first += 16) {
     const i64 lo = lanes.lo - first, hi = lanes.hi - first;
+    for (i64 lane = larger(lo, 0); lane < smaller(hi, 16); ++lane) fetch_row(rows.values[first + lane], item.head_dim);
     for (i64 d = transpose_all_pairs(rows.keys + first, lo, hi, item.head_dim, keys + first); d < item.head_dim;
          d += 16) {
       transpose_keys(rows.keys + first, lo, hi, d, smaller(16, item.head_dim - d), keys + first);
@@ -113,9 +119,11 @@ void load_keys(const AttentionItem& item, const BlockRows<T>& rows, Lanes lanes,
 }
 
 template <class T>
-void load_values(const AttentionItem& item, const BlockRows<T>& rows, Lanes lanes, AttentionScratch& s) {
+void load_values(const AttentionItem& item, const BlockRows<T>& rows, const BlockRows<T>& next, Lanes lanes,
+                 AttentionScratch& s) {
   const i64 width = (item.head_dim + 15) / 16 * 16;
   for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
+    fetch_row(next.keys[lane], item.head_dim);
     for (i64 d = 0; d < width; d += 16) {
       const T* value = rows.values[lane] + d;
       const F32x16 v = d + 16 <= item.head_dim ? F32x16::load(value) : F32x16::load_first(value, item.head_dim - d);
@@ -182,15 +190,18 @@ void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float
   }
 }
 
-// Where value_tile finds 16 values of a lane from column d.
+// Where value_tile finds 16 values of a lane from column d. fetch() goes before the columns [d, d + 16 vectors).
 struct ValueTile {
   const float* values;
   i64 width;
+  void fetch(i64, i64, int) const {}
   F32x16 operator()(i64 lane, i64 d) const { return F32x16::load(values + lane * width + d); }
 };
 template <class T>
 struct ValuesInPlace {
   const T* const* rows;
+  const T* const* next_keys;
+  void fetch(i64 lane, i64 d, int vectors) const { fetch_row(next_keys[lane] + d, 16 * vectors); }
   F32x16 operator()(i64 lane, i64 d) const { return F32x16::load(rows[lane] + d); }
 };
 
@@ -202,6 +213,7 @@ void value_vectors(const float* weights, const float* correction, Lanes lanes, c
     for (int v = 0; v < V; ++v) sums[r][v] = F32x16::load(out[r] + d + 16 * v) * F32x16::all(correction[r]);
   for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
     F32x16 x[V];
+    values.fetch(lane, d, V);
     for (int v = 0; v < V; ++v) x[v] = values(lane, d + 16 * v);
     for (int r = 0; r < R; ++r) {
       const F32x16 weight = F32x16::all(weights[r * kAttentionBlock + lane]);
@@ -262,13 +274,13 @@ void attend_rows(const AttentionItem& item, const Values& values, i64 block, Att
 }
 
 template <class T>
-void attend_block(const AttentionItem& item, i64 block, Lanes lanes, AttentionScratch& s) {
-  const BlockRows<T> rows = find_rows<T>(item, block, block + lanes.lo, block + lanes.hi);
+void attend_block(const AttentionItem& item, const BlockRows<T>& rows, const BlockRows<T>& next, i64 block, Lanes lanes,
+                  AttentionScratch& s) {
   load_keys(item, rows, lanes, s.keys);
   if (item.queries * item.heads <= kTileRows && item.head_dim % 16 == 0) {
-    attend_rows(item, ValuesInPlace<T>{rows.values}, block, s);
+    attend_rows(item, ValuesInPlace<T>{rows.values, next.keys}, block, s);
   } else {
-    load_values(item, rows, lanes, s);
+    load_values(item, rows, next, lanes, s);
     attend_rows(item, ValueTile{s.values, (item.head_dim + 15) / 16 * 16}, block, s);
   }
 }
@@ -288,9 +300,18 @@ void attend(const AttentionItem& item, AttentionScratch& s) {
       for (i64 d = 0; d < width; d += 16) F32x16::zero().store(item.out + i * item.out_stride + h * width + d);
     }
   }
-  for (i64 block = seen.hi > 0 ? seen.lo / kAttentionBlock * kAttentionBlock : 0; block < seen.hi;
-       block += kAttentionBlock) {
-    attend_block<T>(item, block, {larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)}, s);
+  const auto lanes_of = [&](i64 block) {
+    return Lanes{larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)};
+  };
+  BlockRows<T> rows[2];  // of this block and the next one, in turns
+  const i64 first = seen.hi > 0 ? seen.lo / kAttentionBlock * kAttentionBlock : 0;
+  find_rows(item, first, larger(first, seen.lo), smaller(first + kAttentionBlock, seen.hi), rows[0]);
+  int turn = 0;
+  for (i64 block = first; block < seen.hi; block += kAttentionBlock, turn = 1 - turn) {
+    const i64 following = block + kAttentionBlock;
+    rows[1 - turn] = rows[turn];  // lanes that the next block lacks
+    find_rows(item, following, following, smaller(following + kAttentionBlock, seen.hi), rows[1 - turn]);
+    attend_block(item, rows[turn], rows[1 - turn], block, lanes_of(block), s);
   }
   for (i64 row = 0; row < item.queries * item.heads; ++row) {
     float* out = item.out + row / item.heads * item.out_stride + row % item.heads * width;

@@ -1,6 +1,8 @@
 #include "ops/gemm/bench.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 
 #include "base/clock.h"
 #include "device/thread_pool.h"
@@ -14,11 +16,6 @@ constexpr i64 kColdBytes = 256 << 20;  // several times the caches of the machin
 constexpr i64 kColdSampleBytes = 16 << 20;
 constexpr double kSampleSeconds = 0.004;  // short, so that some samples pass undisturbed on a busy machine
 constexpr i64 kCheckedRows = 4;
-
-BenchSpread spread(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return {values[values.size() / 2], values.front(), values.back()};
-}
 
 GemmKernels::Peak peak_of(const GemmKernels& kernels, DType format) {
   switch (format) {
@@ -79,6 +76,37 @@ Result<double> timed(ThreadPool& pool, const std::function<Status(Exec&)>& work)
 
 }  // namespace
 
+Result<Ceilings> Ceilings::create(DType format, int threads) {
+  Ceilings ceilings;
+  ceilings.peak_ = peak_of(gemm_kernels(cpu_isa()), format);
+  WEFT_ASSIGN(ceilings.pool_, ThreadPool::create({.num_threads = threads, .cpus = allowed_cpus()}));
+  ceilings.memory_ = HugeBuffer(size_t(kColdBytes));
+  std::memset(ceilings.memory_.data(), 1, size_t(kColdBytes));
+  return ceilings;
+}
+
+Result<double> Ceilings::bytes_per_s() {
+  constexpr i64 kBytes = 32 << 20;
+  const std::byte* from = memory_.data() + at_;
+  at_ = (at_ + kBytes) % kColdBytes;
+  WEFT_ASSIGN(const double seconds, timed(*pool_, [&](Exec& exec) -> Status {
+                const Range lines = exec.share(kBytes / 64);
+                gemm_kernels(cpu_isa()).read(from + lines.begin * 64, lines.size() * 64);
+                return {};
+              }));
+  return double(kBytes) / seconds;
+}
+
+Result<double> Ceilings::ops_per_s() {
+  constexpr i64 kRounds = 20000;
+  std::atomic<i64> done{0};
+  WEFT_ASSIGN(const double seconds, timed(*pool_, [&](Exec&) -> Status {
+                done.fetch_add(peak_(memory_.data(), kRounds), std::memory_order_relaxed);
+                return {};
+              }));
+  return double(done.load(std::memory_order_relaxed)) / seconds;
+}
+
 Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
   WEFT_TRY(check_options(options));
   const auto [m, n, k] = GemmShape{options.m, options.n, options.k};
@@ -125,7 +153,7 @@ Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
   };
   const auto read = [&](Exec& exec) -> Status {
     for (i64 i = 0; i < calls; ++i) {
-      const AlignedBuffer& data = weights[size_t((current + i) % copies)].segments()[0].data;
+      const HugeBuffer& data = weights[size_t((current + i) % copies)].segments()[0].data;
       const Range blocks = exec.share(i64(data.size()) / 64);
       kernels.read(data.data() + blocks.begin * 64, blocks.size() * 64);
     }
@@ -145,13 +173,13 @@ Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
     peak_ops.push_back(double(ops_per_round * rounds * options.threads) / compute_s * 1e-9);
     reading.push_back(double(weight_bytes * calls) / read_s * 1e-9);
   }
-  result.micros = spread(micros);
-  result.giga_ops = spread(ops);
-  result.gigabytes = spread(bytes);
-  result.ceiling_ops = spread(peak_ops);
-  result.ceiling_reading = spread(reading);
-  const BenchSpread& found = result.cold ? result.gigabytes : result.giga_ops;
-  const BenchSpread& ceiling = result.cold ? result.ceiling_reading : result.ceiling_ops;
+  result.micros = spread_of(micros);
+  result.giga_ops = spread_of(ops);
+  result.gigabytes = spread_of(bytes);
+  result.ceiling_ops = spread_of(peak_ops);
+  result.ceiling_reading = spread_of(reading);
+  const Spread& found = result.cold ? result.gigabytes : result.giga_ops;
+  const Spread& ceiling = result.cold ? result.ceiling_reading : result.ceiling_ops;
   result.percent = 100 * found.median / ceiling.median;
   result.percent_best = 100 * found.high / ceiling.high;
   return result;

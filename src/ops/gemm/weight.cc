@@ -170,7 +170,7 @@ Result<Weight> Weight::pack(const std::string& name, std::span<const WeightPart>
   }
   try {
     for (Segment& segment : weight.segments_) {
-      segment.data = AlignedBuffer(segment.panel_bytes * size_t(segment.panels()));
+      segment.data = HugeBuffer(segment.panel_bytes * size_t(segment.panels()));
     }
   } catch (const std::bad_alloc&) {
     return error(Code::kResourceExhausted, "{}: no memory for the packed weight", name);

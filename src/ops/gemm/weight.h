@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "base/aligned_buffer.h"
+#include "base/huge_buffer.h"
 #include "ops/gemm/activation.h"
 
 namespace weft {
@@ -47,7 +47,7 @@ class Weight {
   struct Segment {
     WeightFormat format;
     i64 n_begin = 0, n_end = 0;
-    AlignedBuffer data;
+    HugeBuffer data;
     std::byte* panel(i64 index) const { return data.data() + size_t(index) * panel_bytes; }
     i64 panels() const { return (n_end - n_begin + kPanel - 1) / kPanel; }
     size_t panel_bytes = 0;

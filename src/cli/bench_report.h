@@ -1,0 +1,63 @@
+// What the benchmarks print: text, one JSON object, one picture.
+#pragma once
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "engine/worker.h"
+#include "models/pretrained.h"
+#include "ops/gemm/bench.h"
+
+namespace weft {
+
+using Json = nlohmann::ordered_json;
+
+// {"median", "min", "max"}, each times `scale`.
+Json spread_json(const Spread& spread, double scale);
+
+// A bar from 0 to the median for every measurement, with a line from its smallest to its largest sample.
+struct Plot {
+  struct Bar {
+    std::string label;
+    Spread value;
+    double ceiling = 0;  // drawn as a dashed line; 0 = none
+  };
+  std::string title, unit;
+  std::vector<Bar> bars;
+};
+std::string plot_svg(const Plot& plot);
+
+struct ReportFlags {
+  bool json = false;
+  std::string plot_path;
+  void declare(CLI::App& command);
+};
+// Prints `all` as one line of JSON if asked to, else calls `print`; writes the picture if asked to. Errors: kIo.
+Status report(const ReportFlags& flags, const Json& all, const Plot& plot, const std::function<void()>& print);
+
+// What one step of a model must at least do, from the matrices in its files.
+struct ModelWork {
+  DType format = DType::kF32;  // of the layers' matrices: that of most of their bytes
+  // Operations per prefilled token: two per element of the layers' matrices, four where 8-bit instructions multiply
+  // 16-bit activations in two halves. Attention and the head are not counted.
+  double ops_per_token = 0;
+  double weight_bytes = 0;    // of layers and head
+  double kv_bytes_token = 0;  // of one position
+  // Bytes read by a decode step.
+  double bytes_per_step(i64 batch, i64 context) const {
+    return weight_bytes + double(batch * (context + 1)) * kv_bytes_token;
+  }
+};
+Result<ModelWork> work_of(const Pretrained& model);
+
+// Lines of standard input; while it waits the other ranks are told that the leader lives.
+class LineReader {
+ public:
+  // False at the end of the input. Errors: a lost rank's reason.
+  Result<bool> next(Worker& worker, std::string* line);
+
+ private:
+  std::string pending_;
+};
+
+}  // namespace weft
