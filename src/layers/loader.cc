@@ -14,7 +14,9 @@ Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name
     if (source.rows.empty()) source.raw = raw.rows(0, 0);  // an empty list would mean all rows
     packed.push_back(std::move(source));
   }
-  return Weight::pack(name, packed);
+  Result<Weight> weight = Weight::pack(name, packed);
+  checkpoint.drop_pages();  // as they are packed, so that the model is never in memory twice
+  return weight;
 }
 
 Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name, i64 size) {
