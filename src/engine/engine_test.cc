@@ -170,7 +170,7 @@ TEST(Engine, WhatCanNeverRunIsRefusedAtOnce) {
   Rig rig({}, {.max_context = 50});
   EngineRequest r = request(1, 50);
   EXPECT_EQ(rig.engine->submit(r, rig.events.sink()).message(),
-            "prompt: the prompt has 50 tokens, the context holds 50 with at least one for the answer");
+            "the prompt has 50 tokens, the context holds 50 with at least one for the answer");
   r = request(1);
   r.prompt[3] = 1000;
   EXPECT_EQ(rig.engine->submit(r, rig.events.sink()).message(),

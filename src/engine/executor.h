@@ -20,6 +20,7 @@ struct ExecutorInfo {
   i64 max_rows = 0;         // sequences in one step
   i64 max_logits = 0;       // samples of one step
   int ranks = 1;
+  int depth = 2;  // steps that may have no result yet, 1 or 2: with 2, a step is planned while the one before runs
 };
 
 // What came of one SampleRow.
@@ -52,10 +53,9 @@ class Executor {
   virtual const ExecutorInfo& info() const = 0;
   // `wakeup` is called, from any thread, whenever poll() may have something new. Set once, before the first submit().
   virtual void set_wakeup(std::function<void()> wakeup) = 0;
-  // Starts a step after those submitted before; at most kMaxInFlight may have no result yet. Plans are numbered 1, 2, 3
+  // Starts a step after those submitted before; at most info().depth may have no result yet. Plans are numbered 1, 2, 3
   // ... Token ids below 0 stand for tokens that the step before draws, see StepPlan. Failures come as results.
   virtual void submit(StepPlan plan) = 0;
-  static constexpr int kMaxInFlight = 2;
   // The masks of all samples of step `sequence` that have `masked` set; once for each step that has such, at any time
   // after its submission: the step waits for them before it samples.
   virtual void provide_masks(u64 sequence, std::vector<SampleMask> masks) = 0;

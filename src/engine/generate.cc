@@ -1,94 +1,69 @@
 #include "engine/generate.h"
 
-#include <algorithm>
-#include <numeric>
-
-#include "base/clock.h"
-
 namespace weft {
+namespace {
 
-Generator::Generator(Worker& worker) : worker_(worker), pages_(size_t(worker.shape().max_pages)) {
-  std::iota(pages_.begin(), pages_.end(), 0);
+EngineOptions options_for(const ExecutorInfo& info) {
+  return {.max_running = 1, .max_step_tokens = info.max_step_tokens};
 }
+
+}  // namespace
+
+Generator::Generator(Worker& worker)
+    : runner_(worker), executor_(runner_), scheduler_(executor_.info(), options_for(executor_.info())) {}
 
 i64 Generator::max_context() const {
-  const WorkerShape& shape = worker_.shape();
-  return std::min(worker_.model().config().context, std::min(shape.pages, shape.max_pages) * shape.page_tokens);
-}
-
-Result<TensorView> Generator::extend(std::span<const i32> tokens) {
-  const WorkerShape& shape = worker_.shape();
-  for (;;) {
-    const auto chunk = tokens.first(std::min(tokens.size(), size_t(shape.max_tokens)));
-    tokens = tokens.subspan(chunk.size());
-    plan_.clear();
-    plan_.add_row(chunk, i64(cached_.size()), pages_, shape.page_tokens, shape.max_pages);
-    if (tokens.empty()) plan_.logits_at.push_back(i32(chunk.size()) - 1);
-    WEFT_ASSIGN(const TensorView logits, worker_.step(plan_));
-    cached_.insert(cached_.end(), chunk.begin(), chunk.end());
-    if (tokens.empty()) return logits;
-  }
+  return Scheduler::max_context(executor_.info(), options_for(executor_.info()));
 }
 
 Status Generator::warm_up() {
-  const i32 token = 0;
-  const Status status = extend({&token, 1}).status();
-  cached_.clear();
-  return status;
+  return runner_.warm_up();
 }
 
 Result<Generated> Generator::generate(std::span<const i32> prompt, const GenerateOptions& options,
                                       const std::function<bool(i32)>& on_token) {
-  const ModelConfig& config = worker_.model().config();
-  WEFT_TRY(check_sampling_params(options.sampling));
-  if (prompt.empty()) return error(Code::kInvalidArgument, "the prompt is empty");
-  if (i64(prompt.size()) >= max_context()) {
-    return error(Code::kInvalidArgument,
-                 "the prompt has {} tokens, the context holds {} with at least one for the answer", prompt.size(),
-                 max_context());
-  }
-  for (i32 id : prompt) {
-    if (id < 0 || id >= config.vocab) {
-      return error(Code::kInvalidArgument, "prompt: token id {} is outside the vocabulary of {}", id, config.vocab);
-    }
-  }
+  EngineRequest request;
+  request.id = ++requests_;
+  request.prompt.assign(prompt.begin(), prompt.end());
+  request.sampling = options.sampling;
+  request.max_tokens = options.max_tokens;
+  request.ignore_eos = options.ignore_eos;
+  WEFT_TRY(Scheduler::check(request, executor_.info(), options_for(executor_.info())));
   const auto start = Clock::now();
-  // The last prompt token is always computed: its logits are needed.
-  size_t common = 0;
-  while (common + 1 < prompt.size() && common < cached_.size() && cached_[common] == prompt[common]) ++common;
-  cached_.resize(common);
+  scheduler_.add(std::move(request), nullptr, start);
 
   Generated answer;
-  answer.prompt_tokens = i64(prompt.size());
-  answer.cached_tokens = i64(common);
-  std::vector<i32> sequence(prompt.begin(), prompt.end());
-  WEFT_ASSIGN(TensorView logits, extend(prompt.subspan(common)));
-  auto first = Clock::now();
-  while (answer.finish_reason.empty()) {
-    if (answer.completion_tokens >= options.max_tokens || i64(sequence.size()) >= max_context()) {
-      answer.finish_reason = "length";
-      break;
+  auto first = start;
+  for (;;) {
+    if (const std::optional<StepResult> result = executor_.poll()) {
+      WEFT_TRY(result->status);
+      WEFT_TRY(scheduler_.retire(*result));
     }
-    WEFT_ASSIGN(const i32 token, sample({logits.as<float>(), size_t(config.vocab)}, options.sampling, sequence,
-                                        sequence.size(), scratch_));
-    ++answer.completion_tokens;
-    if (answer.completion_tokens == 1) {
-      first = Clock::now();
-      answer.first_token_s = seconds_since(start);
+    for (Scheduler::Delivery& delivery : scheduler_.take_events()) {
+      for (const TokenEvent& event : delivery.events) {
+        WEFT_TRY(event.error);
+        if (event.token >= 0) {
+          ++answer.completion_tokens;
+          if (answer.completion_tokens == 1) first = Clock::now();
+          answer.first_token_s = std::chrono::duration<double>(first - start).count();
+          answer.decode_s = seconds_since(first);
+          if (event.finish != FinishReason::kStop) {
+            answer.ids.push_back(event.token);
+            if (!on_token(event.token)) scheduler_.end(event.request, FinishReason::kAborted);
+          }
+        }
+        if (event.finish == FinishReason::kNone) continue;
+        answer.finish_reason = event.finish == FinishReason::kStop     ? "stop"
+                               : event.finish == FinishReason::kLength ? "length"
+                                                                       : "cancelled";
+        answer.prompt_tokens = event.usage.prompt_tokens;
+        answer.cached_tokens = event.usage.cached_tokens;
+      }
     }
-    answer.decode_s = seconds_since(first);
-    const bool ends = std::find(config.eos_ids.begin(), config.eos_ids.end(), token) != config.eos_ids.end();
-    if (ends && !options.ignore_eos) {
-      answer.finish_reason = "stop";
-      break;
-    }
-    answer.ids.push_back(token);
-    sequence.push_back(token);
-    if (!on_token(token)) {
-      answer.finish_reason = "cancelled";
-    } else if (answer.completion_tokens < options.max_tokens && i64(sequence.size()) < max_context()) {
-      WEFT_ASSIGN(logits, extend({&sequence.back(), 1}));
-    }
+    if (scheduler_.in_flight() > 0) continue;
+    std::optional<StepPlan> plan = scheduler_.plan(Clock::now());
+    if (!plan) break;
+    executor_.submit(*std::move(plan));
   }
   return answer;
 }

@@ -1,13 +1,13 @@
-// Generator: one conversation on a leader's worker. Later prompts that begin like the tokens already cached reuse their
-// keys and values.
+// Generator: one answer after another on a leader's worker and thread, by the engine's scheduler. Later prompts that
+// begin like earlier ones reuse their keys and values.
 #pragma once
 #include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "engine/worker.h"
-#include "ops/sampling/sampling.h"
+#include "engine/inline_executor.h"
+#include "engine/scheduler.h"
 
 namespace weft {
 
@@ -21,7 +21,7 @@ struct Generated {
   std::vector<i32> ids;       // the answer; an end token is not part of it
   std::string finish_reason;  // "stop" (end token), "length" (max_tokens or the context) or "cancelled"
   i64 prompt_tokens = 0;
-  i64 cached_tokens = 0;      // of the prompt: not computed again
+  i64 cached_tokens = 0;      // of the prompt: not computed again; whole KV pages
   i64 completion_tokens = 0;  // sampled tokens, an end token included
   double first_token_s = 0;   // from the call to the first sampled token
   double decode_s = 0;        // from the first sampled token to the last
@@ -43,14 +43,10 @@ class Generator {
   Status warm_up();
 
  private:
-  // Runs `tokens` at the end of the cached sequence in chunks; the last token's logits.
-  Result<TensorView> extend(std::span<const i32> tokens);
-
-  Worker& worker_;
-  std::vector<i32> pages_;
-  std::vector<i32> cached_;  // tokens whose keys and values are in the cache
-  StepPlan plan_;
-  SamplingScratch scratch_;
+  StepRunner runner_;
+  InlineExecutor executor_;
+  Scheduler scheduler_;
+  RequestId requests_ = 0;
 };
 
 }  // namespace weft

@@ -82,7 +82,7 @@ class MockState {
 
   void submit(StepPlan plan) {
     const std::lock_guard lock(mutex_);
-    WEFT_CHECK(i64(pending_.size() + results_.size()) < Executor::kMaxInFlight, pending_.size(), results_.size());
+    WEFT_CHECK(i64(pending_.size() + results_.size()) < options_.info.depth, pending_.size(), results_.size());
     WEFT_CHECK(plan.sequence == submitted_ + 1, plan.sequence, submitted_);
     check(plan);
     submitted_ = plan.sequence;

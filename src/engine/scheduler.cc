@@ -6,20 +6,6 @@
 namespace weft {
 namespace {
 
-bool has_penalty(const SamplingParams& p) {
-  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
-}
-
-// Adds a token to sorted counts.
-void count_token(std::vector<TokenCount>& counts, i32 token, i32 in_answer) {
-  const auto at = std::ranges::lower_bound(counts, token, {}, &TokenCount::token);
-  if (at != counts.end() && at->token == token) {
-    at->in_answer += in_answer;
-  } else {
-    counts.insert(at, {token, in_answer});
-  }
-}
-
 std::vector<TokenCount> count_prompt(std::vector<i32> tokens) {
   std::ranges::sort(tokens);
   const auto rest = std::ranges::unique(tokens);
@@ -62,11 +48,10 @@ Status Scheduler::check(const EngineRequest& r, const ExecutorInfo& info, const 
     return {};
   };
   const i64 context = max_context(info, options), prompt = i64(r.prompt.size());
-  if (prompt == 0) return invalid("prompt", "the prompt is empty");
+  if (prompt == 0) return error(Code::kInvalidArgument, "the prompt is empty");
   if (prompt >= context) {
-    return invalid("prompt", fmt::format("the prompt has {} tokens, the context holds {} with at least one for the "
-                                         "answer",
-                                         prompt, context));
+    return error(Code::kInvalidArgument,
+                 "the prompt has {} tokens, the context holds {} with at least one for the answer", prompt, context);
   }
   WEFT_TRY(check_ids("prompt", r.prompt));
   WEFT_TRY(check_ids("stop_ids", r.stop_ids));
@@ -174,7 +159,7 @@ i64 Scheduler::expected_rest(const Sequence& s) const {
 }
 
 std::optional<StepPlan> Scheduler::plan(Clock::time_point now) {
-  WEFT_CHECK(in_flight() < Executor::kMaxInFlight);
+  WEFT_CHECK(in_flight() < info_.depth);
   Step step{.sequence = sequence_ + 1, .rows = {}, .samples = {}};
   Budget budget{.tokens = max_step_tokens_, .logits = info_.max_logits, .rows = max_running_};
   plan_running(budget, step);

@@ -43,7 +43,7 @@ class Scheduler {
   void expire(Clock::time_point now);
   std::optional<Clock::time_point> next_deadline() const;
 
-  // The next step, numbered; nothing if there is nothing to do now. At most Executor::kMaxInFlight plans may be without
+  // The next step, numbered; nothing if there is nothing to do now. At most ExecutorInfo::depth plans may be without
   // a result.
   std::optional<StepPlan> plan(Clock::time_point now);
   // Takes the result of the oldest step without one. Errors: kDataLoss for one that does not belong to it.

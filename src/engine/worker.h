@@ -28,10 +28,13 @@ class Worker {
   const WorkerShape& shape() const { return shape_; }
   const Model& model() const { return *model_; }
   const KvCache& cache() const { return cache_; }
+  // This rank's threads; free between the calls below.
+  ThreadPool& pool() { return pool_; }
+  int ranks() const { return world_.size(); }
 
   // Rank 0: runs one step on all ranks. Returns logits [wanted, vocab] f32, valid until the next call.
-  // Errors: kInvalidArgument if the plan exceeds the shape; a lost rank's reason. After a fault of a step the world is
-  // dead.
+  // The plan is numbered here. Errors: kInvalidArgument if it exceeds the shape; a lost rank's reason. After a fault of
+  // a step the world is dead.
   Result<TensorView> step(StepPlan& plan);
   // Rank 0: tells the others that it is alive; call it at least every idle_interval while no step runs, since their
   // wait has a deadline.

@@ -9,7 +9,7 @@ Result<RowBenchResult> bench_sampling(const RowBenchOptions& o) {
   SamplingScratch scratch;
   for (i64 t = 0; t < o.tokens; ++t) {
     const std::span<const float> row(logits.view.row<float>(t), size_t(o.width));
-    WEFT_ASSIGN(const i32 token, sample(row, greedy, {}, u64(t), scratch));
+    WEFT_ASSIGN(const i32 token, sample({.logits = row, .params = greedy}, scratch));
     if (token != std::max_element(row.begin(), row.end()) - row.begin()) {
       return error(Code::kDataLoss, "sampling: greedy chose {} in row {}", token, t);
     }
@@ -19,7 +19,7 @@ Result<RowBenchResult> bench_sampling(const RowBenchOptions& o) {
   WEFT_ASSIGN(result.micros, time_op(1, o.samples, [&](Exec&) -> Status {
                 for (i64 t = 0; t < o.tokens; ++t) {
                   const std::span<const float> row(logits.view.row<float>(t), size_t(o.width));
-                  WEFT_TRY(sample(row, random, {}, position++, scratch).status());
+                  WEFT_TRY(sample({.logits = row, .params = random, .position = position++}, scratch).status());
                 }
                 return {};
               }));

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
+#include "ops/sampling/cut.h"
 #include "ops/sampling/philox.h"
 #include "ops/sampling/weights.h"
 
@@ -33,97 +33,89 @@ Result<i32> find_largest(std::span<const float> logits) {
   return i32(std::find(logits.begin(), logits.end(), largest) - logits.begin());
 }
 
-// scratch.logits = logits after the penalty.
-Status apply_penalty(std::span<const float> logits, float penalty, std::span<const i32> seen,
-                     SamplingScratch& scratch) {
-  scratch.logits.assign(logits.begin(), logits.end());
-  for (i32 token : seen) {
-    if (token < 0 || size_t(token) >= logits.size()) {
-      return error(Code::kInvalidArgument, "seen: token {} is outside the vocabulary of {}", token, logits.size());
+Status check_token(const char* where, i32 token, size_t vocab) {
+  if (token >= 0 && size_t(token) < vocab) return {};
+  return error(Code::kInvalidArgument, "{}: token {} is outside the vocabulary of {}", where, token, vocab);
+}
+
+Status apply_mask(std::span<const u32> allowed, std::span<float> logits) {
+  if (allowed.size() * 32 < logits.size()) {
+    return error(Code::kInvalidArgument, "allowed: {} words are too short for {} tokens", allowed.size(),
+                 logits.size());
+  }
+  for (size_t t = 0; t < logits.size(); ++t) {
+    if (allowed[t / 32] == ~0u) {
+      t |= 31;  // the whole word
+    } else if (!(allowed[t / 32] >> (t % 32) & 1)) {
+      logits[t] = -std::numeric_limits<float>::infinity();
     }
-    const float logit = logits[size_t(token)];  // the original: a token seen twice is penalised once
-    scratch.logits[size_t(token)] = logit > 0 ? logit / penalty : logit * penalty;
   }
   return {};
 }
 
-// Moves the `count` heaviest of `order` to its front, sorted: by weight, then by id.
-void sort_heaviest(std::vector<i32>& order, size_t count, const std::vector<float>& weights) {
-  const auto heavier = [&](i32 a, i32 b) {
-    const float x = weights[size_t(a)], y = weights[size_t(b)];
-    return x > y || (x == y && a < b);
-  };
-  const auto middle = order.begin() + std::ptrdiff_t(count);
-  if (count < order.size()) std::nth_element(order.begin(), middle, order.end(), heavier);
-  std::sort(order.begin(), middle, heavier);
+// scratch.logits = logits after mask, bias and penalties.
+Status adjust(const SampleArgs& args, SamplingScratch& scratch) {
+  std::vector<float>& logits = scratch.logits;
+  logits.assign(args.logits.begin(), args.logits.end());
+  if (!args.allowed.empty()) WEFT_TRY(apply_mask(args.allowed, logits));
+  for (const LogitBias& bias : args.bias) {
+    WEFT_TRY(check_token("bias", bias.token, logits.size()));
+    logits[size_t(bias.token)] += bias.bias;
+  }
+  const SamplingParams& p = args.params;
+  if (!has_penalty(p)) return {};
+  for (const TokenCount& count : args.counts) {
+    WEFT_TRY(check_token("counts", count.token, logits.size()));
+    float& logit = logits[size_t(count.token)];
+    logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
+    if (count.in_answer > 0) logit -= p.frequency_penalty * float(count.in_answer) + p.presence_penalty;
+  }
+  return {};
 }
 
-// The nucleus: how many of `order` it takes to reach top_p of the weights, sorted to its front. Few usually do, so ever
-// longer prefixes are sorted.
-size_t cut_top_p(std::vector<i32>& order, bool sorted, float top_p, const std::vector<float>& weights) {
-  double total = 0;
-  for (i32 token : order) total += weights[size_t(token)];
-  const double wanted = double(top_p) * total;
-  for (size_t prefix = 64;; prefix *= 8) {
-    prefix = std::min(prefix, order.size());
-    if (!sorted) sort_heaviest(order, prefix, weights);
-    double sum = 0;
-    for (size_t i = 0; i < prefix; ++i) {
-      sum += weights[size_t(order[i])];
-      if (sum >= wanted) return i + 1;
-    }
-    if (prefix == order.size()) return prefix;
+// The sum in a fixed order that vectorises: lane i takes every eighth weight.
+double sum_of(std::span<const float> weights) {
+  double lanes[8] = {};
+  size_t i = 0;
+  for (; i + 8 <= weights.size(); i += 8) {
+    for (size_t lane = 0; lane < 8; ++lane) lanes[lane] += weights[i + lane];
   }
+  for (; i < weights.size(); ++i) lanes[i % 8] += weights[i];
+  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
-// scratch.order = the tokens that the parameters leave, in a fixed order.
-void choose_candidates(const SamplingParams& params, SamplingScratch& scratch) {
-  std::vector<i32>& order = scratch.order;
-  order.resize(scratch.logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const bool top_k = params.top_k > 0 && size_t(params.top_k) < order.size();
-  if (top_k) {
-    sort_heaviest(order, size_t(params.top_k), scratch.logits);
-    order.resize(size_t(params.top_k));
-  }
-  if (params.top_p < 1) order.resize(cut_top_p(order, top_k, params.top_p, scratch.logits));
-  if (params.min_p > 0) {  // the likeliest has weight 1
-    std::erase_if(order, [&](i32 token) { return scratch.logits[size_t(token)] < params.min_p; });
-  }
-}
-
-// The candidate at fraction `u` of the summed weights; `token_at(i)` names candidate i of `count`.
-template <class F>
-i32 draw(double u, size_t count, SamplingScratch& scratch, F token_at) {
-  const size_t blocks = (count + kBlock - 1) / kBlock;
+// The token at fraction `u` of the summed weights.
+i32 draw(double u, std::span<const float> weights, SamplingScratch& scratch) {
+  const size_t count = weights.size(), blocks = (count + kBlock - 1) / kBlock;
+  const auto block_of = [&](size_t b) { return weights.subspan(b * kBlock, std::min(kBlock, count - b * kBlock)); };
   scratch.totals.assign(blocks, 0);
   double total = 0;
-  for (size_t b = 0; b < blocks; ++b) {
-    double sum = 0;
-    for (size_t i = b * kBlock; i < std::min(count, (b + 1) * kBlock); ++i) sum += scratch.logits[size_t(token_at(i))];
-    total += scratch.totals[b] = sum;
-  }
+  for (size_t b = 0; b < blocks; ++b) total += scratch.totals[b] = sum_of(block_of(b));
   double left = u * total;
   size_t block = 0;
   while (block + 1 < blocks && left >= scratch.totals[block]) left -= scratch.totals[block++];
   i32 last = -1;  // where rounding leaves a rest: the last token that has any weight
-  for (size_t b = block; b < blocks; ++b) {
-    for (size_t i = b * kBlock; i < std::min(count, (b + 1) * kBlock); ++i) {
-      const i32 token = token_at(i);
-      const float weight = scratch.logits[size_t(token)];
-      if (weight > 0) last = token;
-      if (left < weight) return token;
-      left -= weight;
-    }
+  for (size_t i = block * kBlock; i < count; ++i) {
+    if (weights[i] > 0) last = i32(i);
+    if (left < double(weights[i])) return i32(i);
+    left -= double(weights[i]);
   }
-  if (last >= 0) return last;
-  for (size_t i = block * kBlock; i-- > 0;) {
-    if (scratch.logits[size_t(token_at(i))] > 0) return token_at(i);
+  for (size_t i = block * kBlock; last < 0 && i-- > 0;) {
+    if (weights[i] > 0) last = i32(i);
   }
-  return -1;  // not reached: the likeliest token has weight 1
+  return last;  // there is one: the likeliest token has weight 1
 }
 
 }  // namespace
+
+void count_token(std::vector<TokenCount>& counts, i32 token, i32 in_answer) {
+  const auto at = std::ranges::lower_bound(counts, token, {}, &TokenCount::token);
+  if (at != counts.end() && at->token == token) {
+    at->in_answer += in_answer;
+  } else {
+    counts.insert(at, {token, in_answer});
+  }
+}
 
 Status check_sampling_params(const SamplingParams& params) {
   const auto finite = [](float x) { return std::isfinite(x); };
@@ -134,6 +126,8 @@ Status check_sampling_params(const SamplingParams& params) {
   WEFT_TRY(check_range("min_p", params.min_p >= 0 && params.min_p <= 1, "a number in [0, 1]", params.min_p));
   WEFT_TRY(check_range("repetition_penalty", finite(params.repetition_penalty) && params.repetition_penalty > 0,
                        "a number above 0", params.repetition_penalty));
+  WEFT_TRY(check_range("frequency_penalty", finite(params.frequency_penalty), "a number", params.frequency_penalty));
+  WEFT_TRY(check_range("presence_penalty", finite(params.presence_penalty), "a number", params.presence_penalty));
   return check_range("choice", params.choice >= 0, "at least 0", params.choice);
 }
 
@@ -143,30 +137,63 @@ double philox_uniform(u64 seed, u32 choice, u64 position) {
   return double((u64(bits[0]) << 32 | bits[1]) >> 11) * 0x1p-53;
 }
 
-Result<i32> sample(std::span<const float> logits, const SamplingParams& params, std::span<const i32> seen, u64 position,
-                   SamplingScratch& scratch) {
+Result<i32> sample(const SampleArgs& args, SamplingScratch& scratch) {
+  const SamplingParams& params = args.params;
   WEFT_TRY(check_sampling_params(params));
+  std::span<const float> logits = args.logits;
   if (logits.empty()) return error(Code::kInvalidArgument, "logits: expected at least 1 token, found 0");
-  const bool penalised = params.repetition_penalty != 1;
-  if (penalised) {
-    WEFT_TRY(apply_penalty(logits, params.repetition_penalty, seen, scratch));
+  if (!args.allowed.empty() || !args.bias.empty() || has_penalty(params)) {
+    WEFT_TRY(adjust(args, scratch));
     logits = scratch.logits;
   }
   WEFT_ASSIGN(const i32 likeliest, find_largest(logits));
   if (params.temperature == 0) return likeliest;
 
-  scratch.logits.resize(logits.size());
-  to_weights(logits.data(), i64(logits.size()), logits[size_t(likeliest)], params.temperature, scratch.logits.data());
-  const double u = philox_uniform(params.seed, u32(params.choice), position);
-  const bool all = (params.top_k == 0 || size_t(params.top_k) >= logits.size()) && params.top_p >= 1;
-  if (all) {
-    if (params.min_p > 0) {
-      for (float& weight : scratch.logits) weight = weight < params.min_p ? 0 : weight;
-    }
-    return draw(u, scratch.logits.size(), scratch, [](size_t i) { return i32(i); });
+  std::vector<float>& weights = scratch.weights;
+  weights.resize(logits.size());
+  to_weights(logits.data(), i64(logits.size()), logits[size_t(likeliest)], params.temperature, weights.data());
+  if (params.top_k > 0 && size_t(params.top_k) < weights.size()) {
+    drop_beyond(cut_by_count(weights, params.top_k, scratch), weights);
   }
-  choose_candidates(params, scratch);
-  return draw(u, scratch.order.size(), scratch, [&](size_t i) { return scratch.order[i]; });
+  if (params.top_p < 1) drop_beyond(cut_by_share(weights, double(params.top_p), scratch), weights);
+  if (params.min_p > 0) {  // the likeliest has weight 1
+    for (float& weight : weights) weight = weight < params.min_p ? 0 : weight;
+  }
+  return draw(philox_uniform(params.seed, u32(params.choice), args.position), weights, scratch);
+}
+
+Result<float> log_probability(std::span<const float> logits, i32 token, i32 k, std::vector<TokenLogprob>* top,
+                              SamplingScratch& scratch) {
+  if (logits.empty()) return error(Code::kInvalidArgument, "logits: expected at least 1 token, found 0");
+  WEFT_TRY(check_token("token", token, logits.size()));
+  WEFT_ASSIGN(const i32 likeliest, find_largest(logits));
+  const float largest = logits[size_t(likeliest)];
+  scratch.weights.resize(logits.size());
+  to_weights(logits.data(), i64(logits.size()), largest, 1, scratch.weights.data());
+  const double log_sum = std::log(sum_of(scratch.weights));
+  const auto logprob = [&](i32 t) { return float(double(logits[size_t(t)]) - double(largest) - log_sum); };
+
+  // A heap of the likeliest so far, the least of them on top.
+  std::vector<i32>& heap = scratch.tokens;
+  heap.clear();
+  const auto likelier = [&](i32 a, i32 b) {
+    const float x = logits[size_t(a)], y = logits[size_t(b)];
+    return x > y || (x == y && a < b);
+  };
+  const size_t wanted = std::min(size_t(std::max(k, 0)), logits.size());
+  for (size_t t = 0; t < logits.size() && wanted > 0; ++t) {
+    if (heap.size() == wanted) {
+      if (logits[t] <= logits[size_t(heap.front())]) continue;
+      std::ranges::pop_heap(heap, likelier);
+      heap.pop_back();
+    }
+    heap.push_back(i32(t));
+    std::ranges::push_heap(heap, likelier);
+  }
+  std::ranges::sort(heap, likelier);
+  top->clear();
+  for (i32 t : heap) top->push_back({t, logprob(t)});
+  return logprob(token);
 }
 
 }  // namespace weft

@@ -37,6 +37,12 @@ struct SamplingParams {
   i32 choice = 0;  // index of the answer among n choices
 };
 
+inline bool has_penalty(const SamplingParams& p) {
+  return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+}
+// Adds a token of the answer (in_answer 1) or the prompt (0) to counts that are sorted by token.
+void count_token(std::vector<TokenCount>& counts, i32 token, i32 in_answer);
+
 // Errors: kInvalidArgument naming the parameter and its range.
 Status check_sampling_params(const SamplingParams& params);
 
@@ -44,17 +50,33 @@ Status check_sampling_params(const SamplingParams& params);
 // whatever ran before. Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (Philox 4x32-10), 2011.
 double philox_uniform(u64 seed, u32 choice, u64 position);
 
-// Draws the token at `position` of its sequence. logits [vocab] f32 (read only), `seen` the sequence so far (for the
-// penalty, each distinct token once). Ties go to the smaller id; greedy ignores the random stream. Order: penalty,
-// temperature, top_k, top_p, min_p (as vLLM). Tokens with a logit of minus infinity are never drawn. `scratch` is
-// reused between calls. Errors: kDataLoss for NaN, plus infinity, or no finite logit; kInvalidArgument for an empty
-// row, a parameter out of range, or a seen token outside the vocabulary.
-struct SamplingScratch {
-  std::vector<float> logits;   // after the penalty, then weights
-  std::vector<i32> order;      // candidates
-  std::vector<double> totals;  // of the weights, by block
+struct SampleArgs {
+  std::span<const float> logits;  // [vocab] f32, read only
+  const SamplingParams& params;
+  u64 position = 0;                         // of the drawn token in its sequence
+  std::span<const LogitBias> bias = {};     // distinct tokens
+  std::span<const TokenCount> counts = {};  // of the sequence so far, distinct tokens; only penalties read it
+  std::span<const u32> allowed = {};        // bit t % 32 of word t / 32: token t may be drawn; empty = all
 };
-Result<i32> sample(std::span<const float> logits, const SamplingParams& params, std::span<const i32> seen, u64 position,
-                   SamplingScratch& scratch);
+
+// Reused between calls.
+struct SamplingScratch {
+  std::vector<float> logits;   // after mask, bias and penalties
+  std::vector<float> weights;  // unnormalised probabilities
+  std::vector<double> totals;  // of the weights, by block or by bucket
+  std::vector<i32> tokens;     // of one bucket, or the likeliest
+};
+
+// Draws one token. Greedy ignores the random stream and gives the smaller id on a tie. Order: mask, bias, penalties
+// (repetition, frequency, presence), temperature, top_k, top_p, min_p (as vLLM); where top_k or top_p cuts through
+// equal tokens, the smaller ids stay. Tokens with a logit of minus infinity are never drawn. The result depends on the
+// arguments alone. Errors: kDataLoss for NaN, plus infinity, or no finite logit that may be drawn; kInvalidArgument for
+// an empty row, a parameter out of range, a mask that is too short, or a token outside the vocabulary.
+Result<i32> sample(const SampleArgs& args, SamplingScratch& scratch);
+
+// The natural log-probability of `token` among logits [vocab] f32 and, in `top`, the k likeliest tokens, likeliest
+// first, the smaller id on a tie. Errors: as sample().
+Result<float> log_probability(std::span<const float> logits, i32 token, i32 k, std::vector<TokenLogprob>* top,
+                              SamplingScratch& scratch);
 
 }  // namespace weft

@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <numeric>
 #include <random>
 
+#include "ops/sampling/cut.h"
 #include "ops/sampling/philox.h"
 #include "ops/sampling/sampling.h"
 #include "ops/sampling/weights.h"
@@ -54,9 +56,9 @@ TEST(Weights, AreExponentials) {
 }
 
 i32 must_sample(const std::vector<float>& logits, const SamplingParams& params, u64 position,
-                const std::vector<i32>& seen = {}) {
+                const std::vector<TokenCount>& counts = {}) {
   static SamplingScratch scratch;
-  auto token = sample(logits, params, seen, position, scratch);
+  auto token = sample({.logits = logits, .params = params, .position = position, .counts = counts}, scratch);
   EXPECT_TRUE(token.ok()) << token.status().message();
   return token.ok() ? *token : -1;
 }
@@ -68,11 +70,112 @@ TEST(Sample, GreedyTakesTheFirstOfTheLargest) {
   EXPECT_EQ(must_sample({4}, {.seed = 77}, 3), 0);
 }
 
-TEST(Sample, PenaltyCountsATokenOnce) {
-  EXPECT_EQ(must_sample({4, 3}, {.repetition_penalty = 1.5f}, 0, {0}), 1);
-  EXPECT_EQ(must_sample({4, 3}, {.repetition_penalty = 1.2f}, 0, {0, 0, 0, 0}), 0);
-  EXPECT_EQ(must_sample({-3, -4}, {.repetition_penalty = 1.5f}, 0, {0}), 1);
-  EXPECT_EQ(must_sample({-3, -4}, {.repetition_penalty = 1.2f}, 0, {0, 0}), 0);
+TEST(Sample, Penalties) {
+  EXPECT_EQ(must_sample({4, 3}, {.repetition_penalty = 1.5f}, 0, {{0, 0}}), 1);
+  EXPECT_EQ(must_sample({4, 3}, {.repetition_penalty = 1.2f}, 0, {{0, 4}}), 0);  // once, however often it stands there
+  EXPECT_EQ(must_sample({-3, -4}, {.repetition_penalty = 1.5f}, 0, {{0, 1}}), 1);
+  EXPECT_EQ(must_sample({-3, -4}, {.repetition_penalty = 1.2f}, 0, {{0, 2}}), 0);
+  EXPECT_EQ(must_sample({4, 3}, {.frequency_penalty = 0.4f}, 0, {{0, 2}}), 0);
+  EXPECT_EQ(must_sample({4, 3}, {.frequency_penalty = 0.4f}, 0, {{0, 3}}), 1);
+  EXPECT_EQ(must_sample({4, 3}, {.frequency_penalty = 9, .presence_penalty = 9}, 0, {{0, 0}}), 0);  // prompt only
+  EXPECT_EQ(must_sample({4, 3}, {.presence_penalty = 0.9f}, 0, {{0, 30}}), 0);
+  EXPECT_EQ(must_sample({4, 3}, {.presence_penalty = 1.1f}, 0, {{0, 1}}), 1);
+  EXPECT_EQ(must_sample({4, 3}, {.presence_penalty = -2}, 0, {{1, 1}}), 1);
+}
+
+TEST(Sample, BiasAndMask) {
+  SamplingScratch scratch;
+  std::vector<float> logits(70);
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = float(i);
+  const SamplingParams greedy{};
+  const auto chosen = [&](std::vector<LogitBias> bias, std::vector<u32> allowed) {
+    auto token = sample({.logits = logits, .params = greedy, .bias = bias, .allowed = allowed}, scratch);
+    EXPECT_TRUE(token.ok()) << token.status().message();
+    return token.ok() ? *token : -1;
+  };
+  EXPECT_EQ(chosen({{3, 100}}, {}), 3);
+  EXPECT_EQ(chosen({{69, -INFINITY}}, {}), 68);
+  EXPECT_EQ(chosen({}, {~0u, 0x80000001u, 0}), 63);
+  EXPECT_EQ(chosen({}, {0, 1, 0}), 32);
+  EXPECT_EQ(chosen({{33, 100}}, {0, 1, 0}), 32);  // what the mask forbids stays forbidden
+  EXPECT_EQ(chosen({}, {~0u, ~0u, ~0u}), 69);
+  const std::vector<u32> none(3), few(2);
+  EXPECT_EQ(sample({.logits = logits, .params = greedy, .allowed = none}, scratch).status().message(),
+            "logits: no finite value among 70 tokens");
+  EXPECT_EQ(sample({.logits = logits, .params = greedy, .allowed = few}, scratch).status().message(),
+            "allowed: 2 words are too short for 70 tokens");
+}
+
+TEST(Cut, EqualsAFullSort) {
+  std::mt19937 random(5);
+  SamplingScratch scratch;
+  for (int kind = 0; kind < 6; ++kind) {
+    for (size_t n : {1, 2, 17, 1000, 5000}) {
+      std::vector<float> weights(n);
+      for (float& w : weights) {
+        const float uniform = float(random() >> 8) * 0x1p-24f;
+        w = kind == 0   ? uniform
+            : kind == 1 ? std::exp(-40 * uniform)
+            : kind == 2 ? 0.5f
+            : kind == 3 ? std::floor(uniform * 4) / 4                              // many equal ones, and zeros
+            : kind == 4 ? 0.5f + uniform * 0x1p-12f                                // one coarse bucket
+                        : std::bit_cast<float>(0x3f000000u + u32(uniform * 200));  // one fine bucket
+      }
+      weights[n / 2] = 1;
+      std::vector<i32> order;
+      for (size_t i = 0; i < n; ++i) {
+        if (weights[i] > 0) order.push_back(i32(i));
+      }
+      std::ranges::sort(order, [&](i32 a, i32 b) {
+        const float x = weights[size_t(a)], y = weights[size_t(b)];
+        return x > y || (x == y && a < b);
+      });
+      const auto kept = [&](const Cut& cut) {
+        std::vector<float> left = weights;
+        drop_beyond(cut, left);
+        std::vector<i32> ids;
+        for (i32 id : order) {
+          if (left[size_t(id)] > 0) ids.push_back(id);
+        }
+        return ids;
+      };
+      for (size_t k : {size_t(1), n / 3 + 1, n}) {
+        const std::vector<i32> expected(order.begin(), order.begin() + i64(std::min(k, order.size())));
+        EXPECT_EQ(kept(cut_by_count(weights, i64(k), scratch)), expected) << kind << " " << n << " " << k;
+      }
+      double total = 0;
+      for (float w : weights) total += double(w);
+      for (double share : {1e-6, 0.3, 0.9, 1.0}) {
+        const std::vector<i32> ids = kept(cut_by_share(weights, share, scratch));
+        ASSERT_FALSE(ids.empty());
+        double sum = 0;
+        for (i32 id : ids) sum += double(weights[size_t(id)]);
+        EXPECT_TRUE(std::ranges::equal(ids, std::span(order).first(ids.size())));
+        const double rounding = 1e-12 * total;
+        EXPECT_GE(sum, share * total - rounding);
+        EXPECT_LE(sum - double(weights[size_t(ids.back())]), share * total + rounding);
+      }
+    }
+  }
+}
+
+TEST(LogProbability, IsALogSoftmaxWithTheLikeliest) {
+  SamplingScratch scratch;
+  std::vector<TokenLogprob> top;
+  const std::vector<float> logits{1, 3, 2, 3, -INFINITY};
+  const double sum = std::exp(-2.0) + 1 + std::exp(-1.0) + 1;
+  auto found = log_probability(logits, 2, 3, &top, scratch);
+  ASSERT_TRUE(found.ok());
+  EXPECT_NEAR(*found, -1 - std::log(sum), 1e-6);
+  ASSERT_EQ(top.size(), 3u);
+  EXPECT_EQ(top[0].token, 1);
+  EXPECT_EQ(top[1].token, 3);
+  EXPECT_EQ(top[2].token, 2);
+  EXPECT_NEAR(top[1].logprob, -std::log(sum), 1e-6);
+  EXPECT_EQ(top[2].logprob, *found);
+  EXPECT_TRUE(log_probability(logits, 0, 0, &top, scratch).ok());
+  EXPECT_TRUE(top.empty());
+  EXPECT_EQ(log_probability(logits, 5, 0, &top, scratch).status().code(), Code::kInvalidArgument);
 }
 
 // Counts over many positions against probabilities: the sum of (found - expected)^2 / expected has mean k - 1 and
@@ -173,9 +276,9 @@ TEST(Sample, RepeatsWhateverRanBefore) {
   std::vector<float> logits(1000);
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = std::cos(float(i));
   const SamplingParams params{.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1.1f, .seed = 12};
-  const i32 first = must_sample(logits, params, 41, {3, 4});
+  const i32 first = must_sample(logits, params, 41, {{3, 1}, {4, 0}});
   must_sample({1, 2, 3}, {.temperature = 2}, 0);
-  EXPECT_EQ(must_sample(logits, params, 41, {3, 4}), first);
+  EXPECT_EQ(must_sample(logits, params, 41, {{3, 1}, {4, 0}}), first);
 }
 
 TEST(Sample, MinusInfinityIsNeverDrawn) {
@@ -189,8 +292,9 @@ TEST(Sample, MinusInfinityIsNeverDrawn) {
 
 TEST(Sample, BadInputIsRefused) {
   SamplingScratch scratch;
-  const auto status = [&](const std::vector<float>& logits, const SamplingParams& params, std::vector<i32> seen = {}) {
-    return sample(logits, params, seen, 0, scratch).status();
+  const auto status = [&](const std::vector<float>& logits, const SamplingParams& params,
+                          std::vector<TokenCount> counts = {}) {
+    return sample({.logits = logits, .params = params, .counts = counts}, scratch).status();
   };
   for (float temperature : {0.0f, 1.0f}) {
     const SamplingParams params{.temperature = temperature};
@@ -200,7 +304,8 @@ TEST(Sample, BadInputIsRefused) {
     EXPECT_EQ(status({NAN}, params).code(), Code::kDataLoss);
     EXPECT_EQ(status({}, params).message(), "logits: expected at least 1 token, found 0");
   }
-  EXPECT_EQ(status({1, 2}, {.repetition_penalty = 2}, {2}).message(), "seen: token 2 is outside the vocabulary of 2");
+  EXPECT_EQ(status({1, 2}, {.repetition_penalty = 2}, {{2, 1}}).message(),
+            "counts: token 2 is outside the vocabulary of 2");
   EXPECT_EQ(status({1}, {.temperature = -1}).message(), "temperature: expected a number of at least 0, found -1");
   EXPECT_EQ(status({1}, {.temperature = NAN}).code(), Code::kInvalidArgument);
   EXPECT_EQ(status({1}, {.top_k = -2}).message(), "top_k: expected at least 0 (0 = all), found -2");
