@@ -16,6 +16,7 @@ struct EngineOptions {
   i64 max_queued_tokens = i64(1) << 20;  // prompt tokens of requests that have not begun to run
   i64 max_step_tokens = 512;  // token budget of a step, prefill and decode together; the executor's bounds it
   i64 max_context = 0;        // longest sequence in tokens; 0 = what model and KV cache allow
+  i64 expected_answer = 64;   // first guess of an answer's tokens, for admission; then it follows the answers
   bool prefix_cache = true;   // reuse the pages of sequences that begin alike, also among choices
   i64 draft_tokens = 0;       // speculative decoding: longest draft; 0 = off. Drafts come from the sequence
                               // itself (n-gram lookup) and never change what is drawn

@@ -29,7 +29,8 @@ Scheduler::Scheduler(const ExecutorInfo& info, const EngineOptions& options)
       max_context_(max_context(info, options)),
       max_running_(std::min({options.max_running, info.max_rows, info.max_logits, info.max_step_tokens})),
       max_step_tokens_(std::min(std::max(options.max_step_tokens, max_running_), info.max_step_tokens)),
-      cache_(info.pages, info.page_tokens) {}
+      cache_(info.pages, info.page_tokens),
+      expected_answer_(double(options.expected_answer)) {}
 
 i64 Scheduler::max_context(const ExecutorInfo& info, const EngineOptions& options) {
   const i64 room = std::min(info.context, info.pages * info.page_tokens);

@@ -111,7 +111,7 @@ class Scheduler {
   std::deque<Step> steps_;          // in flight
   u64 sequence_ = 0, arrivals_ = 0;
   i64 queued_prompt_tokens_ = 0, held_ = 0;
-  double expected_answer_ = 64;  // tokens; follows the answers that ended
+  double expected_answer_;  // tokens; follows the answers that ended
   std::vector<Delivery> deliveries_;
   std::unordered_map<const EventSink*, size_t> delivery_of_;
   EngineStats stats_;
