@@ -1,14 +1,11 @@
 """weft check: logits equal to Hugging Face's, bitwise repeatable, and a wrong golden is noticed."""
 import json
 import os
-import shutil
 import struct
 
 import pytest
 
-from weft import GOLDEN, MODEL, ROOT, fails, run
-
-TINY = ROOT / "tests/goldens/tiny-llama"  # made by scripts/make_tiny_llama.py
+from weft import GOLDEN, MODEL, fails, run
 
 
 def check(*arguments, golden=GOLDEN, **kwargs):
@@ -25,51 +22,6 @@ def test_logits_match_hugging_face_at_every_size(tp, mode):
     assert len({p["hash"] for p in report["passes"][:3]}) == 1, report
     again = check("--tp", tp, "--mode", mode)[1]
     assert [p["hash"] for p in again["passes"]] == [p["hash"] for p in report["passes"]]
-
-
-@pytest.mark.parametrize("mode", ["ar", "ag_rs"])
-@pytest.mark.parametrize("tp", [1, 2, 3, 4, 5, 6])
-def test_a_hugging_face_folder_matches_at_every_size(tp, mode):
-    done = run("check", "--model", TINY, "--golden", TINY / "golden.safetensors", "--tp", tp, "--mode", mode)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def edited_folder(tmp_path, **fields):
-    """A copy of the tiny folder whose config.json has `fields` changed; None takes one out."""
-    folder = tmp_path / "model"
-    shutil.copytree(TINY, folder, dirs_exist_ok=True)
-    config = json.loads((folder / "config.json").read_text())
-    config.update(fields)
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-    return folder
-
-
-def test_folders_that_would_run_wrong_are_refused_by_name(tmp_path):
-    def refused(says, **fields):
-        fails("info", "--model", edited_folder(tmp_path, **fields), says=["config.json", *says])
-    refused(["model_type 'gpt2'"], model_type="gpt2")
-    refused(["attention_bias"], attention_bias=True)
-    refused(["hidden_act", "gelu"], hidden_act="gelu")
-    refused(["yarn"], rope_parameters={"rope_type": "yarn", "rope_theta": 1e4})
-    refused(["num_hidden_layers", "nothing"], num_hidden_layers=None)
-    refused(["vocab_size", "-3"], vocab_size=-3)
-    refused(["eos_token_id"], eos_token_id=[2, 211])
-    refused(["7 query heads"], num_attention_heads=7)
-    golden = ("--golden", TINY / "golden.safetensors")
-    fails("check", "--model", edited_folder(tmp_path, hidden_size=64, head_dim=24), *golden,
-          says=["embed_tokens", "expected bf16 [211, 64]", "found bf16 [211, 96]"])
-    broken = edited_folder(tmp_path)
-    (broken / "model-00002-of-00003.safetensors").unlink()
-    fails("check", "--model", broken, *golden, says=["model-00002-of-00003.safetensors"])
-    fails("generate", "--model", TINY, "hello", says=["tokenizer.json"])
-
-
-def test_the_older_form_of_config_json_means_the_same(tmp_path):
-    rope = json.loads((TINY / "config.json").read_text())["rope_parameters"]
-    older = edited_folder(tmp_path, rope_parameters=None, rope_theta=rope.pop("rope_theta"), rope_scaling=rope,
-                          torch_dtype="bfloat16", dtype=None)
-    runs = [run("check", "--model", m, "--golden", TINY / "golden.safetensors", "--json") for m in (TINY, older)]
-    assert runs[0].returncode == 0 and runs[0].stdout == runs[1].stdout, runs[1].stderr
 
 
 def test_threads_do_not_change_a_bit():

@@ -105,7 +105,7 @@ Result<ModelWork> work_of(const Pretrained& model) {
   ModelWork work;
   std::map<DType, double> by_format;
   double elements = 0;
-  for (const TensorView& view : model.checkpoint->tensors()) {
+  for (const auto& [name, view] : model.checkpoint->tensors()) {
     if (view.shape.rank() < 2) continue;
     work.weight_bytes += bytes_of(view);
     if (view.data == embedding.data) {

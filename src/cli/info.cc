@@ -43,7 +43,7 @@ nlohmann::ordered_json model_info(const Pretrained& model) {
   const ModelConfig& config = model.config;
   std::map<std::string, int> types;
   i64 parameters = 0;
-  for (const TensorView& tensor : model.checkpoint->tensors()) {
+  for (const auto& [name, tensor] : model.checkpoint->tensors()) {
     ++types[dtype_name(tensor.dtype)];
     parameters += tensor.shape.elements();
   }

@@ -8,7 +8,6 @@
 
 #include "base/log.h"
 #include "comm/bootstrap/process_world.h"
-#include "weights/shard_plan.h"
 
 namespace weft {
 namespace {
@@ -106,14 +105,7 @@ class Rank {
 
 // Says early, and once, what every rank would find out while loading.
 Status check_split(const ModelConfig& config, int tp) {
-  const ShardDims dims{.hidden = config.hidden,
-                       .q_heads = config.q_heads,
-                       .kv_heads = config.kv_heads,
-                       .head_dim = config.head_dim,
-                       .ffn = config.ffn,
-                       .vocab = config.vocab,
-                       .block = 1};
-  return make_shard_plan(dims, tp, 0).status().with_context(fmt::format("--tp {}", tp));
+  return make_shard_plan(shard_dims(config, 1), tp, 0).status().with_context(fmt::format("--tp {}", tp));
 }
 
 Status run_process_rank(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead,

@@ -1,7 +1,5 @@
 #include "layers/attention_layer.h"
 
-#include <cmath>
-
 #include "ops/rms_norm/rms_norm.h"
 
 namespace weft {
@@ -26,7 +24,33 @@ Result<AttentionLayer> AttentionLayer::load(const Checkpoint& checkpoint, const 
   WEFT_ASSIGN(layer.qkv_, load_linear(checkpoint, self + "qkv", qkv));
   const LinearPart out[] = {{self + "o_proj.weight", {0, hidden}, q, hidden, shape.q_heads * d}};
   WEFT_ASSIGN(layer.out_, load_linear(checkpoint, self + "o_proj", out));
+  if (shape.qkv_bias) {
+    WEFT_ASSIGN(layer.qkv_bias_, load_bias(checkpoint, qkv));
+  }
+  if (shape.out_bias) {
+    WEFT_ASSIGN(layer.out_bias_, load_bias(checkpoint, out));
+  }
+  if (shape.qk_norm) {
+    WEFT_ASSIGN(layer.q_norm_, load_vector(checkpoint, self + "q_norm.weight", d));
+    WEFT_ASSIGN(layer.k_norm_, load_vector(checkpoint, self + "k_norm.weight", d));
+  }
   return layer;
+}
+
+Status AttentionLayer::normalise_heads(Exec& exec, const TensorView& qkv) const {
+  const i64 d = shape_.head_dim;
+  WEFT_TRY(head_rms_norm(exec, {.x = qkv,
+                                .offset = 0,
+                                .heads = q_heads_,
+                                .head_dim = d,
+                                .weight = q_norm_.view,
+                                .epsilon = shape_.norm_epsilon}));
+  return head_rms_norm(exec, {.x = qkv,
+                              .offset = q_heads_ * d,
+                              .heads = kv_heads_,
+                              .head_dim = d,
+                              .weight = k_norm_.view,
+                              .epsilon = shape_.norm_epsilon});
 }
 
 Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch,
@@ -35,7 +59,8 @@ Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& worksp
   const ActivationView x = tp.column_input(qkv_.activation_format(), tokens);
   WEFT_TRY(rms_norm(exec, {.x = residual, .weight = norm_.view, .epsilon = shape_.norm_epsilon, .y = x}));
   const TensorView qkv = leading(workspace.wide, tokens, (q_heads_ + 2 * kv_heads_) * d);
-  WEFT_TRY(tp.column(exec, x, tokens, qkv_, qkv));
+  WEFT_TRY(tp.column(exec, x, tokens, qkv_, qkv, qkv_bias_.view));
+  if (shape_.qk_norm) WEFT_TRY(normalise_heads(exec, qkv));
   WEFT_TRY(rope_kv_write(exec, {.qkv = qkv,
                                 .positions = batch.positions,
                                 .slots = batch.slots,
@@ -50,9 +75,10 @@ Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& worksp
                             .heads = heads_,
                             .batch = batch,
                             .cache = cache,
-                            .scale = 1.0f / std::sqrt(float(d)),
-                            .y = attended}));
-  return tp.row(exec, attended, out_, residual);
+                            .scale = shape_.scale,
+                            .y = attended,
+                            .window = shape_.window}));
+  return tp.row(exec, attended, out_, residual, out_bias_.view);
 }
 
 }  // namespace weft

@@ -1,4 +1,4 @@
-// AttentionLayer: norm, QKV projection, RoPE, paged attention, output projection, added to the residual.
+// AttentionLayer: norm, QKV projection, norm of heads, RoPE, paged attention, output projection, added to the residual.
 #pragma once
 #include "layers/loader.h"
 #include "layers/tensor_parallel.h"
@@ -11,6 +11,10 @@ namespace weft {
 struct AttentionLayerShape {
   i64 hidden, q_heads, kv_heads, head_dim;  // of the whole model
   float norm_epsilon;
+  float scale;     // of the scores
+  i64 window = 0;  // sliding window in tokens, 0 = all
+  bool qkv_bias = false, out_bias = false;
+  bool qk_norm = false;  // normalise every query and key head before its rotation
 };
 
 class AttentionLayer {
@@ -29,8 +33,10 @@ class AttentionLayer {
   AttentionLayerShape shape_{};
   i64 q_heads_ = 0, kv_heads_ = 0;  // of this rank
   HeadMap heads_;
-  Tensor norm_;
+  Status normalise_heads(Exec& exec, const TensorView& qkv) const;
+  Tensor norm_, q_norm_, k_norm_;
   Weight qkv_, out_;
+  Tensor qkv_bias_, out_bias_;  // without memory where the architecture has none
 };
 
 }  // namespace weft

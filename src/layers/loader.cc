@@ -38,4 +38,20 @@ Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name
   }
 }
 
+Result<Tensor> load_bias(const Checkpoint& checkpoint, std::span<const LinearPart> parts) {
+  i64 rows = 0;
+  for (const LinearPart& part : parts) rows += part.rows.size();
+  Tensor bias = Tensor::zeros(DType::kF32, {rows});
+  float* out = bias.view.as<float>();
+  for (const LinearPart& part : parts) {
+    constexpr std::string_view kWeight = "weight";
+    const std::string name = part.name.substr(0, part.name.size() - kWeight.size()) + "bias";
+    WEFT_ASSIGN(const Tensor whole, load_vector(checkpoint, name, part.total_rows));
+    for (i64 row = part.rows.begin; row < part.rows.end; ++row) {
+      *out++ = whole.view.as<float>()[checkpoint.file_row(name, row)];
+    }
+  }
+  return bias;
+}
+
 }  // namespace weft

@@ -9,7 +9,7 @@ namespace weft {
 // One parameter of a fused linear layer: its rows [rows.begin, rows.end) and columns [columns.begin, columns.end), and
 // its whole shape as the architecture demands it.
 struct LinearPart {
-  std::string name;
+  std::string name;  // "....weight"
   Range rows, columns;
   i64 total_rows, total_columns;
 };
@@ -17,6 +17,9 @@ struct LinearPart {
 // Packs the parts below one another. Errors: a missing tensor or another shape, naming file, tensor, expected and
 // found.
 Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name, std::span<const LinearPart> parts);
+
+// The biases of the parts' rows, one after another, as f32: tensors "....bias" of [total_rows].
+Result<Tensor> load_bias(const Checkpoint& checkpoint, std::span<const LinearPart> parts);
 
 // A vector [size] as f32.
 Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name, i64 size);

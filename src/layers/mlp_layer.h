@@ -6,11 +6,17 @@
 
 namespace weft {
 
+struct MlpLayerShape {
+  i64 hidden, ffn;  // of the whole model
+  float norm_epsilon;
+  bool bias = false;
+};
+
 class MlpLayer {
  public:
   // `prefix` is the layer's, for instance "model.layers.3."; `plan` this rank's.
-  static Result<MlpLayer> load(const Checkpoint& checkpoint, const std::string& prefix, i64 hidden, i64 ffn,
-                               float norm_epsilon, const ShardPlan& plan);
+  static Result<MlpLayer> load(const Checkpoint& checkpoint, const std::string& prefix, const MlpLayerShape& shape,
+                               const ShardPlan& plan);
   // residual [local rows, hidden] f32 += MLP block of `tokens` tokens.
   // All ranks of `tp` and all threads of their teams must call it.
   Status forward(Exec& exec, TensorParallel& tp, Workspace& workspace, i64 tokens, const TensorView& residual) const;
@@ -21,6 +27,7 @@ class MlpLayer {
   float norm_epsilon_ = 0;
   Tensor norm_;
   Weight gate_up_, down_;
+  Tensor gate_up_bias_, down_bias_;  // without memory where the architecture has none
 };
 
 }  // namespace weft

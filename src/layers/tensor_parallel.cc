@@ -50,15 +50,17 @@ ActivationView TensorParallel::column_input(ActivationFormat format, i64 tokens)
   return symmetric ? symmetric->input(rows) : local_input_[size_t(format)]->view(rows);
 }
 
-Status TensorParallel::column(Exec& exec, const ActivationView& x, i64 tokens, const Weight& w, const TensorView& y) {
+Status TensorParallel::column(Exec& exec, const ActivationView& x, i64 tokens, const Weight& w, const TensorView& y,
+                              const TensorView& bias) {
   auto& ag_gemm = ag_gemm_[size_t(x.format)];
-  return ag_gemm ? ag_gemm->run(exec, x, tokens, w, y) : gemm(exec, {.x = x, .w = w, .y = y});
+  return ag_gemm ? ag_gemm->run(exec, x, tokens, w, y, bias) : gemm(exec, {.x = x, .w = w, .y = y, .bias = bias});
 }
 
-Status TensorParallel::row(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& residual) {
-  if (gemm_rs_) return gemm_rs_->run(exec, a, w, residual, /*accumulate=*/true);
-  if (gemm_ar_) return gemm_ar_->run(exec, a, w, residual, /*accumulate=*/true);
-  return gemm(exec, {.x = a, .w = w, .y = residual, .accumulate = true});
+Status TensorParallel::row(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& residual,
+                           const TensorView& bias) {
+  if (gemm_rs_) return gemm_rs_->run(exec, a, w, residual, /*accumulate=*/true, bias);
+  if (gemm_ar_) return gemm_ar_->run(exec, a, w, residual, /*accumulate=*/true, bias);
+  return gemm(exec, {.x = a, .w = w, .y = residual, .bias = bias, .accumulate = true});
 }
 
 Status TensorParallel::sum(Exec& exec, const TensorView& x, const TensorView& residual) {

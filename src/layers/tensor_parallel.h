@@ -42,11 +42,14 @@ class TensorParallel {
   // Where this rank writes its normalised rows before column(): [local rows, hidden]. Valid until that column()
   // returns.
   ActivationView column_input(ActivationFormat format, i64 tokens);
-  // y [tokens, w.n()] f32 = all tokens' rows times a column-parallel weight [n_r, hidden].
+  // y [tokens, w.n()] f32 = all tokens' rows times a column-parallel weight [n_r, hidden] (+ bias [n_r] f32, if given).
   // `x` is what column_input() returned, filled in by the whole team.
-  Status column(Exec& exec, const ActivationView& x, i64 tokens, const Weight& w, const TensorView& y);
-  // residual [local rows, hidden] f32 += sum over ranks of a [tokens, k_r] times a row-parallel weight [hidden, k_r].
-  Status row(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& residual);
+  Status column(Exec& exec, const ActivationView& x, i64 tokens, const Weight& w, const TensorView& y,
+                const TensorView& bias = {});
+  // residual [local rows, hidden] f32 += sum over ranks of a [tokens, k_r] times a row-parallel weight [hidden, k_r]
+  // (+ bias [hidden] f32, if given).
+  Status row(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& residual,
+             const TensorView& bias = {});
   // Sums x [tokens, hidden] f32 over ranks into residual [local rows, hidden] f32; in mode kAr x may be the residual,
   // for one rank it must be.
   Status sum(Exec& exec, const TensorView& x, const TensorView& residual);

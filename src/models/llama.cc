@@ -1,168 +1,21 @@
-#include "models/llama.h"
-
-#include "layers/attention_layer.h"
-#include "layers/mlp_layer.h"
-#include "layers/vocabulary.h"
+// Llama: grouped-query attention with RoPE, SwiGLU, RMSNorm. Llama 2 and 3, SmolLM2.
+// Source: Touvron et al., Llama 2, 2023; Hugging Face's modeling_llama for the exact semantics.
+#include "models/architecture.h"
 
 namespace weft {
-namespace {
 
-class Llama : public Model {
- public:
-  static Result<std::unique_ptr<Model>> load(const ModelConfig& config, const Checkpoint& checkpoint,
-                                             ParallelPlan& plan, const ModelOptions& options);
-  const ModelConfig& config() const override { return config_; }
-  KvCacheShape kv_shape() const override {
-    return {.layers = config_.layers,
-            .pages = 0,
-            .kv_heads = shard_.kv_heads.size(),
-            .page_tokens = 0,
-            .head_dim = config_.head_dim};
-  }
-  size_t weight_bytes() const override;
-  Status forward(Exec& exec, const StepBatch& batch, KvCache& cache, const TensorView& logits) override;
-
- private:
-  struct Block {
-    AttentionLayer attention;
-    MlpLayer mlp;
-  };
-  Status plan_operators(Communicator& tp);
-  const Weight& head() const { return head_ ? *head_ : embedding_; }
-
-  ModelConfig config_;
-  ModelOptions options_;
-  ShardPlan shard_;
-  Weight embedding_;
-  std::optional<Weight> head_;  // absent: tied to the embedding
-  Tensor norm_, frequencies_;
-  std::vector<Block> blocks_;
-  Workspace workspace_;
-  std::unique_ptr<TensorParallel> tp_;
-};
-
-// The block size that K is cut by: that of the row-parallel projections' type.
-Result<i64> quantisation_block(const Checkpoint& checkpoint) {
-  i64 block = 1;
-  for (const char* name : {"model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"}) {
-    WEFT_ASSIGN(const TensorView raw, checkpoint.tensor(name));
-    block = std::max(block, dtype_layout(raw.dtype).block);
-  }
-  return block;
+static Status read_json(const JsonFields& fields, ModelConfig* config) {
+  WEFT_TRY(fields.refuse("sliding_window", nullptr));
+  WEFT_ASSIGN(config->qkv_bias, fields.flag_or("attention_bias", false));
+  config->out_bias = config->qkv_bias;
+  WEFT_ASSIGN(config->mlp_bias, fields.flag_or("mlp_bias", false));
+  return read_heads(fields, 0, 0, config);
 }
 
-// Inverse frequencies [head_dim / 2] of RoPE. llama.cpp's files carry Llama 3's scaling as one divisor for each of
-// them.
-Result<Tensor> load_frequencies(const ModelConfig& config, const Checkpoint& checkpoint) {
-  const std::vector<float> plain = rope_inverse_frequencies(config.head_dim, config.rope_base, config.rope_scaling);
-  Tensor frequencies = Tensor::zeros(DType::kF32, {i64(plain.size())});
-  std::copy(plain.begin(), plain.end(), frequencies.view.as<float>());
-  if (checkpoint.has("rope_freqs.weight")) {
-    WEFT_ASSIGN(const Tensor divisors, load_vector(checkpoint, "rope_freqs.weight", i64(plain.size())));
-    for (size_t i = 0; i < plain.size(); ++i) frequencies.view.as<float>()[i] /= divisors.view.as<float>()[i];
-  }
-  return frequencies;
-}
-
-Result<std::unique_ptr<Model>> Llama::load(const ModelConfig& config, const Checkpoint& checkpoint, ParallelPlan& plan,
-                                           const ModelOptions& options) {
-  auto model = std::make_unique<Llama>();
-  model->config_ = config;
-  model->options_ = options;
-  WEFT_ASSIGN(const i64 block, quantisation_block(checkpoint));
-  const ShardDims dims{.hidden = config.hidden,
-                       .q_heads = config.q_heads,
-                       .kv_heads = config.kv_heads,
-                       .head_dim = config.head_dim,
-                       .ffn = config.ffn,
-                       .vocab = config.vocab,
-                       .block = block};
-  WEFT_ASSIGN(model->shard_, make_shard_plan(dims, plan.tp.size(), plan.tp.rank()));
-
-  const LinearPart table{
-      "model.embed_tokens.weight", model->shard_.vocab, {0, config.hidden}, config.vocab, config.hidden};
-  WEFT_ASSIGN(model->embedding_, load_linear(checkpoint, "model.embed_tokens", {&table, 1}));
-  if (!config.tied_embeddings) {
-    LinearPart head = table;
-    head.name = "lm_head.weight";
-    WEFT_ASSIGN(model->head_, load_linear(checkpoint, "lm_head", {&head, 1}));
-  }
-  WEFT_ASSIGN(model->norm_, load_vector(checkpoint, "model.norm.weight", config.hidden));
-  WEFT_ASSIGN(model->frequencies_, load_frequencies(config, checkpoint));
-
-  for (i64 i = 0; i < config.layers; ++i) {
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    const AttentionLayerShape shape{config.hidden, config.q_heads, config.kv_heads, config.head_dim,
-                                    config.norm_epsilon};
-    WEFT_ASSIGN(AttentionLayer attention, AttentionLayer::load(checkpoint, prefix, shape, model->shard_));
-    WEFT_ASSIGN(MlpLayer mlp,
-                MlpLayer::load(checkpoint, prefix, config.hidden, config.ffn, config.norm_epsilon, model->shard_));
-    model->blocks_.push_back({std::move(attention), std::move(mlp)});
-  }
-  WEFT_TRY(model->plan_operators(plan.tp));
-  return std::unique_ptr<Model>(std::move(model));
-}
-
-Status Llama::plan_operators(Communicator& tp) {
-  const Block& first = blocks_.front();
-  TensorParallelShape shape{.max_tokens = options_.max_tokens,
-                            .max_logits = options_.max_logits,
-                            .hidden = config_.hidden,
-                            .vocab = config_.vocab,
-                            .column_formats = {}};
-  for (const Block& block : blocks_) {
-    shape.column_formats[size_t(block.attention.qkv().activation_format())] = true;
-    shape.column_formats[size_t(block.mlp.gate_up().activation_format())] = true;
-    if (block.attention.out().activation_format() != first.attention.out().activation_format() ||
-        block.mlp.down().activation_format() != first.mlp.down().activation_format()) {
-      return error(Code::kUnimplemented, "layers whose output projections differ in kind of type are not supported");
-    }
-  }
-  WEFT_ASSIGN(tp_, TensorParallel::create(tp, shape, options_.mode));
-  workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
-                                  .max_logits = options_.max_logits,
-                                  .hidden = config_.hidden,
-                                  .qkv = first.attention.qkv().n(),
-                                  .attention = first.attention.out().k(),
-                                  .ffn = first.mlp.down().k(),
-                                  .vocab = shard_.vocab.size(),
-                                  .attention_format = first.attention.out().activation_format(),
-                                  .ffn_format = first.mlp.down().activation_format(),
-                                  .head_format = head().activation_format()});
-  return {};
-}
-
-size_t Llama::weight_bytes() const {
-  size_t bytes = embedding_.bytes() + (head_ ? head_->bytes() : 0);
-  for (const Block& block : blocks_) {
-    bytes += block.attention.qkv().bytes() + block.attention.out().bytes() + block.mlp.gate_up().bytes() +
-             block.mlp.down().bytes();
-  }
-  return bytes;
-}
-
-Status Llama::forward(Exec& exec, const StepBatch& batch, KvCache& cache, const TensorView& logits) {
-  const i64 tokens = batch.tokens();
-  if (tokens > options_.max_tokens || batch.wanted() > options_.max_logits) {
-    return error(Code::kInvalidArgument, "a step of {} tokens and {} logits exceeds the planned {} and {}", tokens,
-                 batch.wanted(), options_.max_tokens, options_.max_logits);
-  }
-  const TensorView residual = leading(workspace_.residual, tp_->local_tokens(tokens).size(), config_.hidden);
-  WEFT_TRY(embed_tokens(exec, *tp_, workspace_, batch, embedding_, shard_.vocab, residual));
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    WEFT_TRY(
-        blocks_[i].attention.forward(exec, *tp_, workspace_, batch, cache.layer(i64(i)), frequencies_.view, residual));
-    WEFT_TRY(blocks_[i].mlp.forward(exec, *tp_, workspace_, tokens, residual));
-  }
-  return compute_logits(exec, *tp_, workspace_, batch,
-                        {.head = head(), .norm = norm_.view, .norm_epsilon = config_.norm_epsilon}, residual, logits);
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Model>> make_llama(const ModelConfig& config, const Checkpoint& checkpoint, ParallelPlan& plan,
-                                          const ModelOptions& options) {
-  return Llama::load(config, checkpoint, plan, options);
-}
+const Architecture kLlama = {.model_type = "llama",
+                             .gguf = "llama",
+                             .gguf_interleaved = true,
+                             .read_json = read_json,
+                             .read_gguf = [](const GgufFile&, ModelConfig*) { return Status(); }};
 
 }  // namespace weft

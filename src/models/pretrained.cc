@@ -1,6 +1,6 @@
 #include "models/pretrained.h"
 
-#include <nlohmann/json.hpp>
+#include "models/architecture.h"
 
 namespace weft {
 namespace {
@@ -60,7 +60,8 @@ Result<Pretrained> Pretrained::open(const std::filesystem::path& path) {
   WEFT_ASSIGN(GgufFile file, GgufFile::open(path));
   model.gguf = std::make_shared<const GgufFile>(std::move(file));
   WEFT_ASSIGN(model.config, config_from_gguf(*model.gguf));
-  model.checkpoint = make_gguf_checkpoint(model.gguf, model.config.head_dim, model.config.architecture == "llama");
+  model.checkpoint = make_gguf_checkpoint(model.gguf, model.config.head_dim,
+                                          find_model_type(model.config.architecture)->gguf_interleaved);
   return model;
 }
 

@@ -1,11 +1,13 @@
-#include "models/llama.h"
+#include "models/architecture.h"
+#include "models/decoder.h"
 
 namespace weft {
 
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Checkpoint& checkpoint, ParallelPlan& plan,
                                           const ModelOptions& options) {
-  if (config.architecture == "llama") return make_llama(config, checkpoint, plan, options);
-  return error(Code::kUnimplemented, "architecture '{}' is not supported (supported: llama)", config.architecture);
+  if (find_model_type(config.architecture)) return make_decoder(config, checkpoint, plan, options);
+  return error(Code::kUnimplemented, "architecture '{}' is not supported (supported: {})", config.architecture,
+               supported_model_types());
 }
 
 }  // namespace weft

@@ -10,6 +10,11 @@
 
 namespace weft {
 
+struct NamedTensor {
+  std::string name;
+  TensorView view;
+};
+
 class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
@@ -19,8 +24,8 @@ class Checkpoint {
   // The row of the file's tensor that holds row `row` of the parameter: some formats store query and key rows in
   // another order.
   virtual i64 file_row(const std::string& name, i64 row) const = 0;
-  // Every tensor of the files, in no particular order.
-  virtual std::vector<TensorView> tensors() const = 0;
+  // Every tensor of the files by its name there, in no particular order.
+  virtual std::vector<NamedTensor> tensors() const = 0;
   // Gives back the memory of the mapped file; pages are read again if touched.
   virtual void drop_pages() const = 0;
 };

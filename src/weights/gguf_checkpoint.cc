@@ -55,9 +55,9 @@ class GgufCheckpoint : public Checkpoint {
     return head * head_dim_ + 2 * (within % half) + within / half;
   }
 
-  std::vector<TensorView> tensors() const override {
-    std::vector<TensorView> all;
-    for (const std::string_view name : file_->names()) all.push_back(*file_->tensor(name));
+  std::vector<NamedTensor> tensors() const override {
+    std::vector<NamedTensor> all;
+    for (const std::string_view name : file_->names()) all.push_back({std::string(name), *file_->tensor(name)});
     return all;
   }
 

@@ -29,9 +29,9 @@ class SafetensorsCheckpoint : public Checkpoint {
   }
   bool has(const std::string& name) const override { return tensors_.contains(name); }
   i64 file_row(const std::string&, i64 row) const override { return row; }
-  std::vector<TensorView> tensors() const override {
-    std::vector<TensorView> all;
-    for (const auto& [name, view] : tensors_) all.push_back(view);
+  std::vector<NamedTensor> tensors() const override {
+    std::vector<NamedTensor> all;
+    for (const auto& [name, view] : tensors_) all.push_back({name, view});
     return all;
   }
   void drop_pages() const override {

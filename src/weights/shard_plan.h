@@ -12,7 +12,9 @@ struct ShardDims {
   i64 q_heads = 0, kv_heads = 0, head_dim = 0;
   i64 ffn = 0;
   i64 vocab = 0;
-  i64 block = 1;  // quantisation block along K: borders of FFN shards and of head runs must lie on it
+  i64 block = 1;       // quantisation block along K: borders of FFN shards and of head runs must lie on it
+  i64 expert_ffn = 0;  // width of one expert; 0 = none
+  i64 experts_per_token = 0;
 };
 
 // One rank's part. Whole query heads; the KV heads that they read (a KV head is replicated only where its group of
@@ -22,6 +24,7 @@ struct ShardPlan {
   Range q_heads;
   Range kv_heads;
   Range ffn;
+  Range expert_ffn;  // of every expert
   Range vocab;
   std::vector<i32> kv_head_of;  // [q_heads.size()]: index within kv_heads that each query head reads
 };

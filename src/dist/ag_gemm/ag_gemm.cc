@@ -12,13 +12,14 @@ struct GemmHooks {
   const ActivationView& x;
   const Weight& w;
   const TensorView& y;
+  const float* bias;
   Run columns;  // of this thread, whole panels
 
   // Rows [0, rows) of `from` are rows begin and following of y.
   void multiply(const ActivationView& from, i64 begin) const {
     if (from.rows == 0 || columns.size() == 0) return;
     gemm_tile(from, w, {0, from.rows, columns.begin, columns.end}, y.row<float>(begin) + columns.begin,
-              y.byte_strides[0] / i64(sizeof(float)));
+              y.byte_strides[0] / i64(sizeof(float)), bias);
   }
   void local(i64 begin, i64) const { multiply(x, begin); }
   void gathered(sym<std::byte> rows, i64 begin, i64 end) const {
@@ -71,14 +72,16 @@ Status AgGemm::check(const Exec& exec, const ActivationView& x, i64 m, const Wei
   return comm_.status();
 }
 
-Status AgGemm::run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y) {
+Status AgGemm::run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y,
+                   const TensorView& bias) {
   WEFT_TRY(check(exec, x, m, w, y));
-  if (comm_.size() == 1) return gemm(exec, {.x = x, .w = w, .y = y});
+  if (bias.data) WEFT_TRY(expect_tensor("ag_gemm: bias", bias, DType::kF32, {w.n()}));
+  if (comm_.size() == 1) return gemm(exec, {.x = x, .w = w, .y = y, .bias = bias});
   if (m == 0) return exec.sync();
   HostMachine machine = comm_.machine(exec, kOp);
   const Run panels = split_run((w.n() + Weight::kPanel - 1) / Weight::kPanel, exec.num_threads(), exec.thread());
   const Run columns{std::min(w.n(), panels.begin * Weight::kPanel), std::min(w.n(), panels.end * Weight::kPanel)};
-  const GemmHooks hooks{machine, x, w, y, columns};
+  const GemmHooks hooks{machine, x, w, y, bias.as<float>(), columns};
   return end_call(comm_, exec, ag_gemm(machine, buffers_, m, x.data, m <= options_.at_once_rows, hooks));
 }
 

@@ -28,11 +28,12 @@ class AgGemm {
   // The next run() has read it when it returns.
   ActivationView input(i64 rows) const;
 
-  // y = (rows of all ranks) w^T. x [M_r, k] in the format of create, M_r = split_range(m, ranks, rank); m <= max_m the
-  // same on every rank; w [N_r, k], N_r may differ and be 0; y [m, N_r] f32, row stride allowed. The bits of a row are
-  // gemm()'s. Every thread of every rank calls it; ends with exec.sync(); no allocation.
+  // y = (rows of all ranks) w^T (+ bias [N_r] f32, if given). x [M_r, k] in the format of create, M_r = split_range(m,
+  // ranks, rank); m <= max_m the same on every rank; w [N_r, k], N_r may differ and be 0; y [m, N_r] f32, row stride
+  // allowed. The bits of a row are gemm()'s. Every thread of every rank calls it; ends with exec.sync(); no allocation.
   // Errors: kInvalidArgument before anything is sent; the communicator's failure.
-  Status run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y);
+  Status run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y,
+             const TensorView& bias = {});
 
  private:
   AgGemm(Communicator comm, const AgGemmShape& shape, const AgGemmOptions& options)

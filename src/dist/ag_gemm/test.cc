@@ -23,12 +23,18 @@ Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k
     const Range rows = split_range(m, comm.size(), comm.rank());
     const ActivationBuffer all = inputs(whole.activation_format(), {0, m}, {0, k}, seed + 1);
     std::vector<float> expected(size_t(m * n));
-    if (m > 0) gemm_tile(all.view(m), whole, {0, m, 0, n}, expected.data(), n);
+    const Tensor numbers = filled(DType::kF32, {n}, seed, 7);
+    const bool biased = seed % 2 != 0;
+    if (m > 0) {
+      gemm_tile(all.view(m), whole, {0, m, 0, n}, expected.data(), n, biased ? numbers.view.as<float>() : nullptr);
+    }
     Tensor y = Tensor::zeros(DType::kF32, {m, mine.size()});
     const ActivationView given = all.view(m).slice(rows.begin, rows.end), input = op.input(rows.size());
     if (rows.size() > 0) std::memcpy(input.data, given.data, size_t(rows.size() * given.row_bytes()));
     for (const ActivationView& x : {given, input}) {
-      WEFT_TRY(pool->run([&](Exec& exec) { return op.run(exec, x, m, w, y.view); }));
+      WEFT_TRY(pool->run([&](Exec& exec) {
+        return op.run(exec, x, m, w, y.view, biased ? numbers.view.rows(mine.begin, mine.end) : TensorView{});
+      }));
       for (i64 i = 0; i < m * mine.size(); ++i) {
         const i64 row = i / mine.size(), column = mine.begin + i % mine.size();
         WEFT_TRY(expect_value("y", i, expected[size_t(row * n + column)], load(y.view, i)));

@@ -46,13 +46,15 @@ inline Range k_share(i64 k, int ranks, int rank) {
   return {blocks.begin * 32, blocks.end * 32};
 }
 
-// y [m, n]: the partial products of all ranks added in rank order, each computed by the single-rank GEMM.
-inline Result<std::vector<float>> split_k_product(DType dtype, i64 m, i64 n, i64 k, int ranks, u64 seed) {
+// y [m, n]: the partial products of all ranks added in rank order, each computed by the single-rank GEMM; the first has
+// the bias [n], if any.
+inline Result<std::vector<float>> split_k_product(DType dtype, i64 m, i64 n, i64 k, int ranks, u64 seed,
+                                                  const float* bias = nullptr) {
   std::vector<float> sums(size_t(m * n)), partial(size_t(m * n));
   for (int r = 0; r < ranks; ++r) {
     WEFT_ASSIGN(const Weight w, packed(dtype, n, k, seed, {}, k_share(k, ranks, r)));
     const ActivationBuffer x = inputs(w.activation_format(), {0, m}, k_share(k, ranks, r), seed + 1);
-    if (m > 0 && n > 0) gemm_tile(x.view(m), w, {0, m, 0, n}, partial.data(), n);
+    if (m > 0 && n > 0) gemm_tile(x.view(m), w, {0, m, 0, n}, partial.data(), n, r == 0 ? bias : nullptr);
     for (size_t i = 0; i < sums.size(); ++i) sums[i] = r == 0 ? partial[i] : sums[i] + partial[i];
   }
   return sums;

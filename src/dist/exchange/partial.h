@@ -48,18 +48,19 @@ struct ProductTiles {
   i64 row(i64 tile) const { return by_rows() ? tile * tile_rows : 0; }
   i64 column(i64 tile) const { return by_rows() ? 0 : tile * tile_columns; }
 
-  // out [tiles.elements]: tiles [begin, end) of x w^T, x [rows, k].
-  void multiply(const ActivationView& x, const Weight& w, i64 begin, i64 end, float* out) const {
+  // out [tiles.elements]: tiles [begin, end) of x w^T (+ bias [n], if given), x [rows, k].
+  void multiply(const ActivationView& x, const Weight& w, const float* bias, i64 begin, i64 end, float* out) const {
     if (rows == 0 || n == 0) return;
     if (by_rows()) {
       const GemmTile all{row(begin), std::min(rows, row(end)), 0, n};
-      return gemm_tile(x, w, all, out + tiles.begin(begin), last_pitch);
+      return gemm_tile(x, w, all, out + tiles.begin(begin), last_pitch, bias);
     }
     if (rows == 1) {  // a row of all tiles is contiguous
-      return gemm_tile(x, w, {0, 1, column(begin), std::min(n, column(end))}, out + tiles.begin(begin), n);
+      return gemm_tile(x, w, {0, 1, column(begin), std::min(n, column(end))}, out + tiles.begin(begin), n, bias);
     }
     for (i64 tile = begin; tile < end; ++tile) {
-      gemm_tile(x, w, {0, rows, column(tile), std::min(n, column(tile + 1))}, out + tiles.begin(tile), pitch(tile));
+      gemm_tile(x, w, {0, rows, column(tile), std::min(n, column(tile + 1))}, out + tiles.begin(tile), pitch(tile),
+                bias);
     }
   }
 

@@ -19,12 +19,13 @@ class GemmAr {
   // Errors: kInvalidArgument; kResourceExhausted.
   static Result<GemmAr> create(Communicator& comm, const GemmArShape& shape, const AllReduceOptions& options = {});
 
-  // y = (or +=, if accumulate) the sum over ranks of a w^T. a [M, K_r] in w's format, the same M <= max_m on every
-  // rank, K_r may differ and be 0; w [n, K_r]; y [M, n] f32, row stride allowed. Added in rank order in fp32: the same
-  // bits on every rank and by every algorithm, a row's bits depend on that row alone. Every thread of every rank calls
-  // it; ends with exec.sync(); no allocation. Errors: kInvalidArgument before anything is sent; the communicator's
-  // failure.
-  Status run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate = false);
+  // y = (or +=, if accumulate) the sum over ranks of a w^T (+ bias [n] f32, if given). a [M, K_r] in w's format, the
+  // same M <= max_m on every rank, K_r may differ and be 0; w [n, K_r]; y [M, n] f32, row stride allowed. Rank 0 alone
+  // adds the bias. Added in rank order in fp32: the same bits on every rank and by every algorithm, a row's bits depend
+  // on that row alone. Every thread of every rank calls it; ends with exec.sync(); no allocation. Errors:
+  // kInvalidArgument before anything is sent; the communicator's failure.
+  Status run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate = false,
+             const TensorView& bias = {});
 
  private:
   GemmAr(Communicator comm, const GemmArShape& shape) : comm_(std::move(comm)), shape_(shape) {}

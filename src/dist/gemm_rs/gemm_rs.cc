@@ -13,6 +13,7 @@ struct GemmHooks {
   const Weight& w;
   const TensorView& y;
   bool accumulate;
+  const float* bias;  // rank 0 alone adds it
   float* partial;
   int ranks, rank;
 
@@ -21,7 +22,7 @@ struct GemmHooks {
   float* shard(int p) const { return partial + rows_of(p).begin * round_up(w.n(), 4); }
 
   void produce(int p, i64 first, i64 last) const {
-    cut(p).multiply(a.slice(rows_of(p).begin, rows_of(p).end), w, first, last, shard(p));
+    cut(p).multiply(a.slice(rows_of(p).begin, rows_of(p).end), w, bias, first, last, shard(p));
   }
   const float* own(int p, i64 i) const { return shard(p) + i; }
   void sink(i64 tile, i64 i, const float* sums, i64 n) const { mine.store(tile, i, sums, n, y, accumulate); }
@@ -47,12 +48,16 @@ Status GemmRs::check(const Exec& exec, const ActivationView& a, const Weight& w,
   return comm_.status();
 }
 
-Status GemmRs::run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate) {
+Status GemmRs::run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate,
+                   const TensorView& bias) {
   WEFT_TRY(check(exec, a, w, y));
-  if (comm_.size() == 1) return gemm(exec, {.x = a, .w = w, .y = y, .accumulate = accumulate});
+  if (bias.data) WEFT_TRY(expect_tensor("gemm_rs: bias", bias, DType::kF32, {shape_.n}));
+  if (comm_.size() == 1) return gemm(exec, {.x = a, .w = w, .y = y, .bias = bias, .accumulate = accumulate});
   if (a.rows == 0 || w.n() == 0) return exec.sync();
   HostMachine m = comm_.machine(exec, kOp);
-  const GemmHooks hooks{a, w, y, accumulate, reinterpret_cast<float*>(partial_.data()), comm_.size(), comm_.rank()};
+  const float* added = comm_.rank() == 0 ? bias.as<float>() : nullptr;
+  const GemmHooks hooks{a,           w, y, accumulate, added, reinterpret_cast<float*>(partial_.data()), comm_.size(),
+                        comm_.rank()};
   return end_call(comm_, exec, reduce_scatter(m, buffers_, [&](int p) { return hooks.cut(p).tiles; }, hooks));
 }
 

@@ -17,12 +17,14 @@ class GemmRs {
   // Collective. One instance serves every layer of this width. Errors: kInvalidArgument; kResourceExhausted.
   static Result<GemmRs> create(Communicator& comm, const GemmRsShape& shape);
 
-  // y = (or +=, if accumulate) this rank's rows of the sum over ranks of a w^T. a [M, K_r] in w's format, the same
-  // M <= max_m on every rank, K_r may differ and be 0; w [n, K_r]; y [M_r, n] f32 with M_r = split_range(M, ranks,
-  // rank), row stride allowed. Added in rank order in fp32: the bits of a row are those of gemm_ar and depend on that
-  // row alone. Tiles travel as soon as they are computed, the own rows come last. Every thread of every rank calls it;
-  // ends with exec.sync(); no allocation. Errors: kInvalidArgument before anything is sent; the communicator's failure.
-  Status run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate = false);
+  // y = (or +=, if accumulate) this rank's rows of the sum over ranks of a w^T (+ bias [n] f32, if given). a [M, K_r]
+  // in w's format, the same M <= max_m on every rank, K_r may differ and be 0; w [n, K_r]; y [M_r, n] f32 with M_r =
+  // split_range(M, ranks, rank), row stride allowed. Rank 0 alone adds the bias. Added in rank order in fp32: the bits
+  // of a row are those of gemm_ar and depend on that row alone. Tiles travel as soon as they are computed, the own rows
+  // come last. Every thread of every rank calls it; ends with exec.sync(); no allocation. Errors: kInvalidArgument
+  // before anything is sent; the communicator's failure.
+  Status run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate = false,
+             const TensorView& bias = {});
 
  private:
   GemmRs(Communicator comm, const GemmRsShape& shape) : comm_(std::move(comm)), shape_(shape) {}

@@ -16,13 +16,15 @@ Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k
     ++seed;
     WEFT_ASSIGN(const Weight w, packed(dtype, n, k, seed, {}, share));
     const ActivationBuffer a = inputs(w.activation_format(), {0, m}, share, seed + 1);
-    WEFT_ASSIGN(const auto expected, split_k_product(dtype, m, n, k, comm.size(), seed));
+    const Tensor numbers = filled(DType::kF32, {n}, seed, 7);
+    const TensorView bias = seed % 2 ? numbers.view : TensorView{};
+    WEFT_ASSIGN(const auto expected, split_k_product(dtype, m, n, k, comm.size(), seed, bias.as<float>()));
     const Range rows = split_range(m, comm.size(), comm.rank());
     Tensor wide = filled(DType::kF32, {rows.size(), n + 5}, seed, 0);
     TensorView y = wide.view;
     y.shape[1] = n;
     for (const bool accumulate : {false, true}) {
-      WEFT_TRY(pool->run([&](Exec& exec) { return op.run(exec, a.view(m), w, y, accumulate); }));
+      WEFT_TRY(pool->run([&](Exec& exec) { return op.run(exec, a.view(m), w, y, accumulate, bias); }));
       for (i64 i = 0; i < rows.size() * n; ++i) {
         const float once = expected[size_t(rows.begin * n + i)];
         WEFT_TRY(expect_value("y", i, accumulate ? once + once : once, y.row<float>(i / n)[i % n]));

@@ -11,7 +11,7 @@ const GemmKernels& gemm_kernels(CpuIsa isa);
 
 Status gemm_with(const GemmKernels& kernels, Exec& exec, const GemmArgs& args);
 void gemm_tile_with(const GemmKernels& kernels, const ActivationView& x, const Weight& w, const GemmTile& tile,
-                    float* out, i64 out_stride);
+                    float* out, i64 out_stride, const float* bias = nullptr);
 void store_activation_row_with(const GemmKernels& kernels, const float* x, const ActivationView& out, i64 i);
 
 }  // namespace weft

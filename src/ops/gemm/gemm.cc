@@ -103,7 +103,7 @@ Status gemm_with(const GemmKernels& kernels, Exec& exec, const GemmArgs& args) {
 }
 
 void gemm_tile_with(const GemmKernels& kernels, const ActivationView& x, const Weight& w, const GemmTile& tile,
-                    float* out, i64 out_stride) {
+                    float* out, i64 out_stride, const float* bias) {
   WEFT_CHECK(x.format == w.activation_format() && x.k == w.k(), w.name(), x.k, w.k());
   WEFT_CHECK(0 <= tile.n_begin && tile.n_begin <= tile.n_end && tile.n_end <= w.n(), tile.n_begin, tile.n_end, w.n());
   const ActivationView rows = x.slice(tile.m_begin, tile.m_end);
@@ -121,6 +121,7 @@ void gemm_tile_with(const GemmKernels& kernels, const ActivationView& x, const W
         float panel[Weight::kPanel];
         GemmKernelArgs call = kernel_args(rows.slice(i, i + 1), {segment, begin - skip, cut_end});
         call.out = panel;
+        call.bias = bias ? bias + segment.n_begin + begin - skip : nullptr;
         kernel(call);
         std::copy(panel + skip, panel + (cut_end - begin + skip), target + i * out_stride + begin);
       }
@@ -130,6 +131,7 @@ void gemm_tile_with(const GemmKernels& kernels, const ActivationView& x, const W
     GemmKernelArgs call = kernel_args(rows, {segment, begin, end});
     call.out = target + begin;
     call.out_stride = out_stride;
+    call.bias = bias ? bias + segment.n_begin + begin : nullptr;
     kernel(call);
   }
 }
@@ -139,9 +141,10 @@ Status gemm(Exec& exec, const GemmArgs& args) {
   return gemm_with(kernels, exec, args);
 }
 
-void gemm_tile(const ActivationView& x, const Weight& w, const GemmTile& tile, float* out, i64 out_stride) {
+void gemm_tile(const ActivationView& x, const Weight& w, const GemmTile& tile, float* out, i64 out_stride,
+               const float* bias) {
   static const GemmKernels& kernels = gemm_kernels(cpu_isa());
-  gemm_tile_with(kernels, x, w, tile, out, out_stride);
+  gemm_tile_with(kernels, x, w, tile, out, out_stride, bias);
 }
 
 }  // namespace weft

@@ -20,11 +20,13 @@ Status gemm(Exec& exec, const GemmArgs& args);
 
 // One tile, on the calling thread, no synchronisation: out[i - m_begin, j - n_begin] = (x W^T)[i, j] for i in
 // [m_begin, m_end), j in [n_begin, n_end); `out` f32 with `out_stride` floats from row to row. n_begin must be a
-// multiple of Weight::kPanel. The bits equal gemm()'s. For operators that send tiles as soon as they are done.
+// multiple of Weight::kPanel; `bias` [w.n()] is added, if given. The bits equal gemm()'s. For operators that send tiles
+// as soon as they are done.
 struct GemmTile {
   i64 m_begin, m_end, n_begin, n_end;
 };
-void gemm_tile(const ActivationView& x, const Weight& w, const GemmTile& tile, float* out, i64 out_stride);
+void gemm_tile(const ActivationView& x, const Weight& w, const GemmTile& tile, float* out, i64 out_stride,
+               const float* bias = nullptr);
 
 // Checks x against w; the error names `x` and the weight.
 Status check_gemm_input(const ActivationView& x, const Weight& w);

@@ -9,6 +9,8 @@
 namespace weft {
 namespace {
 
+constexpr double kPi = 3.14159265358979323846;
+
 Status check(const RopeKvWriteArgs& args) {
   WEFT_TRY(expect_tensor("qkv", args.qkv, DType::kF32, {-1, (args.q_heads + 2 * args.kv_heads) * args.head_dim}));
   WEFT_TRY(expect_tensor("positions", args.positions, DType::kI32, {args.qkv.dim(0)}));
@@ -66,17 +68,39 @@ Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args) {
   return exec.sync();
 }
 
+// YaRN's borders, in dimensions: below the first nothing changes, above the second all is divided.
+struct YarnBorders {
+  float low, high;
+};
+static YarnBorders yarn_borders(i64 head_dim, float base, const RopeScaling& scaling) {
+  const auto dimension = [&](double turns) {
+    return double(head_dim) * std::log(double(scaling.original_context) / (turns * 2 * kPi)) /
+           (2 * std::log(double(base)));
+  };
+  double low = dimension(scaling.beta_fast), high = dimension(scaling.beta_slow);
+  if (scaling.truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0), high = std::min(high, double(head_dim - 1));
+  return {float(low), float(low == high ? high + 0.001 : high)};
+}
+
 // Every step rounds to f32 where Hugging Face's modeling_rope_utils.py does.
 std::vector<float> rope_inverse_frequencies(i64 head_dim, float base, const RopeScaling& scaling) {
   std::vector<float> frequencies(static_cast<size_t>(head_dim / 2));
+  const YarnBorders yarn = yarn_borders(head_dim, base, scaling);
   const float low_wavelength = scaling.original_context / scaling.low_freq_factor;
   const float high_wavelength = scaling.original_context / scaling.high_freq_factor;
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const float exponent = float(2 * i) / float(head_dim);
     const float plain = 1.0f / float(std::pow(double(base), double(exponent)));
     frequencies[i] = plain;
-    if (scaling.factor == 1) continue;
-    const float wavelength = float(2 * 3.14159265358979323846) / plain;
+    if (scaling.type == RopeScalingType::kLinear) frequencies[i] = plain / scaling.factor;
+    if (scaling.type == RopeScalingType::kYarn) {
+      const float divided = 1.0f / (scaling.factor * float(std::pow(double(base), double(exponent))));
+      const float ramp = std::clamp((float(i) - yarn.low) / (yarn.high - yarn.low), 0.0f, 1.0f);
+      frequencies[i] = divided * ramp + plain * (1 - ramp);
+    }
+    if (scaling.type != RopeScalingType::kLlama3) continue;
+    const float wavelength = float(2 * kPi) / plain;
     if (wavelength > low_wavelength) {
       frequencies[i] = plain / scaling.factor;
     } else if (wavelength >= high_wavelength) {

@@ -7,18 +7,29 @@
 
 namespace weft {
 
-// Llama 3's change of long wavelengths; factor 1 = plain RoPE.
+// How frequencies are changed for sequences longer than those of the training.
+// kLinear: all divided by `factor`. kLlama3: long wavelengths are. kYarn: those that turn seldom within the original
+// context are, and attention is sharpened.
+enum class RopeScalingType : u8 { kNone, kLinear, kLlama3, kYarn };
 struct RopeScaling {
+  RopeScalingType type = RopeScalingType::kNone;
   float factor = 1;
-  float low_freq_factor = 1;
-  float high_freq_factor = 4;
-  float original_context = 8192;
+  float original_context = 8192;                    // kLlama3, kYarn: in tokens
+  float low_freq_factor = 1, high_freq_factor = 4;  // kLlama3
+  float beta_fast = 32, beta_slow = 1;              // kYarn: turns within the original context
+  bool truncate = true;                             // kYarn: whole dimensions as borders
+  float attention_factor = 1;                       // kYarn: sines and cosines times this; see rope_score_factor
 };
 
 // Inverse frequencies [head_dim / 2] of rotary embeddings, in f32 as Hugging Face computes them:
-// base^(-2i / head_dim), changed by `scaling` as Llama 3.1 does (`rope_type: llama3`).
-// Source: Su et al., RoFormer, 2021; the Llama 3.1 model card's reference implementation for the scaling.
+// base^(-2i / head_dim), changed by `scaling`.
+// Source: Su et al., RoFormer, 2021; Peng et al., YaRN, 2023; the Llama 3.1 model card for its scaling.
 std::vector<float> rope_inverse_frequencies(i64 head_dim, float base, const RopeScaling& scaling);
+
+// What attention scores are multiplied by in place of scaling the sines and cosines of queries and of keys.
+inline float rope_score_factor(const RopeScaling& scaling) {
+  return scaling.attention_factor * scaling.attention_factor;
+}
 
 struct RopeKvWriteArgs {
   TensorView

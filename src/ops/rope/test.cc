@@ -11,7 +11,11 @@ TEST(RopeFrequencies, PlainAndLlama3) {
   const std::vector<float> plain = rope_inverse_frequencies(8, 10000, {});
   EXPECT_EQ(plain, (std::vector<float>{1.0f, 0.1f, 0.01f, 0.001f}));
   // Llama 3.1: base 500000, factor 8, low 1, high 4, context 8192.
-  const RopeScaling scaling{.factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_context = 8192};
+  const RopeScaling scaling{.type = RopeScalingType::kLlama3,
+                            .factor = 8,
+                            .original_context = 8192,
+                            .low_freq_factor = 1,
+                            .high_freq_factor = 4};
   const std::vector<float> before = rope_inverse_frequencies(128, 500000, {});
   const std::vector<float> after = rope_inverse_frequencies(128, 500000, scaling);
   int kept = 0, divided = 0, between = 0;
@@ -32,6 +36,33 @@ TEST(RopeFrequencies, PlainAndLlama3) {
   EXPECT_EQ(kept, 29);
   EXPECT_EQ(between, 6);
   EXPECT_EQ(divided, 29);
+}
+
+// Numbers of modeling_rope_utils.py of transformers 5.17; rounding apart, since its pow is torch's.
+TEST(RopeFrequencies, LinearAndYarnEqualHuggingFace) {
+  const auto expect_near = [](const RopeScaling& scaling, float base, const std::vector<float>& expected) {
+    const std::vector<float> found = rope_inverse_frequencies(20, base, scaling);
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], expected[i] * 0x1p-21) << i;
+  };
+  expect_near({.type = RopeScalingType::kLinear, .factor = 3}, 10000,
+              {0.3333333432674408f, 0.13270239531993866f, 0.05282977223396301f, 0.021031908690929413f,
+               0.008372954092919827f, 0.003333333181217313f, 0.0013270234921947122f, 0.0005282977945171297f,
+               0.00021031910728197545f, 8.372956654056907e-05f});
+  expect_near({.type = RopeScalingType::kYarn, .factor = 4, .original_context = 128}, 10000,
+              {1.0f, 0.3234620690345764f, 0.09905582666397095f, 0.02760438062250614f, 0.0062797158025205135f,
+               0.0024999999441206455f, 0.0009952676482498646f, 0.000396223331335932f, 0.00015773932682350278f,
+               6.27971749054268e-05f});
+  expect_near({.type = RopeScalingType::kYarn,
+               .factor = 8,
+               .original_context = 64,
+               .beta_fast = 16,
+               .beta_slow = 2,
+               .truncate = false},
+              5000,
+              {1.0f, 0.23134084045886993f, 0.02275705337524414f, 0.009709994308650494f, 0.004143067169934511f,
+               0.0017677670111879706f, 0.0007542719249613583f, 0.0003218333295080811f, 0.00013732006482314318f,
+               5.85918351134751e-05f});
 }
 
 TEST(RopeTable, SineAndCosineOfEveryKernelAreRoundedWell) {
