@@ -10,6 +10,7 @@ void add_bench(CLI::App& app) {
   add_bench_comm(*bench);
   add_bench_gpu(*bench);
   add_bench_model(*bench);
+  add_bench_generate(*bench);
 }
 
 }  // namespace weft

@@ -50,7 +50,7 @@ void print_gemm(const GemmFlags& flags, const GemmBenchResult& result) {
   row("weights", "GB/s", result.gigabytes);
   row("  reading alone", "GB/s", result.ceiling_reading);
   fmt::print("  {:.0f} % (best samples {:.0f} %) of {}\n", result.percent, result.percent_best,
-             result.cold ? "reading alone" : "registers alone");
+             options.m == 1 ? "reading alone" : "registers alone");
 }
 
 }  // namespace
@@ -76,6 +76,7 @@ void add_bench_op(CLI::App& bench) {
   gemm->add_option("--samples", options.samples, "Times that ceiling and operator alternate")
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));
+  gemm->add_flag("--cold", options.cold, "Read the weights from memory for every m");
   gemm->add_flag("--json", flags->json, "One JSON object on stdout");
   gemm->callback([flags] {
     const auto result = bench_gemm(flags->options);

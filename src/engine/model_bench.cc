@@ -12,7 +12,7 @@ namespace weft {
 namespace {
 
 i64 longest(const ModelBenchShape& shape) {
-  return std::max(shape.tokens, shape.context + std::max<i64>(shape.decode_tokens, 1));
+  return std::max(shape.tokens, shape.context + shape.decode_tokens + 1);
 }
 
 }  // namespace
@@ -44,14 +44,14 @@ Result<ModelBench> ModelBench::create(Worker& worker, const ModelBenchShape& sha
   return bench;
 }
 
-Status ModelBench::run(i64 begin, i64 end, std::vector<float>* logits) {
+Status ModelBench::run(Range rows, i64 begin, i64 end, std::vector<float>* logits) {
   const WorkerShape& worker = worker_.shape();
   const i64 vocab = worker_.model().config().vocab;
-  i64 row = 0, at = begin;
-  while (row < shape_.batch) {
+  i64 row = rows.begin, at = begin;
+  while (row < rows.end) {
     plan_.clear();
     const i64 first_done = row;
-    while (row < shape_.batch && plan_.tokens() < worker.max_tokens) {
+    while (row < rows.end && plan_.tokens() < worker.max_tokens) {
       const i64 count = std::min(end - at, worker.max_tokens - plan_.tokens());
       const std::span<const i32> ids(ids_[size_t(row)].data() + at, size_t(count));
       const i32 first = plan_.add_row(ids, at, pages_[size_t(row)], worker.page_tokens, worker.max_pages);
@@ -63,7 +63,7 @@ Status ModelBench::run(i64 begin, i64 end, std::vector<float>* logits) {
     }
     WEFT_ASSIGN(const TensorView found, worker_.step(plan_));
     if (logits) {
-      std::copy_n(found.as<float>(), (row - first_done) * vocab, logits->data() + first_done * vocab);
+      std::copy_n(found.as<float>(), (row - first_done) * vocab, logits->data() + (first_done - rows.begin) * vocab);
     }
   }
   return {};
@@ -72,8 +72,8 @@ Status ModelBench::run(i64 begin, i64 end, std::vector<float>* logits) {
 Status ModelBench::check() {
   const size_t numbers = size_t(shape_.batch * worker_.model().config().vocab);
   std::vector<float> whole(numbers), decoded(numbers);
-  WEFT_TRY(run(0, shape_.context + 1, &whole));
-  WEFT_TRY(run(shape_.context, shape_.context + 1, &decoded));
+  WEFT_TRY(run({0, shape_.batch}, 0, shape_.context + 1, &whole));
+  WEFT_TRY(run({0, shape_.batch}, shape_.context, shape_.context + 1, &decoded));
   for (size_t i = 0; i < numbers; ++i) {
     if (!std::isfinite(whole[i])) return error(Code::kDataLoss, "prefill: logit {} is {}", i, whole[i]);
     if (std::memcmp(&whole[i], &decoded[i], sizeof(float)) != 0) {
@@ -85,16 +85,55 @@ Status ModelBench::check() {
 
 Result<double> ModelBench::prefill() {
   const auto start = Clock::now();
-  WEFT_TRY(run(0, shape_.tokens, nullptr));
+  WEFT_TRY(run({0, shape_.batch}, 0, shape_.tokens, nullptr));
   return seconds_since(start);
 }
 
 Result<double> ModelBench::decode() {
   const auto start = Clock::now();
   for (i64 i = 0; i < shape_.decode_tokens; ++i) {
-    WEFT_TRY(run(shape_.context + i, shape_.context + i + 1, nullptr));
+    WEFT_TRY(run({0, shape_.batch}, shape_.context + i, shape_.context + i + 1, nullptr));
   }
   return seconds_since(start) / double(shape_.decode_tokens);
+}
+
+Result<GeneratedBatch> ModelBench::generate(Range rows) {
+  const i64 vocab = worker_.model().config().vocab;
+  std::vector<float> logits(size_t(rows.size() * vocab));
+  GeneratedBatch batch;
+  batch.ids.resize(size_t(rows.size()));
+  const auto choose = [&](i64 position) {
+    for (i64 r = 0; r < rows.size(); ++r) {
+      const float* row = logits.data() + r * vocab;
+      const i32 token = i32(std::max_element(row, row + vocab) - row);
+      batch.ids[size_t(r)].push_back(token);
+      ids_[size_t(rows.begin + r)][size_t(position)] = token;
+    }
+  };
+  auto start = Clock::now();
+  WEFT_TRY(run(rows, 0, shape_.context, &logits));
+  choose(shape_.context);
+  batch.first_token_s = seconds_since(start);
+  for (i64 i = 0; i < shape_.decode_tokens; ++i) {
+    start = Clock::now();
+    WEFT_TRY(run(rows, shape_.context + i, shape_.context + i + 1, &logits));
+    choose(shape_.context + i + 1);
+    batch.step_s.push_back(seconds_since(start));
+  }
+  return batch;
+}
+
+Status ModelBench::check_answers(const GeneratedBatch& batch) {
+  for (const i64 row : {i64(0), shape_.batch - 1}) {
+    WEFT_ASSIGN(const GeneratedBatch alone, generate({row, row + 1}));
+    for (size_t i = 0; i < alone.ids[0].size(); ++i) {
+      const i32 found = batch.ids[size_t(row)][i], expected = alone.ids[0][i];
+      if (found != expected) {
+        return error(Code::kDataLoss, "sequence {}, token {}: {} alone, {} in the batch", row, i, expected, found);
+      }
+    }
+  }
+  return {};
 }
 
 }  // namespace weft

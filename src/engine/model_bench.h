@@ -16,6 +16,13 @@ struct ModelBenchShape {
 // The worker that `shape` needs, with steps of at most `max_tokens` tokens.
 WorkerShape worker_shape(const ModelBenchShape& shape, i64 max_tokens);
 
+// Greedy answers of all sequences in lockstep.
+struct GeneratedBatch {
+  double first_token_s = 0;           // prefill of every prompt and the first tokens
+  std::vector<double> step_s;         // every later token
+  std::vector<std::vector<i32>> ids;  // the answers
+};
+
 class ModelBench {
  public:
   // Fills the cache with random tokens and checks the output first: the logits are finite, and those of the last token
@@ -27,12 +34,17 @@ class ModelBench {
   Result<double> prefill();
   // Seconds of one step, a token for each sequence, from `context` cached tokens on: mean over decode_tokens steps.
   Result<double> decode();
+  // Answers of decode_tokens + 1 tokens to prompts of `context` tokens, whatever end tokens they hold.
+  Result<GeneratedBatch> generate() { return generate({0, shape_.batch}); }
+  // Errors: kDataLoss if the first or the last sequence alone gets another answer than in `batch`.
+  Status check_answers(const GeneratedBatch& batch);
 
  private:
   ModelBench(Worker& worker, const ModelBenchShape& shape) : worker_(worker), shape_(shape) {}
-  // Computes positions [begin, end) of every sequence in as few steps as fit. `logits` [batch, vocab] of position end -
-  // 1, if not null.
-  Status run(i64 begin, i64 end, std::vector<float>* logits);
+  // Computes positions [begin, end) of sequences `rows` in as few steps as fit. `logits` [rows, vocab] of position end
+  // - 1, if not null.
+  Status run(Range rows, i64 begin, i64 end, std::vector<float>* logits);
+  Result<GeneratedBatch> generate(Range rows);
   Status check();
 
   Worker& worker_;

@@ -112,7 +112,7 @@ Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
   const auto [m, n, k] = GemmShape{options.m, options.n, options.k};
   GemmBenchResult result;
   result.isa = cpu_isa();
-  result.cold = m == 1;
+  result.cold = m == 1 || options.cold;
   const GemmKernels& kernels = gemm_kernels(result.isa);
   WEFT_ASSIGN(auto pool, ThreadPool::create({.num_threads = options.threads, .cpus = allowed_cpus()}));
 
@@ -139,7 +139,7 @@ Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
   };
   WEFT_ASSIGN(double first, timed(*pool, multiply));
   WEFT_TRY(check_output(raw.view, weights[0], x.view(m), y.view));
-  calls = std::max<i64>(1, result.cold ? kColdSampleBytes / weight_bytes : i64(kSampleSeconds / first));
+  calls = std::max<i64>(1, m == 1 ? kColdSampleBytes / weight_bytes : i64(kSampleSeconds / first));
 
   // Ceilings do one sample's worth of the same operations, and of the same bytes.
   std::vector<std::byte> operands(4096, std::byte(1));
@@ -178,8 +178,8 @@ Result<GemmBenchResult> bench_gemm(const GemmBenchOptions& options) {
   result.gigabytes = spread_of(bytes);
   result.ceiling_ops = spread_of(peak_ops);
   result.ceiling_reading = spread_of(reading);
-  const Spread& found = result.cold ? result.gigabytes : result.giga_ops;
-  const Spread& ceiling = result.cold ? result.ceiling_reading : result.ceiling_ops;
+  const Spread& found = m == 1 ? result.gigabytes : result.giga_ops;
+  const Spread& ceiling = m == 1 ? result.ceiling_reading : result.ceiling_ops;
   result.percent = 100 * found.median / ceiling.median;
   result.percent_best = 100 * found.high / ceiling.high;
   return result;

@@ -19,6 +19,16 @@ constexpr i64 kPrefetchBytes = 4096;
 // Rows of x that one pass over the weights keeps in the second-level cache.
 constexpr i64 kRowChunkBytes = 384 << 10;
 
+// Lines that a tile asks for while it computes: `bytes` at every step along k, as whole lines.
+struct Fetch {
+  const std::byte* next = nullptr;
+  i64 bytes = 0;
+  i64 due = 0;
+  WEFT_INLINE void step() {
+    for (due += bytes; due >= 64; due -= 64, next += 64) __builtin_prefetch(next);
+  }
+};
+
 // out[row + r, panel p's columns] = acc (+ bias) (+ out).
 template <class V, int R, int P>
 WEFT_INLINE void write_tile(const GemmKernelArgs& a, i64 row, i64 panel, const typename V::F (&acc)[R][P]) {
@@ -37,14 +47,16 @@ WEFT_INLINE void write_tile(const GemmKernelArgs& a, i64 row, i64 panel, const t
 
 template <class V>
 struct PlainF32 {
+  static i64 steps(const GemmKernelArgs& a) { return a.k; }
   static constexpr int kRows = V::kPlainRows, kPanels = V::kPlainPanels, kGemvPanels = V::kPlainGemvPanels;
   template <int R, int P>
-  static void tile(const GemmKernelArgs& a, i64 row, i64 panel) {
+  static void tile(const GemmKernelArgs& a, i64 row, i64 panel, Fetch& fetch) {
     typename V::F acc[R][P];
     WEFT_UNROLL for (int r = 0; r < R; ++r) WEFT_UNROLL for (int p = 0; p < P; ++p) acc[r][p] = V::zero();
     const std::byte* x = a.x + row * a.x_stride;
     const std::byte* w = a.panels + panel * a.panel_bytes;
     for (i64 k = 0; k < a.k; ++k, x += 4, w += 64) {
+      if constexpr (R > 1) fetch.step();
       typename V::F column[P];
       WEFT_UNROLL for (int p = 0; p < P; ++p) {
         const std::byte* at = w + p * a.panel_bytes;
@@ -62,6 +74,7 @@ struct PlainF32 {
 
 template <class V>
 struct PlainBF16 {
+  static i64 steps(const GemmKernelArgs& a) { return a.k / 2; }
   static constexpr int kRows = V::kPlainRows, kPanels = V::kPlainPanels, kGemvPanels = V::kPlainGemvPanels;
   template <int R, int P, class Load>
   static WEFT_INLINE void step(typename V::F (&acc)[R][P], const GemmKernelArgs& a, const std::byte* x,
@@ -78,7 +91,7 @@ struct PlainBF16 {
     }
   }
   template <int R, int P>
-  static void tile(const GemmKernelArgs& a, i64 row, i64 panel) {
+  static void tile(const GemmKernelArgs& a, i64 row, i64 panel, Fetch& fetch) {
     typename V::F acc[R][P];
     WEFT_UNROLL for (int r = 0; r < R; ++r) WEFT_UNROLL for (int p = 0; p < P; ++p) acc[r][p] = V::zero();
     const std::byte* x = a.x + row * a.x_stride;
@@ -93,7 +106,10 @@ struct PlainBF16 {
       __builtin_memcpy(&last, at, 2);
       return V::broadcast_pair(last);
     };
-    for (i64 k = 0; k + 1 < a.k; k += 2, x += 4, w += 64) step<R, P>(acc, a, x, w, two);
+    for (i64 k = 0; k + 1 < a.k; k += 2, x += 4, w += 64) {
+      if constexpr (R > 1) fetch.step();
+      step<R, P>(acc, a, x, w, two);
+    }
     if (a.k % 2) step<R, P>(acc, a, x, w, one);
     write_tile<V, R, P>(a, row, panel, acc);
   }
@@ -114,6 +130,7 @@ struct Q80 {
 
 template <class V, class Q>
 struct Quantised {
+  static i64 steps(const GemmKernelArgs& a) { return a.k / 32; }
   static constexpr int kRows = V::kQuantRows, kPanels = V::kQuantPanels, kGemvPanels = V::kQuantGemvPanels;
   static constexpr i64 kBlockBytes = Q::kHeader + 64 * Q::kBits;
   using Dot = typename V::template Dot<Q::kBits>;
@@ -183,32 +200,38 @@ struct Quantised {
   }
 
   template <int R, int P>
-  static void tile(const GemmKernelArgs& a, i64 row, i64 panel) {
+  static void tile(const GemmKernelArgs& a, i64 row, i64 panel, Fetch& fetch) {
     F acc[R][P];
     WEFT_UNROLL for (int r = 0; r < R; ++r) WEFT_UNROLL for (int p = 0; p < P; ++p) acc[r][p] = V::zero();
     const std::byte* x = a.x + row * a.x_stride;
     const std::byte* scales = x + 2 * a.k;
     const std::byte* w = a.panels + panel * a.panel_bytes;
-    for (i64 k = 0; k < a.k; k += 32, x += 64, scales += 4, w += kBlockBytes) block<R, P>(acc, a, x, scales, w);
+    for (i64 k = 0; k < a.k; k += 32, x += 64, scales += 4, w += kBlockBytes) {
+      if constexpr (R > 1) fetch.step();
+      block<R, P>(acc, a, x, scales, w);
+    }
     write_tile<V, R, P>(a, row, panel, acc);
   }
 };
 
 // The last rows, fewer than a full tile.
 template <class Tile, int R, int P>
-void tail_rows(const GemmKernelArgs& a, i64 row, i64 rows, i64 panel) {
+void tail_rows(const GemmKernelArgs& a, i64 row, i64 rows, i64 panel, Fetch& fetch) {
   if constexpr (R > 0) {
-    if (rows == R) return Tile::template tile<R, P>(a, row, panel);
-    tail_rows<Tile, R - 1, P>(a, row, rows, panel);
+    if (rows == R) return Tile::template tile<R, P>(a, row, panel, fetch);
+    tail_rows<Tile, R - 1, P>(a, row, rows, panel, fetch);
   }
 }
 
-// Rows [begin, end) of P panels from `panel` on, which stay in the nearer caches meanwhile.
+// Rows [begin, end) of P panels from `panel` on, which stay in the nearer caches meanwhile. Each step of each tile
+// fetches its part of the next P panels: few rows do not hide the wait for weights that come from memory.
 template <class Tile, int P>
 void panel_rows(const GemmKernelArgs& a, i64 begin, i64 end, i64 panel) {
+  const i64 steps = (end - begin + Tile::kRows - 1) / Tile::kRows * Tile::steps(a);
+  Fetch fetch{a.panels + (panel + P) * a.panel_bytes, steps > 0 ? P * a.panel_bytes / steps : 0};
   i64 row = begin;
-  for (; row + Tile::kRows <= end; row += Tile::kRows) Tile::template tile<Tile::kRows, P>(a, row, panel);
-  tail_rows<Tile, Tile::kRows - 1, P>(a, row, end - row, panel);
+  for (; row + Tile::kRows <= end; row += Tile::kRows) Tile::template tile<Tile::kRows, P>(a, row, panel, fetch);
+  tail_rows<Tile, Tile::kRows - 1, P>(a, row, end - row, panel, fetch);
 }
 
 template <class Tile>
@@ -217,8 +240,9 @@ void gemm_kernel(const GemmKernelArgs& a) {
   if (a.rows == 1) {
     constexpr int P = Tile::kGemvPanels;
     i64 panel = 0;
-    for (; panel + P <= panels; panel += P) Tile::template tile<1, P>(a, 0, panel);
-    for (; panel < panels; ++panel) Tile::template tile<1, 1>(a, 0, panel);
+    Fetch none;
+    for (; panel + P <= panels; panel += P) Tile::template tile<1, P>(a, 0, panel, none);
+    for (; panel < panels; ++panel) Tile::template tile<1, 1>(a, 0, panel, none);
     return;
   }
   constexpr int P = Tile::kPanels;

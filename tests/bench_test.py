@@ -1,0 +1,60 @@
+"""weft bench model, generate and op: figures are complete, pictures are pictures, wrong flags are named."""
+import json
+import subprocess
+import xml.dom.minidom
+
+import pytest
+
+from weft import MODEL, WEFT, fails, run
+
+
+def bench(*arguments):
+    done = run("bench", *arguments, "--json", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def is_spread(value):
+    return 0 < value["min"] <= value["median"] <= value["max"]
+
+
+@pytest.mark.parametrize("ranks", [("--tp", 1, "--threads", 2), ("--tp", 2, "--threads", 1, "--mode", "ag_rs")])
+def test_model_has_both_phases_and_ceilings(ranks, tmp_path):
+    picture = tmp_path / "model.svg"
+    report = bench("model", "--model", MODEL, *ranks, "--samples", 2, "--tokens", 40, "--context", 33, "--batch", 3,
+                   "--max-tokens", 64, "--plot", picture)
+    assert [p["phase"] for p in report["phases"]] == ["prefill", "decode"]
+    prefill, decode = report["phases"]
+    assert prefill["tokens"] == 120 and decode["tokens"] == 3 and decode["context"] == 33
+    assert is_spread(prefill["ms"]) and is_spread(decode["ms"]) and is_spread(report["ceiling_gb_per_s"])
+    assert 0 < prefill["percent_of_compute"] < 120 and 0 < decode["percent_of_reading"]
+    svg = xml.dom.minidom.parse(str(picture)).documentElement
+    assert svg.tagName == "svg" and len(svg.getElementsByTagName("rect")) == 3  # the paper and a bar for each phase
+
+
+def test_model_takes_a_sample_for_every_line():
+    done = subprocess.run([WEFT, "bench", "model", "--model", MODEL, "--threads", "1", "--tokens", "8", "--context", "8",
+                           "--paced"], input="prefill\nread\ndecode\ncompute\n", capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, *samples = [json.loads(line) for line in done.stdout.splitlines()]
+    assert first["ready"] and first["bytes_per_step"] > 50e6
+    assert [list(s) for s in samples] == [["prefill"], ["read"], ["decode"], ["compute"]]
+    assert all(value > 0 for s in samples for value in s.values())
+    done = subprocess.run([WEFT, "bench", "model", "--model", MODEL, "--tokens", "8", "--context", "8", "--paced"],
+                          input="guess\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "'guess'" in done.stderr
+
+
+def test_generate_of_a_batch(tmp_path):
+    report = bench("generate", "--model", MODEL, "--batch", 3, "--prompt-tokens", 9, "--gen-len", 4, "--samples", 2,
+                   "--plot", tmp_path / "generate.svg")
+    assert report["batch"] == 3 and is_spread(report["tokens_per_s"]) and is_spread(report["step_ms"])
+    assert xml.dom.minidom.parse(str(tmp_path / "generate.svg")).documentElement.tagName == "svg"
+
+
+def test_wrong_input_is_named(tmp_path):
+    fails("bench", "model", "--model", MODEL, "--context", 1 << 20, says=["the model's context is 8192"])
+    fails("bench", "model", "--model", MODEL, "--samples", 1, "--tokens", 8, "--context", 8, "--plot",
+          tmp_path / "none/x.svg",
+          says=["none/x.svg"])
