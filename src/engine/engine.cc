@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
 #include <thread>
 #include <unordered_set>
@@ -40,6 +42,7 @@ class Engine::Loop {
   Loop(std::unique_ptr<Executor> executor, const EngineOptions& options)
       : options_(options), info_(executor->info()), incoming_executor_(std::move(executor)) {
     options_.max_running = std::min({options.max_running, info_.max_rows, info_.max_logits, info_.max_step_tokens});
+    if (options_.grammars) grammar_thread_ = std::thread([this] { compile_grammars(); });
     thread_ = std::thread([this] { run(); });
   }
   ~Loop() { stop(); }
@@ -65,16 +68,15 @@ class Engine::Loop {
     }
     queued_tokens_ += tokens;
     ids_.insert(request.id);
-    inbox_.push_back({std::move(request), std::move(sink), Clock::now()});
-    wake_locked();
+    const bool compile = request.grammar.has_value();
+    (compile ? uncompiled_ : inbox_).push_back({std::move(request), std::move(sink), Clock::now()});
+    compile ? grammar_wakeup_.notify_one() : wake_locked();
     return {};
   }
 
   void abort(RequestId id) {
     const std::lock_guard lock(mutex_);
-    if (!ids_.contains(id)) return;
-    aborts_.push_back(id);
-    wake_locked();
+    abort_locked(id);
   }
 
   EngineStats stats() const {
@@ -84,7 +86,7 @@ class Engine::Loop {
                    : stopping_   ? error(Code::kUnavailable, "the engine stopped")
                    : draining_   ? error(Code::kUnavailable, "the engine is draining: it takes no more requests")
                                  : Status();
-    stats.waiting += i64(inbox_.size());
+    stats.waiting += i64(inbox_.size() + uncompiled_.size()) + compiling_.has_value();
     stats.requests_open = i64(ids_.size());
     stats.queued_prompt_tokens = queued_tokens_;
     stats.refused = refused_;
@@ -100,8 +102,7 @@ class Engine::Loop {
     draining_ = true;
     if (idle_.wait_for(lock, deadline.left(), [&] { return quiet(); })) return {};
     const size_t left = ids_.size();
-    aborts_.insert(aborts_.end(), ids_.begin(), ids_.end());
-    wake_locked();
+    for (RequestId id : ids_) abort_locked(id);
     // Not more than a turn of the loop away.
     idle_.wait_for(lock, 2 * kIdleWait, [&] { return quiet(); });
     return error(Code::kDeadlineExceeded, "drain: {} requests were still open and have been aborted", left);
@@ -111,6 +112,7 @@ class Engine::Loop {
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
+      grammar_wakeup_.notify_one();
       wake_locked();
     }
     if (thread_.joinable()) thread_.join();
@@ -146,15 +148,32 @@ class Engine::Loop {
     EngineRequest request;
     std::shared_ptr<const EventSink> sink;
     Clock::time_point at;
+    std::optional<Grammar> grammar = {};
+    Status fault = {};  // of the grammar
+    bool aborted = false;
   };
   // What callers left for the thread.
   struct Inbox {
-    std::vector<Arrival> arrivals;
+    std::deque<Arrival> arrivals;
     std::vector<RequestId> aborts;
     std::unique_ptr<Executor> executor;
     bool stopping = false;
   };
 
+  void abort_locked(RequestId id) {
+    if (!ids_.contains(id)) return;
+    wake_locked();
+    const auto is_it = [&](const Arrival& arrival) { return arrival.request.id == id; };
+    if (compiling_ && is_it(*compiling_)) {
+      compiling_->aborted = true;
+    } else if (const auto at = std::ranges::find_if(uncompiled_, is_it); at != uncompiled_.end()) {
+      at->aborted = true;
+      inbox_.push_back(std::move(*at));
+      uncompiled_.erase(at);
+    } else {
+      aborts_.push_back(id);
+    }
+  }
   bool quiet() const { return ids_.empty() && !delivering_; }
   void wake_locked() {
     awake_ = true;
@@ -187,9 +206,11 @@ class Engine::Loop {
       Inbox inbox = take_inbox();
       const auto start = Clock::now();
       if (inbox.executor) adopt(std::move(inbox.executor));
-      for (Arrival& a : inbox.arrivals) scheduler_->add(std::move(a.request), std::move(a.sink), a.at);
+      for (Arrival& a : inbox.arrivals) add(std::move(a));
       for (RequestId id : inbox.aborts) scheduler_->end(id, FinishReason::kAborted);
       if (inbox.stopping) {
+        if (grammar_thread_.joinable()) grammar_thread_.join();
+        take_rest();
         const Status stopped = error(Code::kUnavailable, "the engine stopped");
         scheduler_->end_all(FinishReason::kError, stopped);
         executor_.reset();
@@ -204,6 +225,43 @@ class Engine::Loop {
       }
       schedule_s_ += seconds_since(start);
       deliver();
+    }
+  }
+
+  // What came or was still without its grammar when the engine was stopped.
+  void take_rest() {
+    const std::lock_guard lock(mutex_);
+    for (auto* arrivals : {&inbox_, &uncompiled_}) {
+      for (Arrival& a : *arrivals) add(std::move(a));
+      arrivals->clear();
+    }
+  }
+
+  void add(Arrival a) {
+    const RequestId id = a.request.id;
+    scheduler_->add(std::move(a.request), std::move(a.sink), a.at, std::move(a.grammar));
+    if (a.aborted) scheduler_->end(id, FinishReason::kAborted);
+    if (!a.fault.ok()) scheduler_->end(id, FinishReason::kError, a.fault);
+  }
+
+  // A thread: grammars may take long, and neither callers nor steps shall wait for them.
+  void compile_grammars() {
+    std::unique_lock lock(mutex_);
+    while (!stopping_) {
+      if (uncompiled_.empty()) {
+        grammar_wakeup_.wait_for(lock, kIdleWait);
+        continue;
+      }
+      compiling_ = std::move(uncompiled_.front());
+      uncompiled_.pop_front();
+      lock.unlock();
+      auto grammar = options_.grammars->compile(*compiling_->request.grammar);
+      lock.lock();
+      compiling_->fault = grammar.status();
+      if (grammar.ok()) compiling_->grammar = *std::move(grammar);
+      inbox_.push_back(*std::move(compiling_));
+      compiling_.reset();
+      wake_locked();
     }
   }
 
@@ -233,6 +291,7 @@ class Engine::Loop {
       while (std::optional<StepResult> result = executor_->poll()) {
         WEFT_TRY(result->status);
         WEFT_TRY(scheduler_->retire(std::move(*result)));
+        provide_masks();
         step_started_ = Clock::now();
         const std::lock_guard lock(mutex_);
         last_step_ = step_started_;
@@ -248,10 +307,15 @@ class Engine::Loop {
         if (!plan) break;
         if (scheduler_->in_flight() == 1) step_started_ = now;
         executor_->submit(std::move(*plan));
+        provide_masks();
         submitted = true;
       }
       if (!submitted) return {};
     }
+  }
+
+  void provide_masks() {
+    if (auto masks = scheduler_->masks()) executor_->provide_masks(masks->sequence, std::move(masks->masks));
   }
 
   void fail(const Status& status) {
@@ -279,7 +343,10 @@ class Engine::Loop {
         }
       }
       queued_tokens_ = stats.queued_prompt_tokens;
-      for (const Arrival& arrival : inbox_) queued_tokens_ += i64(arrival.request.prompt.size());
+      const auto count = [&](const Arrival& arrival) { queued_tokens_ += i64(arrival.request.prompt.size()); };
+      std::ranges::for_each(inbox_, count);
+      std::ranges::for_each(uncompiled_, count);
+      if (compiling_) count(*compiling_);
       delivering_ = true;
     }
     for (Scheduler::Delivery& delivery : deliveries) (*delivery.sink)(std::move(delivery.events));
@@ -312,9 +379,10 @@ class Engine::Loop {
   const ExecutorInfo info_;
 
   mutable std::mutex mutex_;  // guards what follows
-  std::condition_variable wakeup_, idle_;
+  std::condition_variable wakeup_, grammar_wakeup_, idle_;
   bool awake_ = true, stopping_ = false, draining_ = false, delivering_ = false;
-  std::vector<Arrival> inbox_;
+  std::deque<Arrival> inbox_, uncompiled_;
+  std::optional<Arrival> compiling_;
   std::vector<RequestId> aborts_;
   std::unique_ptr<Executor> incoming_executor_;
   std::unordered_set<RequestId> ids_;  // of open requests
@@ -330,7 +398,7 @@ class Engine::Loop {
   Clock::time_point step_started_;
   double schedule_s_ = 0;
   EngineStats earlier_;  // of schedulers before this one
-  std::thread thread_;
+  std::thread thread_, grammar_thread_;
 };
 
 Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<Executor> executor, const EngineOptions& options) {

@@ -8,8 +8,6 @@
 
 namespace weft {
 
-class GrammarCompiler;
-
 struct EngineOptions {
   i64 max_running = 256;                 // choices at once; the executor's rows bound it, too
   i64 max_queued = 512;                  // requests beyond max_running that may wait

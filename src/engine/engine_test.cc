@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <regex>
+
+#include "base/file.h"
 #include "engine/event_collector_testing.h"
 #include "engine/mock_executor.h"
+#include "text/tokenizer.h"
 
 namespace weft {
 namespace {
@@ -242,6 +246,84 @@ TEST(Engine, PromptLogprobsComeOnceForEveryTokenButTheFirst) {
   }
   EXPECT_EQ(next, 50);
   EXPECT_EQ(rig.events.tokens(1, 1), expected(r, 1));
+}
+
+class EngineGrammarTest : public testing::Test {
+ protected:
+  EngineGrammarTest() {
+    auto file = MappedFile::open(std::string(WEFT_SOURCE_DIR) + "/src/text/testdata/qwen2.tokenizer.json");
+    EXPECT_TRUE(file.ok());
+    tokenizer_.emplace(*Tokenizer::from_json(file->bytes()));
+    mock_.info.vocab = tokenizer_->vocab_size() + 1;
+    mock_.info.eos_ids = {tokenizer_->vocab_size()};
+    options_.grammars = *GrammarCompiler::create(*tokenizer_, mock_.info.vocab, mock_.info.eos_ids);
+  }
+  EngineRequest constrained(RequestId id, GrammarSpec::Kind kind, const std::string& text) {
+    EngineRequest r;
+    r.id = id;
+    r.prompt = {1, 2, i32(id)};
+    r.max_tokens = 400;
+    r.sampling.seed = id;
+    r.grammar = GrammarSpec{kind, text};
+    return r;
+  }
+  std::string text(Rig& rig, RequestId id, i32 choice = 0) {
+    std::vector<i32> ids = rig.events.tokens(id, choice);
+    if (!ids.empty() && ids.back() == mock_.info.eos_ids[0]) ids.pop_back();
+    return *tokenizer_->decode(ids);
+  }
+  std::optional<Tokenizer> tokenizer_;
+  MockOptions mock_;
+  EngineOptions options_;
+};
+
+TEST_F(EngineGrammarTest, AnswersFollowTheirGrammarsBesideFreeOnes) {
+  for (int depth : {1, 2}) {
+    mock_.info.depth = depth;
+    Rig rig(mock_, options_);
+    size_t requests = 0;
+    for (RequestId id = 1; id <= 20; ++id) {
+      EngineRequest r = constrained(id, GrammarSpec::Kind::kRegex, "(yes|no), [0-9]{3}");
+      r.n = id % 5 == 0 ? 3 : 1;
+      r.ignore_eos = id % 4 == 0;  // the grammar ends the answer all the same
+      if (id % 2 == 0) r.grammar.reset(), r.max_tokens = 9, r.ignore_eos = true;
+      ASSERT_TRUE(rig.engine->submit(std::move(r), rig.events.sink()).ok());
+      ++requests;
+    }
+    ASSERT_TRUE(rig.events.wait_ended(requests));
+    for (RequestId id = 1; id <= 20; ++id) {
+      for (i32 choice = 0; choice < (id % 5 == 0 ? 3 : 1); ++choice) {
+        if (id % 2 == 0) {
+          EXPECT_EQ(rig.events.tokens(id, choice).size(), 9u);
+        } else {
+          EXPECT_TRUE(std::regex_match(text(rig, id, choice), std::regex("(yes|no), [0-9]{3}")))
+              << text(rig, id, choice);
+        }
+      }
+      if (id % 2 == 1) EXPECT_EQ(rig.events.of(id).back().finish, FinishReason::kStop);
+    }
+  }
+}
+
+TEST_F(EngineGrammarTest, AFaultyGrammarIsTheFirstEvent) {
+  Rig rig(mock_, options_);
+  ASSERT_TRUE(rig.engine->submit(constrained(1, GrammarSpec::Kind::kRegex, "(a"), rig.events.sink()).ok());
+  ASSERT_TRUE(rig.events.wait_ended(1));
+  const std::vector<TokenEvent> events = rig.events.of(1);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].error.code(), Code::kInvalidArgument);
+  EXPECT_TRUE(events[0].last_of_request);
+}
+
+TEST_F(EngineGrammarTest, StopAndAbortReachRequestsWithoutTheirGrammar) {
+  Rig rig(mock_, options_);
+  for (RequestId id = 1; id <= 40; ++id) {
+    EngineRequest r = constrained(id, GrammarSpec::Kind::kJsonObject, "");
+    ASSERT_TRUE(rig.engine->submit(std::move(r), rig.events.sink()).ok());
+    if (id % 2 == 0) rig.engine->abort(id);
+  }
+  rig.engine->stop();
+  ASSERT_TRUE(rig.events.wait_ended(40));
 }
 
 }  // namespace

@@ -45,6 +45,11 @@ struct SampleMask {
   std::vector<u32> allowed;  // bit t % 32 of word t / 32; empty = all tokens
 };
 
+struct MasksOfStep {
+  u64 sequence = 0;
+  std::vector<SampleMask> masks;
+};
+
 // Used by one thread; only the wakeup comes from others. Steps run one after another in the order of submission: what
 // a later step writes is never seen by an earlier one. Nothing blocks.
 class Executor {

@@ -8,17 +8,11 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "ops/sampling/sampling.h"
+#include "text/grammar.h"
 
 namespace weft {
 
 using RequestId = u64;
-
-// A language that the answer must be a sentence of.
-struct GrammarSpec {
-  enum class Kind : u8 { kJsonObject, kJsonSchema, kRegex, kLark };
-  Kind kind = Kind::kJsonObject;
-  std::string text;  // the schema, regular expression or grammar; unused for kJsonObject
-};
 
 struct EngineRequest {
   RequestId id = 0;         // the caller's; unique among open requests
@@ -33,6 +27,8 @@ struct EngineRequest {
   i32 priority = 0;           // a smaller number runs first; equal ones in the order of arrival
   i32 top_logprobs = -1;      // -1: no log-probabilities; k: the drawn token's and the k likeliest
   i32 prompt_logprobs = -1;   // the same of the prompt's tokens but the first, each given those before it
+  // Compiled on a thread of the engine; a fault of its text is the error, kInvalidArgument, of the first event. The
+  // answer ends with an end token where the grammar does, whatever ignore_eos and min_tokens say.
   std::optional<GrammarSpec> grammar;
   std::optional<Deadline> deadline;  // then the request ends with kDeadlineExceeded
 };

@@ -71,7 +71,8 @@ Status Scheduler::check(const EngineRequest& r, const ExecutorInfo& info, const 
   return {};
 }
 
-void Scheduler::add(EngineRequest input, std::shared_ptr<const EventSink> sink, Clock::time_point submitted) {
+void Scheduler::add(EngineRequest input, std::shared_ptr<const EventSink> sink, Clock::time_point submitted,
+                    std::optional<Grammar> grammar) {
   auto request = std::make_shared<Request>();
   Request& r = *request;
   r.sink = std::move(sink);
@@ -86,6 +87,7 @@ void Scheduler::add(EngineRequest input, std::shared_ptr<const EventSink> sink, 
     s.choice = c;
     s.tokens = input.prompt;
     s.usage.prompt_tokens = r.prompt_tokens;
+    if (grammar) s.grammar = grammar->copy();
     if (has_penalty(input.sampling)) s.counts = count_prompt(input.prompt);
     if (c > 0 || input.prompt_logprobs < 0) s.scored = r.prompt_tokens;
   }
@@ -144,7 +146,7 @@ std::optional<Clock::time_point> Scheduler::next_deadline() const {
 
 bool Scheduler::ends_answer(const Request& r, i32 token) const {
   const auto among = [&](const std::vector<i32>& ids) { return std::ranges::find(ids, token) != ids.end(); };
-  return among(r.input.stop_ids) || (!r.input.ignore_eos && among(info_.eos_ids));
+  return among(r.input.stop_ids) || ((!r.input.ignore_eos || r.input.grammar) && among(info_.eos_ids));
 }
 
 // Whether the answer goes on after the tokens that are known or in flight, unless one of them ends it.
@@ -331,6 +333,7 @@ StepPlan Scheduler::build(Step& step) {
   for (size_t i = 0; i < step.samples.size(); ++i) {
     if (step.samples[i].scores >= 0) continue;
     Sequence& s = *step.rows[step.samples[i].row].sequence;
+    step.wants_masks |= s.grammar.has_value();
     s.pending = s.pending + 1;
     s.pending_sample = i32(i);
   }
@@ -346,7 +349,8 @@ SampleRow Scheduler::sample_row(const Sequence& s) const {
                 .counts = s.counts};
   row.params.choice = s.choice;
   if (s.pending > 0) row.pending = s.pending_sample;
-  if (s.request->answered(s) < input.min_tokens) {
+  row.masked = s.grammar.has_value();
+  if (s.request->answered(s) < input.min_tokens && !s.grammar) {
     const auto forbid = [&](const std::vector<i32>& ids) {
       for (i32 id : ids) {
         std::erase_if(row.bias, [&](const LogitBias& bias) { return bias.token == id; });
@@ -357,6 +361,30 @@ SampleRow Scheduler::sample_row(const Sequence& s) const {
     if (!input.ignore_eos) forbid(info_.eos_ids);
   }
   return row;
+}
+
+std::optional<MasksOfStep> Scheduler::masks() {
+  if (steps_.empty() || !steps_.front().wants_masks) return std::nullopt;
+  Step& step = steps_.front();
+  step.wants_masks = false;
+  MasksOfStep out{.sequence = step.sequence, .masks = {}};
+  for (size_t i = 0; i < step.samples.size(); ++i) {
+    Sequence& s = *step.rows[step.samples[i].row].sequence;
+    if (step.samples[i].scores >= 0 || !s.grammar) continue;
+    SampleMask mask{.sample = i32(i), .allowed = {}};
+    // All earlier steps are done, so the grammar is where this sample needs it. The token of a choice that ended
+    // meanwhile is of no consequence.
+    if (s.state != Sequence::State::kDone) {
+      mask.allowed.resize(size_t(info_.vocab + 31) / 32);
+      const auto count = s.grammar->mask(mask.allowed);
+      if (!count.ok()) {
+        finish(s, FinishReason::kError, count.status());
+        mask.allowed.clear();
+      }
+    }
+    out.masks.push_back(std::move(mask));
+  }
+  return out;
 }
 
 Status Scheduler::retire(StepResult result) {
@@ -428,12 +456,17 @@ void Scheduler::accept(Sequence& s, SampleOutcome& outcome) {
   if (has_penalty(r.input.sampling)) count_token(s.counts, outcome.token, 1);
   ++s.usage.completion_tokens;
   ++stats_.generation_tokens;
+  const bool ends = ends_answer(r, outcome.token);
+  if (s.grammar && !ends) {
+    const auto pushed = s.grammar->push(outcome.token);
+    if (!pushed.ok()) return finish(s, FinishReason::kError, pushed.status());
+  }
   TokenEvent event;
   event.choice = s.choice;
   event.token = outcome.token;
   event.logprob = outcome.logprob;
   event.top = std::move(outcome.top);
-  if (ends_answer(r, outcome.token)) {
+  if (ends) {
     finish(s, FinishReason::kStop, {}, std::move(event));
   } else if (s.usage.completion_tokens >= r.input.max_tokens || i64(s.tokens.size()) >= max_context_) {
     finish(s, FinishReason::kLength, {}, std::move(event));

@@ -33,8 +33,9 @@ class Scheduler {
   // Errors: kInvalidArgument naming the field of a request that could never run.
   static Status check(const EngineRequest& request, const ExecutorInfo& info, const EngineOptions& options);
 
-  // Takes a checked request that arrived at `submitted`.
-  void add(EngineRequest request, std::shared_ptr<const EventSink> sink, Clock::time_point submitted);
+  // Takes a checked request that arrived at `submitted`, with its compiled grammar if it has one.
+  void add(EngineRequest request, std::shared_ptr<const EventSink> sink, Clock::time_point submitted,
+           std::optional<Grammar> grammar = {});
   bool has(RequestId id) const { return requests_.contains(id); }
   // Ends a request, if it is open.
   void end(RequestId id, FinishReason reason, const Status& status = {});
@@ -46,6 +47,9 @@ class Scheduler {
   // The next step, numbered; nothing if there is nothing to do now. At most ExecutorInfo::depth plans may be without
   // a result.
   std::optional<StepPlan> plan(Clock::time_point now);
+  // What Executor::provide_masks() needs for the oldest step without a result, once for each step that has masked
+  // samples; call it after plan() and retire(). The step runs meanwhile.
+  std::optional<MasksOfStep> masks();
   // Takes the result of the oldest step without one. Errors: kDataLoss for one that does not belong to it.
   Status retire(StepResult result);
   i64 in_flight() const { return i64(steps_.size()); }
@@ -75,6 +79,7 @@ class Scheduler {
     u64 sequence;
     std::vector<Row> rows;
     std::vector<Draw> samples;
+    bool wants_masks = false;
   };
   struct Budget;
 

@@ -25,6 +25,7 @@ struct Sequence {
   i64 scored = 1;        // prompt tokens whose log-probability is out or not wanted
   Usage usage;
   bool ran = false;
+  std::optional<Grammar> grammar;  // after `tokens`
   std::vector<TokenCount> counts;  // for penalties: distinct tokens, sorted
 
   i64 total() const { return i64(tokens.size()) + pending; }

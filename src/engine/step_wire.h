@@ -26,10 +26,6 @@ std::string encode_result(const StepResult& result);
 // Errors: kDataLoss naming the field that the bytes do not hold.
 Result<ExecutorInfo> decode_info(std::string_view bytes);
 Result<StepPlan> decode_step(std::string_view bytes);
-struct MasksOfStep {
-  u64 sequence = 0;
-  std::vector<SampleMask> masks;
-};
 Result<MasksOfStep> decode_masks(std::string_view bytes);
 Result<StepResult> decode_result(std::string_view bytes);
 

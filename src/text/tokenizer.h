@@ -60,6 +60,7 @@ class Tokenizer {
 
  private:
   friend class Detokenizer;
+  friend class GrammarCompiler;
   explicit Tokenizer(weft_tokenizer* handle);
   std::shared_ptr<const weft_tokenizer> handle_;
 };

@@ -1,10 +1,10 @@
-/* C interface of the Rust library: tokenizers, incremental detokenizers, chat templates.
+/* C interface of the Rust library: tokenizers, incremental detokenizers, chat templates, grammars.
  *
  * Every function returns a weft_text_code. On any code but WEFT_TEXT_OK, *error holds one line of UTF-8 and the other
  * outputs are untouched. Outputs are owned by the caller and given back with the matching *_free. Pointers are never
  * null unless said so; views may have size 0 (then data is ignored). No panic or exception leaves the library.
- * Tokenizers and templates are immutable and may be used from many threads at once; a detokenizer belongs to one
- * thread at a time. Text is UTF-8; anything else is refused with the byte offset of the first fault. */
+ * Tokenizers, templates and grammar compilers are immutable and may be used from many threads at once; a detokenizer or
+ * grammar belongs to one thread at a time. Text is UTF-8; anything else is refused with the byte offset of the first fault. */
 #ifndef WEFT_TEXT_H
 #define WEFT_TEXT_H
 #include <stdbool.h>
@@ -102,6 +102,31 @@ typedef struct {
 } weft_chat_request;
 weft_text_code weft_chat_template_render(const weft_chat_template* chat_template, const weft_chat_request* request,
                                          weft_text_buffer* out, weft_text_buffer* error);
+
+typedef struct weft_grammar_compiler weft_grammar_compiler;
+/* vocab_size: tokens of the model, of which the tokenizer may know fewer. Takes time: it walks the vocabulary. */
+weft_text_code weft_grammar_compiler_create(const weft_tokenizer* tokenizer, int32_t vocab_size, const int32_t* eos_ids,
+                                            size_t num_eos_ids, weft_grammar_compiler** out, weft_text_buffer* error);
+void weft_grammar_compiler_free(weft_grammar_compiler* compiler); /* its grammars live on */
+
+typedef enum {
+  WEFT_GRAMMAR_JSON_OBJECT = 0,
+  WEFT_GRAMMAR_JSON_SCHEMA = 1,
+  WEFT_GRAMMAR_REGEX = 2,
+  WEFT_GRAMMAR_LARK = 3,
+} weft_grammar_kind;
+
+typedef struct weft_grammar weft_grammar;
+weft_text_code weft_grammar_compile(const weft_grammar_compiler* compiler, int32_t kind, weft_text_view text,
+                                    weft_grammar** out, weft_text_buffer* error);
+weft_text_code weft_grammar_clone(const weft_grammar* grammar, weft_grammar** out, weft_text_buffer* error);
+void weft_grammar_free(weft_grammar* grammar);
+
+/* The tokens that may come next: bit t % 32 of words[t / 32]; num_words = (vocab_size + 31) / 32. Out: the number set. */
+weft_text_code weft_grammar_mask(weft_grammar* grammar, uint32_t* words, size_t num_words, size_t* out,
+                                 weft_text_buffer* error);
+/* The answer goes on with a token. Out: whether only an end token may follow. */
+weft_text_code weft_grammar_push(weft_grammar* grammar, int32_t token, bool* out, weft_text_buffer* error);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@ use crate::chat_template::{ChatTemplate, Request};
 use crate::detokenizer::Detokenizer;
 use crate::fault::{panic_text, Code, Fault, Result};
 use crate::gguf;
+use crate::grammar::{Compiler, Grammar, Kind};
 use crate::tokenizer::Tokenizer;
 
 #[repr(C)]
@@ -296,4 +297,84 @@ pub unsafe extern "C" fn weft_chat_template_render(
         })?;
         Ok(text.into_bytes().into())
     })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_compiler_create(
+    tokenizer: *const Tokenizer,
+    vocab_size: i32,
+    eos_ids: *const i32,
+    num_eos_ids: usize,
+    out: *mut *mut Compiler,
+    error: *mut weft_text_buffer,
+) -> Code {
+    entry(out, error, || {
+        let ids = slice(eos_ids, num_eos_ids).iter().map(|id| non_negative("end token", *id));
+        let ids = ids.collect::<Result<Vec<u32>>>()?;
+        Compiler::new(&*tokenizer, non_negative("vocab_size", vocab_size)?, &ids).map(boxed)
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_compiler_free(compiler: *mut Compiler) {
+    free(compiler);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_compile(
+    compiler: *const Compiler,
+    kind: i32,
+    text: weft_text_view,
+    out: *mut *mut Grammar,
+    error: *mut weft_text_buffer,
+) -> Code {
+    entry(out, error, || {
+        let kind = match kind {
+            0 => Kind::JsonObject,
+            1 => Kind::JsonSchema,
+            2 => Kind::Regex,
+            3 => Kind::Lark,
+            _ => return Err(Fault::invalid(format!("grammar: unknown kind {kind}"))),
+        };
+        (*compiler).compile(kind, text.text("grammar")?).map(boxed)
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_clone(
+    grammar: *const Grammar,
+    out: *mut *mut Grammar,
+    error: *mut weft_text_buffer,
+) -> Code {
+    entry(out, error, || Ok(boxed((*grammar).clone())))
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_free(grammar: *mut Grammar) {
+    free(grammar);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_mask(
+    grammar: *mut Grammar,
+    words: *mut u32,
+    num_words: usize,
+    out: *mut usize,
+    error: *mut weft_text_buffer,
+) -> Code {
+    entry(out, error, || {
+        let words = if num_words == 0 { &mut [] } else { std::slice::from_raw_parts_mut(words, num_words) };
+        (*grammar).mask(words)?;
+        Ok(words.iter().map(|word| word.count_ones() as usize).sum())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn weft_grammar_push(
+    grammar: *mut Grammar,
+    token: i32,
+    out: *mut bool,
+    error: *mut weft_text_buffer,
+) -> Code {
+    entry(out, error, || (*grammar).push(non_negative("grammar", token)?))
 }

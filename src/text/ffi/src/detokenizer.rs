@@ -117,7 +117,7 @@ fn take_code_points(held: &mut Vec<u8>) -> String {
 
 /// The bytes that a token of a byte-level vocabulary stands for; a token with any character outside GPT-2's byte
 /// alphabet stands for itself.
-fn byte_level_bytes(token: &str) -> Vec<u8> {
+pub fn byte_level_bytes(token: &str) -> Vec<u8> {
     token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
 }
 

@@ -1,9 +1,10 @@
-//! Tokenizers (Hugging Face `tokenizers`) and chat templates (`minijinja`) behind the C header weft_text.h.
+//! Tokenizers (Hugging Face `tokenizers`), chat templates (`minijinja`) and grammars (`llguidance`) behind the C header weft_text.h.
 mod abi;
 pub mod chat_template;
 pub mod detokenizer;
 pub mod fault;
 pub mod gguf;
+pub mod grammar;
 mod python;
 mod sandbox;
 pub mod tokenizer;

@@ -3,6 +3,7 @@ use tokenizers::{
     AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer as HfTokenizer,
 };
 
+use crate::detokenizer::byte_level_bytes;
 use crate::fault::{Fault, Result};
 
 /// The regex engine gives up silently on a longer run of whitespace (`\s+(?!\S)` needs one stack entry for each
@@ -73,6 +74,19 @@ impl Tokenizer {
 
     pub fn is_special(&self, token: &str) -> bool {
         self.inner.get_added_vocabulary().is_special_token(token)
+    }
+
+    /// The bytes that a token of the vocabulary adds to a text.
+    pub fn token_bytes(&self, token: &str) -> Vec<u8> {
+        if self.is_byte_level() {
+            return byte_level_bytes(token);
+        }
+        // Metaspace vocabularies: byte fallback "<0x0A>", else text with U+2581 for a space.
+        let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => vec![byte],
+            None => token.replace('\u{2581}', " ").into_bytes(),
+        }
     }
 
     /// Whether decoding is byte-level: the text is the lossy UTF-8 reading of the tokens' bytes, one after another.

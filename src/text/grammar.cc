@@ -1,0 +1,52 @@
+#include "text/grammar.h"
+
+#include "text/ffi/call.h"
+#include "text/tokenizer.h"
+
+namespace weft {
+
+using text_ffi::call;
+
+void Grammar::Free::operator()(weft_grammar* handle) const {
+  weft_grammar_free(handle);
+}
+
+void GrammarCompiler::Free::operator()(weft_grammar_compiler* handle) const {
+  weft_grammar_compiler_free(handle);
+}
+
+Grammar Grammar::copy() const {
+  weft_grammar* handle = nullptr;
+  const Status status = call(weft_grammar_clone, &handle, static_cast<const weft_grammar*>(handle_.get()));
+  WEFT_CHECK(status.ok(), status.message());
+  return Grammar(handle);
+}
+
+Result<i64> Grammar::mask(std::span<u32> allowed) {
+  size_t count = 0;
+  WEFT_TRY(call(weft_grammar_mask, &count, handle_.get(), allowed.data(), allowed.size()));
+  return i64(count);
+}
+
+Result<bool> Grammar::push(i32 token) {
+  bool ended = false;
+  WEFT_TRY(call(weft_grammar_push, &ended, handle_.get(), token));
+  return ended;
+}
+
+Result<std::shared_ptr<const GrammarCompiler>> GrammarCompiler::create(const Tokenizer& tokenizer, i64 vocab,
+                                                                       std::span<const i32> eos_ids) {
+  weft_grammar_compiler* handle = nullptr;
+  WEFT_TRY(
+      call(weft_grammar_compiler_create, &handle, tokenizer.handle_.get(), i32(vocab), eos_ids.data(), eos_ids.size()));
+  return std::shared_ptr<const GrammarCompiler>(new GrammarCompiler(handle));
+}
+
+Result<Grammar> GrammarCompiler::compile(const GrammarSpec& spec) const {
+  weft_grammar* handle = nullptr;
+  WEFT_TRY(call(weft_grammar_compile, &handle, static_cast<const weft_grammar_compiler*>(handle_.get()), i32(spec.kind),
+                text_ffi::view(spec.text)));
+  return Grammar(handle);
+}
+
+}  // namespace weft
