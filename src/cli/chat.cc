@@ -1,14 +1,11 @@
-// `weft chat`: a conversation in the terminal.
+// `weft chat`: a conversation with a model in this process, or with a server.
 #include <fmt/format.h>
-#include <poll.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
-#include <csignal>
 #include <memory>
 
+#include "cli/chat_terminal.h"
 #include "cli/conversation.h"
+#include "serve/completion_client.h"
 
 namespace weft {
 namespace {
@@ -16,142 +13,129 @@ namespace {
 struct ChatFlags {
   ModelFlags model;
   SamplingFlags sampling;
-  std::string system;
+  std::string system, url;
+  ApiAccess access;
 };
 
-std::atomic<bool> interrupted{false};  // set by SIGINT: a signal handler has no context to pass
-
-void install_interrupt_handler() {
-  struct sigaction action{};
-  action.sa_handler = [](int) { interrupted.store(true, std::memory_order_relaxed); };
-  ::sigaction(SIGINT, &action, nullptr);  // no SA_RESTART: poll() returns, so that the prompt can react
-}
-
-// Standard input line by line, with a chance to do something every interval while nothing comes.
-class LineReader {
+class LocalPeer final : public ChatPeer {
  public:
-  enum class Outcome { kLine, kEnd, kInterrupted };
-  Result<Outcome> next(std::string* line, const std::function<Status()>& idle) {
-    for (;;) {
-      if (const size_t newline = buffer_.find('\n'); newline != std::string::npos) {
-        *line = buffer_.substr(0, newline);
-        buffer_.erase(0, newline + 1);
-        return Outcome::kLine;
-      }
-      if (ended_) {
-        if (buffer_.empty()) return Outcome::kEnd;
-        *line = std::exchange(buffer_, {});
-        return Outcome::kLine;
-      }
-      pollfd input{STDIN_FILENO, POLLIN, 0};
-      const int ready = ::poll(&input, 1, int(std::chrono::milliseconds(Worker::kIdleInterval).count()));
-      if (interrupted.exchange(false)) return Outcome::kInterrupted;
-      if (ready <= 0) {
-        WEFT_TRY(idle());
-        continue;
-      }
-      char bytes[4096];
-      const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
-      if (count > 0) buffer_.append(bytes, size_t(count));
-      if (count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN)) ended_ = true;
-    }
-  }
+  LocalPeer(Leader& leader, Generator& generator, const Tokenizer& tokenizer, const ChatTemplate& chat,
+            const GenerateOptions& options)
+      : leader_(leader), generator_(generator), tokenizer_(tokenizer), chat_(chat), options_(options) {}
 
- private:
-  std::string buffer_;
-  bool ended_ = false;
-};
-
-// The messages so far and what the model makes of them.
-class Conversation {
- public:
-  Conversation(Generator& generator, const Tokenizer& tokenizer, const ChatTemplate& chat, const ChatFlags& flags)
-      : generator_(generator), tokenizer_(tokenizer), chat_(chat), flags_(flags) {
-    reset();
-  }
-  void reset() {
-    messages_ = nlohmann::ordered_json::array();
-    if (!flags_.system.empty()) messages_.push_back({{"role", "system"}, {"content", flags_.system}});
-  }
-  // Answers `text`; a fault of the input leaves the history as it was.
-  Status answer(const std::string& text) {
-    const auto before = messages_;
-    messages_.push_back({{"role", "user"}, {"content", text}});
+  Result<ChatAnswer> answer(const nlohmann::ordered_json& messages,
+                            const std::function<void(std::string_view)>& emit) override {
     ChatRequest request;
-    request.messages = messages_;
-    auto restore = [&](const Status& fault) {
-      messages_ = before;
-      return fault;
-    };
-    auto prompt = chat_.render(request);
-    if (!prompt.ok()) return restore(prompt.status());
-    auto ids = tokenizer_.encode(*prompt, {.add_special = false, .parse_special = true});
-    if (!ids.ok()) return restore(ids.status());
-    std::string reply;
-    auto emit = [](std::string_view piece) {
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    };
-    auto answer = generate_text(
-        generator_, tokenizer_, *ids, flags_.sampling.options(), emit, [] { return !interrupted.exchange(false); },
-        &reply);
-    if (!answer.ok()) return restore(answer.status());
-    fmt::print("{}\n", answer->finish_reason == "cancelled" ? " [stopped]"
-                       : answer->finish_reason == "length"  ? " [length limit reached]"
-                                                            : "");
-    messages_.push_back({{"role", "assistant"}, {"content", reply}});
-    return {};
+    request.messages = messages;
+    WEFT_ASSIGN(const std::string prompt, chat_.render(request));
+    WEFT_ASSIGN(const std::vector<i32> ids, tokenizer_.encode(prompt, {.add_special = false, .parse_special = true}));
+    std::string text;
+    WEFT_ASSIGN(Generated answer,
+                generate_text(generator_, tokenizer_, ids, options_, emit, [] { return !take_interrupt(); }, &text));
+    return ChatAnswer{.text = std::move(text), .finish_reason = std::move(answer.finish_reason)};
   }
+  Status idle() override { return leader_.worker.idle(); }
+  bool usable_after(const Status& fault) const override { return fault.code() == Code::kInvalidArgument; }
 
  private:
+  Leader& leader_;
   Generator& generator_;
   const Tokenizer& tokenizer_;
   const ChatTemplate& chat_;
-  const ChatFlags& flags_;
-  nlohmann::ordered_json messages_;
+  const GenerateOptions options_;
 };
 
-Status converse(Leader& leader, const Pretrained& model, const ChatFlags& flags) {
-  WEFT_ASSIGN(const Tokenizer tokenizer, model.load_tokenizer());
-  WEFT_ASSIGN(const ChatTemplate chat, model.load_chat_template(tokenizer));
-  Generator generator(leader.worker);
-  WEFT_TRY(generator.warm_up());
-  Conversation conversation(generator, tokenizer, chat, flags);
-  fmt::print("{} on {} rank(s). /reset forgets the conversation, /exit leaves, Ctrl-C stops an answer.\n",
-             model.config.name, leader.ranks);
-  LineReader input;
-  for (std::string line;;) {
-    fmt::print("> ");
-    std::fflush(stdout);
-    WEFT_ASSIGN(const LineReader::Outcome outcome, input.next(&line, [&] { return leader.worker.idle(); }));
-    if (outcome == LineReader::Outcome::kInterrupted) {
-      fmt::print("\n(/exit leaves)\n");
-      continue;
-    }
-    if (outcome == LineReader::Outcome::kEnd || line == "/exit") break;
-    if (line == "/reset") {
-      conversation.reset();
-      fmt::print("(forgotten)\n");
-    } else if (!line.empty() && line[0] == '/') {
-      fmt::print("unknown command '{}': /reset or /exit\n", line);
-    } else if (!line.empty()) {
-      const Status status = conversation.answer(line);
-      if (status.code() == Code::kInvalidArgument) {
-        fmt::print("{}\n", status.message());  // the user's input: say it and go on
-      } else {
-        WEFT_TRY(status);
+class ServerPeer final : public ChatPeer {
+ public:
+  ServerPeer(HttpClient& client, const ChatFlags& flags, std::string model)
+      : client_(client), flags_(flags), model_(std::move(model)) {}
+
+  Result<ChatAnswer> answer(const nlohmann::ordered_json& messages,
+                            const std::function<void(std::string_view)>& emit) override {
+    ChatAnswer answer;
+    Status fault;
+    bool open = true;
+    CompletionCall call{.chat = true, .body = body_of(messages)};
+    call.on_delta = [&](const CompletionDelta& delta) {
+      emit(delta.reasoning);  // is shown, but does not become part of the conversation
+      emit(delta.text);
+      answer.text += delta.text;
+    };
+    call.on_end = [&](const Status& status, const CompletionEnd& end) {
+      open = false;
+      fault = status;
+      answer.finish_reason = end.finish_reason;
+    };
+    const u64 id = start_completion(client_, flags_.access, std::move(call));
+    bool cancelled = false;
+    std::function<void()> watch = [&] {
+      if (!open) return;
+      if (!cancelled && take_interrupt()) {
+        cancelled = true;
+        client_.cancel(id);
       }
+      client_.after(std::chrono::milliseconds(20), watch);
+    };
+    watch();
+    client_.run();
+    if (cancelled && fault.code() == Code::kAborted) {
+      answer.finish_reason = "cancelled";
+    } else if (!fault.ok()) {
+      if (!answer.text.empty()) emit("\n");
+      return fault;
     }
+    return answer;
   }
-  return {};
+  Status idle() override { return {}; }
+  bool usable_after(const Status&) const override { return true; }
+
+ private:
+  // What is not OpenAI's own is sent only where it says something.
+  nlohmann::ordered_json body_of(const nlohmann::ordered_json& messages) const {
+    const SamplingParams& params = flags_.sampling.params;
+    nlohmann::ordered_json body = {{"model", model_},
+                                   {"messages", messages},
+                                   {"max_tokens", flags_.sampling.max_tokens},
+                                   {"temperature", params.temperature},
+                                   {"top_p", params.top_p},
+                                   {"seed", params.seed}};
+    if (params.top_k > 0) body["top_k"] = params.top_k;
+    if (params.min_p > 0) body["min_p"] = params.min_p;
+    if (params.repetition_penalty != 1) body["repetition_penalty"] = params.repetition_penalty;
+    if (flags_.sampling.ignore_eos) body["ignore_eos"] = true;
+    return body;
+  }
+
+  HttpClient& client_;
+  const ChatFlags& flags_;
+  const std::string model_;
+};
+
+Status chat_with_server(const ChatFlags& flags) {
+  WEFT_ASSIGN(const Url url, parse_api_url(flags.url));
+  WEFT_ASSIGN(const std::unique_ptr<HttpClient> client, HttpClient::create(url));
+  std::string model = flags.model.model;
+  if (model.empty()) {
+    WEFT_ASSIGN(const std::vector<std::string> models, list_models(*client, flags.access));
+    model = models.front();
+  }
+  ServerPeer peer(*client, flags, model);
+  return converse(peer, fmt::format("{} at {}", model, url.text()), flags.system);
 }
 
-Status run_chat(const ChatFlags& flags) {
-  install_interrupt_handler();
+Status chat_with_ranks(const ChatFlags& flags) {
+  if (flags.model.model.empty()) return error(Code::kInvalidArgument, "neither --model nor --url is given");
   WEFT_ASSIGN(RankOptions options, flags.model.rank_options());
   WEFT_ASSIGN(const Pretrained model, flags.model.open());
   options.shape = one_sequence_shape(model.config);
-  return run_ranks(model, options, [&](Leader& leader) { return converse(leader, model, flags); });
+  return run_ranks(model, options, [&](Leader& leader) -> Status {
+    WEFT_ASSIGN(const Tokenizer tokenizer, model.load_tokenizer());
+    WEFT_ASSIGN(const ChatTemplate chat, model.load_chat_template(tokenizer));
+    Generator generator(leader.worker);
+    WEFT_TRY(generator.warm_up());
+    LocalPeer peer(leader, generator, tokenizer, chat, flags.sampling.options());
+    return converse(peer, fmt::format("{} on {} rank(s)", model.config.name, leader.ranks), flags.system);
+  });
 }
 
 }  // namespace
@@ -161,9 +145,16 @@ void add_chat(CLI::App& app) {
   flags->sampling.max_tokens = 1024;
   CLI::App* chat = app.add_subcommand("chat", "Talk with a model in the terminal");
   flags->model.declare(*chat);
+  chat->get_option("--model")->required(false);
+  CLI::Option* url = chat->add_option(
+      "--url", flags->url, "Talk with the server at this address instead; --model then is a name it knows [its first]");
+  for (const char* name : {"--tp", "--threads", "--mode", "--device", "--deadline"}) {
+    url->excludes(chat->get_option(name));
+  }
+  chat->add_option("--api-key", flags->access.key, "Of the server at --url")->envname("WEFT_API_KEY");
   flags->sampling.declare(*chat);
   chat->add_option("--system", flags->system, "System message");
-  chat->callback([flags] { finish(run_chat(*flags)); });
+  chat->callback([flags] { finish(flags->url.empty() ? chat_with_ranks(*flags) : chat_with_server(*flags)); });
 }
 
 }  // namespace weft
