@@ -302,7 +302,7 @@ class Engine::Loop {
       }
       scheduler_->expire(now);
       bool submitted = false;
-      while (scheduler_->in_flight() < executor_->info().depth) {
+      while (scheduler_->in_flight() < scheduler_->depth()) {
         std::optional<StepPlan> plan = scheduler_->plan(now);
         if (!plan) break;
         if (scheduler_->in_flight() == 1) step_started_ = now;

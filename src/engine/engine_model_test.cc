@@ -121,6 +121,29 @@ TEST_F(EngineModelTest, TextIsTheSameAloneUnderLoadAfterPrefixHitsAndPreemption)
   expect_same(requests, alone, loaded);
 }
 
+TEST_F(EngineModelTest, DraftsChangeNothing) {
+  const Pretrained model = open(TinyLlama({.dtype = DType::kQ8_0}));
+  std::vector<EngineRequest> requests = mixed_requests();
+  for (EngineRequest& r : requests) {
+    for (size_t i = 4; i < r.prompt.size(); ++i) r.prompt[i] = r.prompt[i % 4];  // prompts that repeat themselves
+    if (r.id % 3 == 0) r.sampling.temperature = 0.2f;
+  }
+  EventCollector plain, drafted;
+  {
+    ServedModel served(model, 64, {.max_queued = 100});
+    for (const EngineRequest& r : requests) ASSERT_TRUE(served.engine->submit(r, plain.sink()).ok());
+    ASSERT_TRUE(plain.wait_ended(requests.size()));
+  }
+  {
+    ServedModel served(model, 64, {.max_running = 4, .max_queued = 100, .draft_tokens = 4});
+    for (const EngineRequest& r : requests) ASSERT_TRUE(served.engine->submit(r, drafted.sink()).ok());
+    ASSERT_TRUE(drafted.wait_ended(requests.size()));
+    EXPECT_GT(served.engine->stats().accepted_tokens, 0u);
+    EXPECT_LT(served.engine->stats().accepted_tokens, served.engine->stats().drafted_tokens);
+  }
+  expect_same(requests, plain, drafted);
+}
+
 TEST_F(EngineModelTest, ALeaderThatLeavesEndsTheRequests) {
   const Pretrained model = open(TinyLlama({}));
   int ends[2];

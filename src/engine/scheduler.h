@@ -44,7 +44,7 @@ class Scheduler {
   void expire(Clock::time_point now);
   std::optional<Clock::time_point> next_deadline() const;
 
-  // The next step, numbered; nothing if there is nothing to do now. At most ExecutorInfo::depth plans may be without
+  // The next step, numbered; nothing if there is nothing to do now. At most depth() plans may be without
   // a result.
   std::optional<StepPlan> plan(Clock::time_point now);
   // What Executor::provide_masks() needs for the oldest step without a result, once for each step that has masked
@@ -53,6 +53,8 @@ class Scheduler {
   // Takes the result of the oldest step without one. Errors: kDataLoss for one that does not belong to it.
   Status retire(StepResult result);
   i64 in_flight() const { return i64(steps_.size()); }
+  // How many may be. With drafts, a plan needs the result of the step before.
+  i64 depth() const { return options_.draft_tokens > 0 ? 1 : info_.depth; }
 
   // Events since the last call, by sink.
   std::vector<Delivery> take_events();
@@ -70,10 +72,13 @@ class Scheduler {
     Sequence* sequence;
     u32 epoch;
     i64 begin, end;
+    std::vector<i32> draft;   // the last tokens of [begin, end): guesses
+    bool drafts_hold = true;  // no wrong one so far
   };
   struct Draw {
     size_t row;
-    i64 scores;  // at least 0: the prompt position that the sample scores; -1: draws the next token
+    i64 scores;     // at least 0: the prompt position that the sample scores; -1: draws the next token
+    i64 ahead = 0;  // with drafts: the token after so many of them
   };
   struct Step {
     u64 sequence;
@@ -86,9 +91,10 @@ class Scheduler {
   void plan_running(Budget& budget, Step& step);
   void admit(Budget& budget, Step& step, Clock::time_point now);
   bool try_admit(Sequence& s, Clock::time_point now);
-  void add_row(Sequence& s, i64 end, Budget& budget, Step& step);
+  void add_row(Sequence& s, i64 end, Budget& budget, Step& step, std::span<const i32> draft);
+  std::span<const i32> draft_for(const Sequence& s, i64 end, const Budget& budget) const;
   StepPlan build(Step& step);
-  SampleRow sample_row(const Sequence& s) const;
+  SampleRow sample_row(const Sequence& s, i64 ahead) const;
   bool take_pages(Sequence& s, i64 end, Budget& budget);
   i64 chunk_end(const Sequence& s, const Budget& budget) const;
   void preempt(Sequence& s);

@@ -130,7 +130,7 @@ class FuzzWorld {
 
   // Submits what may be submitted, or lets a step end.
   void advance() {
-    if (scheduler_->in_flight() < mock_.info.depth && !(scheduler_->in_flight() > 0 && chance(3))) {
+    if (scheduler_->in_flight() < scheduler_->depth() && !(scheduler_->in_flight() > 0 && chance(3))) {
       if (auto plan = scheduler_->plan(now_)) {
         ++steps_;
         executor_->submit(*std::move(plan));
@@ -138,7 +138,7 @@ class FuzzWorld {
         ASSERT_TRUE(open_.empty()) << "requests are open, but there is nothing to do";
       }
     }
-    if (scheduler_->in_flight() > 0 && (scheduler_->in_flight() == mock_.info.depth || chance(2))) {
+    if (scheduler_->in_flight() > 0 && (scheduler_->in_flight() == scheduler_->depth() || chance(2))) {
       ASSERT_TRUE(executor_->control().complete_step());
       auto result = executor_->poll();
       ASSERT_TRUE(result);
@@ -259,6 +259,7 @@ TEST(SchedulerFuzz, NothingIsLostWhateverHappens) {
   if (only) return;
   EXPECT_GT(preemptions, seeds);  // the worlds do reach what they should test
   EXPECT_GT(hits, seeds);
+  EXPECT_GT(accepted, seeds);
 }
 
 }  // namespace
