@@ -12,6 +12,7 @@ void add_bench(CLI::App& app) {
   add_bench_model(*bench);
   add_bench_generate(*bench);
   add_bench_serve(*bench);
+  add_bench_engine(*bench);
 }
 
 }  // namespace weft

@@ -196,7 +196,7 @@ class Engine::Loop {
     std::chrono::nanoseconds time = kIdleWait;
     if (!scheduler_) return time;
     const auto until = [&](Clock::time_point at) { time = std::min(time, at - Clock::now()); };
-    if (scheduler_->in_flight() > 0) until(step_started_ + options_.step_deadline);
+    if (executor_ && scheduler_->in_flight() > 0) until(step_started_ + options_.step_deadline);
     if (const auto deadline = scheduler_->next_deadline()) until(*deadline);
     return std::max(time, std::chrono::nanoseconds(0));
   }
@@ -325,6 +325,7 @@ class Engine::Loop {
       health_ = Status(status.code() == Code::kDeadlineExceeded ? status.code() : Code::kUnavailable, status.message());
     }
     scheduler_->end_all(FinishReason::kError, health());
+    deliver();  // before the executor's end, which may wait for its threads
     executor_.reset();
   }
 

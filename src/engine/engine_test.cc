@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <regex>
+#include <thread>
 
 #include "base/file.h"
 #include "engine/event_collector_testing.h"
@@ -203,6 +205,15 @@ TEST(Engine, AHangingStepIsAFailure) {
   EXPECT_EQ(rig.events.of(1).back().error.message(), "no result of a step within 100 ms");
 }
 
+TEST(Engine, WithoutAnExecutorTheThreadSleeps) {
+  Rig rig({.by_hand = true}, {.step_deadline = milliseconds(50)});
+  ASSERT_TRUE(rig.engine->submit(request(1), rig.events.sink()).ok());
+  ASSERT_TRUE(rig.events.wait_ended(1));
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_LT(double(std::clock() - before) / CLOCKS_PER_SEC, 0.1);
+}
+
 TEST(Engine, DrainLetsRequestsEndAndTakesNoNewOnes) {
   Rig rig({.step_time = milliseconds(1)});
   ASSERT_TRUE(rig.engine->submit(request(1, 20, 30), rig.events.sink()).ok());
@@ -246,6 +257,37 @@ TEST(Engine, PromptLogprobsComeOnceForEveryTokenButTheFirst) {
   }
   EXPECT_EQ(next, 50);
   EXPECT_EQ(rig.events.tokens(1, 1), expected(r, 1));
+}
+
+TEST(Engine, SmallerPriorityNumbersRunFirst) {
+  Rig rig({.step_time = milliseconds(1)}, {.max_running = 1});
+  for (RequestId id = 1; id <= 4; ++id) {
+    EngineRequest r = request(id, 20, id == 1 ? 30 : 3);
+    r.priority = id == 1 ? 0 : 10 - i32(id);
+    ASSERT_TRUE(rig.engine->submit(std::move(r), rig.events.sink()).ok());
+  }
+  ASSERT_TRUE(rig.events.wait_ended(4));
+  const auto queued = [&](RequestId id) { return rig.events.of(id).back().usage.queue_s; };
+  EXPECT_LT(queued(4), queued(3));
+  EXPECT_LT(queued(3), queued(2));
+}
+
+TEST(Engine, DecodingGoesOnWhileALongPromptIsComputed) {
+  MockOptions mock;
+  mock.info.max_step_tokens = 16;
+  mock.by_hand = true;
+  Rig rig(mock);
+  EngineRequest talker = request(1, 5, 100);
+  talker.ignore_eos = true;
+  ASSERT_TRUE(rig.engine->submit(talker, rig.events.sink()).ok());
+  const auto step = [&] {
+    for (int i = 0; i < 2000 && !rig.control.complete_step(); ++i) std::this_thread::sleep_for(milliseconds(1));
+  };
+  for (int i = 0; i < 3; ++i) step();
+  ASSERT_TRUE(rig.engine->submit(request(2, 200, 2), rig.events.sink()).ok());
+  for (int i = 0; i < 10; ++i) step();
+  ASSERT_TRUE(rig.events.wait_tokens(1, 12));
+  EXPECT_TRUE(rig.events.of(2).empty());  // 200 tokens take 14 steps of 15
 }
 
 class EngineGrammarTest : public testing::Test {

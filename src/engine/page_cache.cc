@@ -118,10 +118,6 @@ void PageCache::release(std::span<const i32> sequence) {
   for (size_t i = sequence.size(); i-- > 0;) release(sequence[i]);  // children before parents
 }
 
-void PageCache::clear() {
-  while (idle_ > 0) forget(oldest_);
-}
-
 void PageCache::check() const {
   std::vector<i32> children(pages_.size());
   i64 idle = 0, with_users = 0, cached = 0;

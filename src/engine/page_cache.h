@@ -37,8 +37,6 @@ class PageCache {
   i32 insert(i32 parent, i32 page, std::span<const i32> tokens);
   // The caller no longer uses the pages of a sequence, first to last.
   void release(std::span<const i32> sequence);
-  // Forgets all cached pages without users.
-  void clear();
 
   // For tests: dies if the pages do not add up.
   void check() const;

@@ -90,7 +90,8 @@ class Scheduler {
 
   void plan_running(Budget& budget, Step& step);
   void admit(Budget& budget, Step& step, Clock::time_point now);
-  bool try_admit(Sequence& s, Clock::time_point now);
+  bool try_admit(Sequence& s, i64 promised, Clock::time_point now);
+  i64 expected_pages(const Sequence& s) const;
   void add_row(Sequence& s, i64 end, Budget& budget, Step& step, std::span<const i32> draft);
   std::span<const i32> draft_for(const Sequence& s, i64 end, const Budget& budget) const;
   StepPlan build(Step& step);

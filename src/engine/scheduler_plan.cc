@@ -48,9 +48,9 @@ std::span<const i32> Scheduler::draft_for(const Sequence& s, i64 end, const Budg
   if (s.usage.completion_tokens == 0) return {};          // a prompt's end: let its first token be drawn first
   const i64 pages = cache_.available() - budget.decodes;  // every other choice may need one
   const i64 room = i64(s.pages.size()) * info_.page_tokens - end + std::max<i64>(pages, 0) * info_.page_tokens;
-  const i64 most =
-      std::min({options_.draft_tokens, room, budget.tokens - budget.decodes - 1, budget.logits - budget.decodes - 1,
-                s.request->input.max_tokens - s.request->answered(s) - 1, max_context_ - s.total() - 1});
+  const i64 most = std::min({options_.draft_tokens, room, budget.tokens - budget.decodes - (end - s.computed),
+                             budget.logits - budget.decodes - 1,
+                             s.request->input.max_tokens - s.request->answered(s) - 1, max_context_ - s.total() - 1});
   return draft_by_ngram(s.tokens, most);
 }
 
@@ -96,18 +96,27 @@ void Scheduler::release(Sequence& s) {
 }
 
 void Scheduler::admit(Budget& budget, Step& step, Clock::time_point now) {
+  if (waiting_.empty()) return;
+  i64 promised = 0;
+  for (const Sequence* s : running_) promised += expected_pages(*s);
   while (!waiting_.empty() && i64(running_.size()) < max_running_) {
     Sequence& s = **waiting_.begin();
     if (!wants_more(s)) return;  // its last token is in flight
-    if (budget.tokens < 1 || budget.logits < 1 || budget.rows < 1 || !try_admit(s, now)) return;
+    if (budget.tokens < 1 || budget.logits < 1 || budget.rows < 1 || !try_admit(s, promised, now)) return;
     const i64 end = chunk_end(s, budget);
     if (end > s.computed && take_pages(s, end, budget)) add_row(s, end, budget, step, {});
     if (budget.preempted) return;
+    promised += expected_pages(s);
   }
 }
 
-// Moves the first waiting choice to the running ones, if its pages and the expected rest of all answers fit.
-bool Scheduler::try_admit(Sequence& s, Clock::time_point now) {
+// Pages that a choice will probably still ask for.
+i64 Scheduler::expected_pages(const Sequence& s) const {
+  return std::max<i64>(pages_for(s.total() + expected_rest(s)) - i64(s.pages.size()), 0);
+}
+
+// Moves the first waiting choice to the running ones, if its pages fit beside those `promised` to the others.
+bool Scheduler::try_admit(Sequence& s, i64 promised, Clock::time_point now) {
   // The last token's logits are wanted, and those from the first unscored one on.
   i64 most = s.total() - 1;
   if (s.scored < s.request->prompt_tokens) most = std::min(most, s.scored - 1);
@@ -120,15 +129,9 @@ bool Scheduler::try_admit(Sequence& s, Clock::time_point now) {
       s.pages.push_back(*page);
     }
   }
-  if (!running_.empty()) {
-    i64 needed = pages_for(s.total() + expected_rest(s)) - i64(s.pages.size());
-    for (const Sequence* other : running_) {
-      needed += std::max<i64>(pages_for(other->total() + expected_rest(*other)) - i64(other->pages.size()), 0);
-    }
-    if (needed > cache_.available()) {
-      release(s);
-      return false;
-    }
+  if (!running_.empty() && promised + expected_pages(s) > cache_.available()) {
+    release(s);
+    return false;
   }
   s.cached_pages = i64(s.pages.size());
   s.computed = s.written = s.cached_pages * info_.page_tokens;

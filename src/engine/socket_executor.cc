@@ -6,7 +6,6 @@ namespace weft {
 namespace {
 
 constexpr std::chrono::hours kForever{24 * 365};  // the engine's step deadline and the end of the stream end the wait
-constexpr std::chrono::milliseconds kGoodbye{200};
 constexpr std::chrono::seconds kTick{1};
 
 }  // namespace
@@ -30,9 +29,8 @@ SocketExecutor::~SocketExecutor() {
     wakeup_ = nullptr;
     changed_.notify_all();
   }
+  ::shutdown(socket_.get(), SHUT_RDWR);  // ends both threads' waits; the leader takes it for a goodbye
   writer_.join();
-  (void)send_frame(socket_, StepFrame::kStop, {}, Deadline::after(kGoodbye));  // a leader that is gone needs no goodbye
-  ::shutdown(socket_.get(), SHUT_RDWR);
   reader_.join();
 }
 
@@ -159,7 +157,7 @@ class Mailbox {
   Status read_one() {
     auto message = receive_frame(socket_, Deadline::after(kForever));
     if (!message.ok() && message.status().code() == Code::kDataLoss) return message.status();
-    if (!message.ok() || message->kind == StepFrame::kStop) return error(Code::kAborted, "the engine left");
+    if (!message.ok()) return error(Code::kAborted, "the engine left");
     if (message->kind == StepFrame::kPlan) {
       WEFT_ASSIGN(StepPlan plan, decode_step(message->payload));
       const std::lock_guard lock(mutex_);

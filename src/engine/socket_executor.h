@@ -17,7 +17,7 @@ class SocketExecutor : public Executor {
   // Waits for the leader's word that the model is loaded. Errors: kUnavailable, kDeadlineExceeded or kDataLoss as
   // receive_frame().
   static Result<std::unique_ptr<SocketExecutor>> create(Fd socket, Deadline deadline);
-  ~SocketExecutor() override;  // tells the leader to leave; does not wait for it
+  ~SocketExecutor() override;  // the leader leaves then; does not wait for it
   const ExecutorInfo& info() const override { return info_; }
   void set_wakeup(std::function<void()> wakeup) override;
   void submit(StepPlan plan) override;
@@ -43,8 +43,8 @@ class SocketExecutor : public Executor {
   std::thread reader_, writer_;
 };
 
-// The leader's end, on the thread that drives the worker: says that it is ready, then runs steps until the engine says
-// stop or is gone (both are success: the leader's work is done). Errors: a failure of a step, which the engine is told
+// The leader's end, on the thread that drives the worker: says that it is ready, then runs steps until the engine
+// closes the connection (a success: the leader's work is done). Errors: a failure of a step, which the engine is told
 // first; kDataLoss for frames that no engine sends. `mask_deadline` bounds the wait for a step's masks.
 Status serve_steps(Fd socket, StepRunner& runner, std::chrono::milliseconds mask_deadline);
 

@@ -15,7 +15,6 @@ enum class StepFrame : u32 {
   kPlan,       // engine: StepPlan
   kMasks,      // engine: sequence and SampleMasks
   kResult,     // leader: StepResult
-  kStop,       // engine: leave
 };
 
 // Both processes run on one host and one build: integers lie as in memory, and a version guards the layout.

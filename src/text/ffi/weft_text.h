@@ -4,7 +4,8 @@
  * outputs are untouched. Outputs are owned by the caller and given back with the matching *_free. Pointers are never
  * null unless said so; views may have size 0 (then data is ignored). No panic or exception leaves the library.
  * Tokenizers, templates and grammar compilers are immutable and may be used from many threads at once; a detokenizer or
- * grammar belongs to one thread at a time. Text is UTF-8; anything else is refused with the byte offset of the first fault. */
+ * grammar belongs to one thread at a time. Text is UTF-8; anything else is refused with the byte offset of the first
+ * fault. */
 #ifndef WEFT_TEXT_H
 #define WEFT_TEXT_H
 #include <stdbool.h>
@@ -122,7 +123,8 @@ weft_text_code weft_grammar_compile(const weft_grammar_compiler* compiler, int32
 weft_text_code weft_grammar_clone(const weft_grammar* grammar, weft_grammar** out, weft_text_buffer* error);
 void weft_grammar_free(weft_grammar* grammar);
 
-/* The tokens that may come next: bit t % 32 of words[t / 32]; num_words = (vocab_size + 31) / 32. Out: the number set. */
+/* The tokens that may come next: bit t % 32 of words[t / 32]; num_words = (vocab_size + 31) / 32. Out: the number set.
+ */
 weft_text_code weft_grammar_mask(weft_grammar* grammar, uint32_t* words, size_t num_words, size_t* out,
                                  weft_text_buffer* error);
 /* The answer goes on with a token. Out: whether only an end token may follow. */
