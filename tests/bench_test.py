@@ -58,3 +58,14 @@ def test_wrong_input_is_named(tmp_path):
     fails("bench", "model", "--model", MODEL, "--samples", 1, "--tokens", 8, "--context", 8, "--plot",
           tmp_path / "none/x.svg",
           says=["none/x.svg"])
+
+
+@pytest.mark.parametrize("op", [("gemm", "--m", "1,5", "--n", 40, "--k", 64), ("attention", "--context", 70), ("swiglu",)])
+def test_operators_draw_what_they_measure(op, tmp_path):
+    picture = tmp_path / "op.svg"
+    done = run("bench", "op", *op, "--samples", 3, "--json", "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(r["op"] == op[0] and is_spread(r["us"]) for r in reports)
+    bars = xml.dom.minidom.parse(str(picture)).documentElement.getElementsByTagName("rect")
+    assert len(bars) == 1 + len(reports)

@@ -1,7 +1,7 @@
 // `weft bench op attention`: one layer's attention of one step.
-#include <nlohmann/json.hpp>
+#include <memory>
 
-#include "cli/commands.h"
+#include "cli/bench_report.h"
 #include "device/cpu_features.h"
 #include "ops/attention/bench.h"
 
@@ -11,38 +11,37 @@ namespace {
 struct Flags {
   AttentionBenchOptions options;
   std::string dtype = "bf16";
-  bool json = false;
+  ReportFlags report;
 };
 
-void print(const Flags& flags, const AttentionBenchResult& result) {
+Status run(const Flags& flags) {
   const AttentionBenchOptions& o = flags.options;
-  if (flags.json) {
-    const nlohmann::ordered_json out = {
-        {"op", "attention"},
-        {"rows", o.rows},
-        {"tokens", o.tokens},
-        {"context", o.context},
-        {"q_heads", o.q_heads},
-        {"kv_heads", o.kv_heads},
-        {"head_dim", o.head_dim},
-        {"page_tokens", o.page_tokens},
-        {"dtype", flags.dtype},
-        {"threads", o.threads},
-        {"cpu", cpu_isa_name(cpu_isa())},
-        {"samples", o.samples},
-        {"us", {{"median", result.micros.median}, {"min", result.micros.low}, {"max", result.micros.high}}},
-        {"gops", result.giga_ops},
-        {"gb_per_s", result.gigabytes},
-        {"largest_error", result.largest_error}};
-    fmt::print("{}\n", out.dump());
-    return;
-  }
-  fmt::print("attention of {} x {} tokens at context {}, {} / {} heads of {}, pages of {} {}, {} threads, {}, warm\n",
-             o.rows, o.tokens, o.context, o.q_heads, o.kv_heads, o.head_dim, o.page_tokens, flags.dtype, o.threads,
-             cpu_isa_name(cpu_isa()));
-  fmt::print("  time {:.1f} us ({:.1f} - {:.1f}), {:.1f} GOP/s, {:.1f} GB/s of K and V; largest error {:.1e}\n",
-             result.micros.median, result.micros.low, result.micros.high, result.giga_ops, result.gigabytes,
-             result.largest_error);
+  WEFT_ASSIGN(const AttentionBenchResult result, bench_attention(o));
+  const Json all = {{"op", "attention"},
+                    {"rows", o.rows},
+                    {"tokens", o.tokens},
+                    {"context", o.context},
+                    {"q_heads", o.q_heads},
+                    {"kv_heads", o.kv_heads},
+                    {"head_dim", o.head_dim},
+                    {"page_tokens", o.page_tokens},
+                    {"dtype", flags.dtype},
+                    {"threads", o.threads},
+                    {"cpu", cpu_isa_name(cpu_isa())},
+                    {"samples", o.samples},
+                    {"us", spread_json(result.micros, 1)},
+                    {"gops", result.giga_ops},
+                    {"gb_per_s", result.gigabytes},
+                    {"largest_error", result.largest_error}};
+  const std::string what = fmt::format(
+      "attention of {} x {} tokens at context {}, {} / {} heads of {}, pages of {} {}, {} threads, {}, warm", o.rows,
+      o.tokens, o.context, o.q_heads, o.kv_heads, o.head_dim, o.page_tokens, flags.dtype, o.threads,
+      cpu_isa_name(cpu_isa()));
+  return report(flags.report, all, {.title = what, .unit = "us", .bars = {{"attention", result.micros}}}, [&] {
+    fmt::print("{}\n  time {:.1f} us ({:.1f} - {:.1f}), {:.1f} GOP/s, {:.1f} GB/s of K and V; largest error {:.1e}\n",
+               what, result.micros.median, result.micros.low, result.micros.high, result.giga_ops, result.gigabytes,
+               result.largest_error);
+  });
 }
 
 }  // namespace
@@ -66,14 +65,12 @@ void add_bench_attention(CLI::App& op) {
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   app->add_option("--threads", o.threads, "Threads, pinned")->capture_default_str()->check(CLI::Range(1, 1024));
   app->add_option("--samples", o.samples, "Samples")->capture_default_str()->check(CLI::Range(1, 10000));
-  app->add_flag("--json", flags->json, "One JSON object on stdout");
+  flags->report.declare(*app);
   app->callback([flags] {
     for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       if (flags->dtype == dtype_name(dtype)) flags->options.dtype = dtype;
     }
-    const auto result = bench_attention(flags->options);
-    finish(result.status());
-    print(*flags, *result);
+    finish(run(*flags));
   });
 }
 

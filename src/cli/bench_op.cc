@@ -1,43 +1,38 @@
 // `weft bench op <operator>`: one operator on one shape, checked, against this machine's ceilings.
-#include <nlohmann/json.hpp>
+#include <memory>
 
-#include "cli/commands.h"
+#include "cli/bench_report.h"
 #include "cli/format_option.h"
-#include "ops/gemm/bench.h"
 
 namespace weft {
 namespace {
 
 struct GemmFlags {
   GemmBenchOptions options;
-  bool json = false;
+  std::vector<i64> m = {1};
+  ReportFlags report;
 };
 
-void print_gemm(const GemmFlags& flags, const GemmBenchResult& result) {
-  const GemmBenchOptions& options = flags.options;
-  if (flags.json) {
-    const auto spread = [](const Spread& value) {
-      return nlohmann::ordered_json{{"median", value.median}, {"min", value.low}, {"max", value.high}};
-    };
-    const nlohmann::ordered_json out = {{"op", "gemm"},
-                                        {"format", dtype_name(options.format)},
-                                        {"m", options.m},
-                                        {"n", options.n},
-                                        {"k", options.k},
-                                        {"threads", options.threads},
-                                        {"cpu", cpu_isa_name(result.isa)},
-                                        {"weights", result.cold ? "cold" : "warm"},
-                                        {"samples", options.samples},
-                                        {"us", spread(result.micros)},
-                                        {"gops", spread(result.giga_ops)},
-                                        {"ceiling_gops", spread(result.ceiling_ops)},
-                                        {"gb_per_s", spread(result.gigabytes)},
-                                        {"ceiling_gb_per_s", spread(result.ceiling_reading)},
-                                        {"percent_of_ceiling", result.percent},
-                                        {"percent_of_ceiling_best", result.percent_best}};
-    fmt::print("{}\n", out.dump());
-    return;
-  }
+Json gemm_json(const GemmBenchOptions& options, const GemmBenchResult& result) {
+  return {{"op", "gemm"},
+          {"format", dtype_name(options.format)},
+          {"m", options.m},
+          {"n", options.n},
+          {"k", options.k},
+          {"threads", options.threads},
+          {"cpu", cpu_isa_name(result.isa)},
+          {"weights", result.cold ? "cold" : "warm"},
+          {"samples", options.samples},
+          {"us", spread_json(result.micros, 1)},
+          {"gops", spread_json(result.giga_ops, 1)},
+          {"ceiling_gops", spread_json(result.ceiling_ops, 1)},
+          {"gb_per_s", spread_json(result.gigabytes, 1)},
+          {"ceiling_gb_per_s", spread_json(result.ceiling_reading, 1)},
+          {"percent_of_ceiling", result.percent},
+          {"percent_of_ceiling_best", result.percent_best}};
+}
+
+void print_gemm(const GemmBenchOptions& options, const GemmBenchResult& result) {
   fmt::print("gemm {} m={} n={} k={}, {} threads, {}, weights {}; output checked; median (min - max) of {} samples\n",
              dtype_name(options.format), options.m, options.n, options.k, options.threads, cpu_isa_name(result.isa),
              result.cold ? "cold" : "warm", options.samples);
@@ -53,6 +48,21 @@ void print_gemm(const GemmFlags& flags, const GemmBenchResult& result) {
              options.m == 1 ? "reading alone" : "registers alone");
 }
 
+Status run_gemm(const GemmFlags& flags) {
+  GemmBenchOptions options = flags.options;
+  Plot plot{.title = fmt::format("gemm {} n={} k={}, {} threads; dashed: registers alone", dtype_name(options.format),
+                                 options.n, options.k, options.threads),
+            .unit = "GOP/s",
+            .bars = {}};
+  for (const i64 m : flags.m) {
+    options.m = m;
+    WEFT_ASSIGN(const GemmBenchResult result, bench_gemm(options));
+    plot.bars.push_back({fmt::format("m={}", m), result.giga_ops, result.ceiling_ops.median});
+    WEFT_TRY(report(flags.report, gemm_json(options, result), plot, [&] { print_gemm(options, result); }));
+  }
+  return {};
+}
+
 }  // namespace
 
 void add_bench_op(CLI::App& bench) {
@@ -64,7 +74,8 @@ void add_bench_op(CLI::App& bench) {
   auto flags = std::make_shared<GemmFlags>();
   GemmBenchOptions& options = flags->options;
   const CLI::Range size(i64(1), i64(1) << 20);
-  gemm->add_option("--m", options.m, "Rows of x; 1 measures reading weights from memory")
+  gemm->add_option("--m", flags->m, "Rows of x, one or several; 1 measures reading weights from memory")
+      ->delimiter(',')
       ->capture_default_str()
       ->check(size);
   gemm->add_option("--n", options.n, "Rows of W")->capture_default_str()->check(size);
@@ -77,12 +88,8 @@ void add_bench_op(CLI::App& bench) {
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));
   gemm->add_flag("--cold", options.cold, "Read the weights from memory for every m");
-  gemm->add_flag("--json", flags->json, "One JSON object on stdout");
-  gemm->callback([flags] {
-    const auto result = bench_gemm(flags->options);
-    finish(result.status());
-    print_gemm(*flags, *result);
-  });
+  flags->report.declare(*gemm);
+  gemm->callback([flags] { finish(run_gemm(*flags)); });
 }
 
 }  // namespace weft

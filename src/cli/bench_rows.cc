@@ -1,8 +1,7 @@
 // `weft bench op rms_norm|swiglu|rope|embedding|take_rows|sampling`: operators that work row by row.
 #include <memory>
-#include <nlohmann/json.hpp>
 
-#include "cli/commands.h"
+#include "cli/bench_report.h"
 #include "device/cpu_features.h"
 #include "ops/bench.h"
 
@@ -25,34 +24,35 @@ constexpr RowBench kRowBenches[] = {
     {"sampling", "Random tokens with top_p", bench_sampling, 49152},
 };
 
-void print(const RowBench& bench, const RowBenchOptions& o, const RowBenchResult& result, bool json) {
-  if (json) {
-    const nlohmann::ordered_json out = {
-        {"op", bench.name},
-        {"tokens", o.tokens},
-        {"width", o.width},
-        {"threads", o.threads},
-        {"cpu", cpu_isa_name(cpu_isa())},
-        {"samples", o.samples},
-        {"us", {{"median", result.micros.median}, {"min", result.micros.low}, {"max", result.micros.high}}},
-        {"gb_per_s", result.gigabytes},
-        {"largest_error", result.largest_error}};
-    fmt::print("{}\n", out.dump());
-    return;
-  }
-  fmt::print("{} of {} x {}, {} threads, {}, warm: {:.2f} us ({:.2f} - {:.2f}), {:.1f} GB/s; largest error {:.1e}\n",
-             bench.name, o.tokens, o.width, o.threads, cpu_isa_name(cpu_isa()), result.micros.median, result.micros.low,
-             result.micros.high, result.gigabytes, result.largest_error);
+struct Flags {
+  RowBenchOptions options;
+  ReportFlags report;
+};
+
+Status run(const RowBench& bench, const Flags& flags) {
+  const RowBenchOptions& o = flags.options;
+  WEFT_ASSIGN(const RowBenchResult result, bench.run(o));
+  const Json all = {{"op", bench.name},
+                    {"tokens", o.tokens},
+                    {"width", o.width},
+                    {"threads", o.threads},
+                    {"cpu", cpu_isa_name(cpu_isa())},
+                    {"samples", o.samples},
+                    {"us", spread_json(result.micros, 1)},
+                    {"gb_per_s", result.gigabytes},
+                    {"largest_error", result.largest_error}};
+  const std::string what = fmt::format("{} of {} x {}, {} threads, {}, warm", bench.name, o.tokens, o.width, o.threads,
+                                       cpu_isa_name(cpu_isa()));
+  return report(flags.report, all, {.title = what, .unit = "us", .bars = {{bench.name, result.micros}}}, [&] {
+    fmt::print("{}: {:.2f} us ({:.2f} - {:.2f}), {:.1f} GB/s; largest error {:.1e}\n", what, result.micros.median,
+               result.micros.low, result.micros.high, result.gigabytes, result.largest_error);
+  });
 }
 
 }  // namespace
 
 void add_bench_rows(CLI::App& op) {
   for (const RowBench& bench : kRowBenches) {
-    struct Flags {
-      RowBenchOptions options;
-      bool json = false;
-    };
     auto flags = std::make_shared<Flags>();
     flags->options.width = bench.width;
     CLI::App* app = op.add_subcommand(bench.name, bench.help);
@@ -64,12 +64,8 @@ void add_bench_rows(CLI::App& op) {
         ->capture_default_str()
         ->check(CLI::Range(1, 1024));
     app->add_option("--samples", flags->options.samples, "Samples")->capture_default_str()->check(CLI::Range(1, 10000));
-    app->add_flag("--json", flags->json, "One JSON object on stdout");
-    app->callback([flags, &bench] {
-      const auto result = bench.run(flags->options);
-      finish(result.status());
-      print(bench, flags->options, *result, flags->json);
-    });
+    flags->report.declare(*app);
+    app->callback([flags, &bench] { finish(run(bench, *flags)); });
   }
 }
 
