@@ -77,7 +77,8 @@ Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& worksp
                             .cache = cache,
                             .scale = shape_.scale,
                             .y = attended,
-                            .window = shape_.window}));
+                            .window = shape_.window,
+                            .parts = {workspace.parts.view.as<float>(), size_t(kAttentionParts)}}));
   return tp.row(exec, attended, out_, residual, out_bias_.view);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/aligned_buffer.h"
+#include "ops/attention/attention.h"
 #include "ops/gemm/activation.h"
 
 namespace weft {
@@ -24,6 +25,7 @@ struct Workspace {
   Tensor wide;          // [max_tokens, max(qkv, 2 ffn)] f32: QKV, later gate and up
   Tensor wanted;        // [max_logits, hidden] f32
   Tensor logits_shard;  // [max_logits, vocab] f32
+  Tensor parts;         // [kAttentionParts] f32: where threads share a sequence's KV blocks
   ActivationBuffer attention, ffn, head;
 
   static Workspace create(const WorkspaceShape& shape) {
@@ -33,6 +35,7 @@ struct Workspace {
         .wide = Tensor::zeros(DType::kF32, {shape.max_tokens, std::max(shape.qkv, 2 * shape.ffn)}),
         .wanted = Tensor::zeros(DType::kF32, {shape.max_logits, shape.hidden}),
         .logits_shard = Tensor::zeros(DType::kF32, {shape.max_logits, shape.vocab}),
+        .parts = Tensor::zeros(DType::kF32, {kAttentionParts}),
         .attention = ActivationBuffer::create(shape.attention_format, shape.max_tokens, shape.attention),
         .ffn = ActivationBuffer::create(shape.ffn_format, shape.max_tokens, shape.ffn),
         .head = ActivationBuffer::create(shape.head_format, shape.max_logits, shape.hidden),

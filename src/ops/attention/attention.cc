@@ -86,6 +86,12 @@ struct Worker {
       attend_run(block, h, end, out + (h - h0) * width, heads * width);
       h = end;
     }
+    store(block, h0, h1);
+  }
+
+  // Heads [h0, h1) of `out`, [queries, heads, width] -> args.y.
+  void store(const QueryBlock& block, i64 h0, i64 h1) {
+    const i64 head_dim = args.head_dim, width = (head_dim + 15) / 16 * 16, heads = h1 - h0;
     for (i64 t = block.begin; t < block.end; ++t) {
       float* row = out + (t - block.begin) * heads * width;
       for (i64 h = 1; h < heads && width != head_dim; ++h) {  // close the gaps between heads
@@ -95,10 +101,10 @@ struct Worker {
     }
   }
 
-  void attend_run(const QueryBlock& block, i64 h0, i64 h1, float* run_out, i64 out_stride) {
+  AttentionItem item_of(const QueryBlock& block, i64 h0, i64 h1, float* run_out, i64 out_stride) const {
     const TensorView& k = args.cache.k;
     const i64 kv_offset = args.heads.kv_head_of[size_t(h0)] * k.byte_strides[1];
-    const AttentionItem item{
+    return {
         .q = args.q.row<const float>(block.begin) + h0 * args.head_dim,
         .q_stride = args.q.byte_strides[0] / i64(sizeof(float)),
         .positions = args.batch.positions.as<const i32>() + block.begin,
@@ -116,18 +122,29 @@ struct Worker {
         .out = run_out,
         .out_stride = out_stride,
     };
+  }
+
+  void attend_run(const QueryBlock& block, i64 h0, i64 h1, float* run_out, i64 out_stride) {
+    const AttentionItem item = item_of(block, h0, h1, run_out, out_stride);
+    const TensorView& k = args.cache.k;
     if (k.dtype == DType::kBF16) WEFT_SIMD_BEST(attend<bf16>)(item, scratch);
     if (k.dtype == DType::kF16) WEFT_SIMD_BEST(attend<f16>)(item, scratch);
     if (k.dtype == DType::kF32) WEFT_SIMD_BEST(attend<float>)(item, scratch);
   }
 };
 
-// Cost of one head of a query block: queries times KV blocks.
-i64 head_cost(const AttentionArgs& args, const QueryBlock& block) {
+// KV blocks that a query block sees, as their indices.
+Range kv_blocks(const AttentionArgs& args, const QueryBlock& block) {
   const i32* positions = args.batch.positions.as<const i32>();
   const i64 first = args.window > 0 ? std::max<i64>(0, positions[block.begin] - args.window + 1) : 0;
-  const i64 last = positions[block.end - 1];
-  return (block.end - block.begin) * (last / kAttentionBlock - first / kAttentionBlock + 1);
+  const i64 last = std::min<i64>(positions[block.end - 1], args.batch.kv_lens.as<const i32>()[block.row] - 1);
+  if (last < first) return {0, 0};
+  return {first / kAttentionBlock, last / kAttentionBlock + 1};
+}
+
+// Cost of one head of a query block: queries times KV blocks.
+i64 head_cost(const AttentionArgs& args, const QueryBlock& block) {
+  return (block.end - block.begin) * std::max<i64>(1, kv_blocks(args, block).size());
 }
 
 // Calls f(block) for every query block of the batch, in order.
@@ -166,6 +183,103 @@ void attend_share(const Exec& exec, const AttentionArgs& args, Worker& worker) {
   });
 }
 
+// Few tokens: the units are (query block, run of heads, KV block). Each leaves a part; then the heads are merged.
+class SharedBlocks {
+ public:
+  SharedBlocks(const AttentionArgs& args, Worker& worker)
+      : args_(args), worker_(worker), cut_(head_cut(args)), q_heads_(i64(args.heads.kv_head_of.size())) {}
+
+  // Whether heads alone would leave threads without work, and the parts fit.
+  bool pays(const Exec& exec) const {
+    if (exec.num_threads() == 1 || args_.q.dim(0) * q_heads_ == 0) return false;
+    if (args_.q.dim(0) > exec.num_threads()) return false;
+    i64 runs = 0, floats = 0;
+    for_each_run([&](const QueryBlock& block, i64 h0, i64 h1) {
+      ++runs;
+      floats += part_floats(block, h0, h1) * kv_blocks(args_, block).size();
+    });
+    return runs < 4 * exec.num_threads() && floats <= i64(args_.parts.size());
+  }
+
+  void compute(const Exec& exec) {
+    i64 total = 0;
+    for_each_run([&](const QueryBlock& block, i64, i64) { total += kv_blocks(args_, block).size(); });
+    const Range share = exec.share(total);
+    i64 before = 0;
+    float* parts = args_.parts.data();
+    for_each_run([&](const QueryBlock& block, i64 h0, i64 h1) {
+      const Range blocks = kv_blocks(args_, block);
+      const i64 begin = std::clamp<i64>(share.begin - before, 0, blocks.size());
+      const i64 end = std::clamp<i64>(share.end - before, 0, blocks.size());
+      const i64 floats = part_floats(block, h0, h1);
+      if (begin < end) {
+        const AttentionItem item = worker_.item_of(block, h0, h1, nullptr, 0);
+        const i64 from = (blocks.begin + begin) * kAttentionBlock, to = (blocks.begin + end) * kAttentionBlock;
+        float* at = parts + begin * floats;
+        const DType dtype = args_.cache.k.dtype;
+        if (dtype == DType::kBF16) WEFT_SIMD_BEST(attend_parts<bf16>)(item, from, to, at, worker_.scratch);
+        if (dtype == DType::kF16) WEFT_SIMD_BEST(attend_parts<f16>)(item, from, to, at, worker_.scratch);
+        if (dtype == DType::kF32) WEFT_SIMD_BEST(attend_parts<float>)(item, from, to, at, worker_.scratch);
+      }
+      before += blocks.size();
+      parts += blocks.size() * floats;
+    });
+  }
+
+  // Thread by thread whole granules of heads, since a row's format may join them.
+  void merge(const Exec& exec) {
+    const i64 width = (args_.head_dim + 15) / 16 * 16;
+    const float* parts = args_.parts.data();
+    i64 index = 0;
+    i64 group_begin = 0;
+    for_each_run([&](const QueryBlock& block, i64 h0, i64 h1) {
+      const Range blocks = kv_blocks(args_, block);
+      const bool first = h0 % cut_.granule == 0 || cut_.granule == 1, last = h1 == q_heads_ || h1 % cut_.granule == 0;
+      if (first) group_begin = h0;
+      const i64 heads = std::min(group_begin + group_heads(group_begin), q_heads_) - group_begin;
+      if (index % exec.num_threads() == exec.thread()) {
+        float* out = worker_.out + (h0 - group_begin) * width;
+        const AttentionItem item = worker_.item_of(block, h0, h1, out, heads * width);
+        WEFT_SIMD_BEST(merge_parts)(item, parts, blocks.size(), worker_.scratch);
+        if (last) worker_.store(block, group_begin, h1);
+      }
+      if (last) ++index;
+      parts += blocks.size() * part_floats(block, h0, h1);
+    });
+  }
+
+ private:
+  i64 part_floats(const QueryBlock& block, i64 h0, i64 h1) const {
+    return (block.end - block.begin) * (h1 - h0) * attention_part_row(args_.head_dim);
+  }
+  // Heads that are stored together from `begin` on.
+  i64 group_heads(i64 begin) const {
+    if (cut_.granule > 1) return cut_.granule;
+    return run_end(args_.heads, begin, std::min(begin + cut_.longest, q_heads_)) - begin;
+  }
+  // Calls f(block, h0, h1) for every run of heads that read one KV head and are stored together.
+  template <class F>
+  void for_each_run(F f) const {
+    const i64 queries = std::max<i64>(1, kAttentionMaxRows / cut_.longest);
+    for_each_query_block(args_.batch, queries, [&](const QueryBlock& block) {
+      for (i64 group = 0; group < q_heads_;) {
+        const i64 end = std::min(group + group_heads(group), q_heads_);
+        for (i64 h = group; h < end;) {
+          const i64 next = run_end(args_.heads, h, end);
+          f(block, h, next);
+          h = next;
+        }
+        group = end;
+      }
+    });
+  }
+
+  const AttentionArgs& args_;
+  Worker& worker_;
+  const HeadCut cut_;
+  const i64 q_heads_;
+};
+
 }  // namespace
 
 Status attention(Exec& exec, const AttentionArgs& args) {
@@ -173,7 +287,14 @@ Status attention(Exec& exec, const AttentionArgs& args) {
   AttentionScratch scratch;
   alignas(64) float out[kAttentionMaxRows * kAttentionMaxHeadDim];
   Worker worker{args, scratch, out};
-  attend_share(exec, args, worker);
+  SharedBlocks shared(args, worker);
+  if (shared.pays(exec)) {
+    shared.compute(exec);
+    WEFT_TRY(exec.sync());
+    shared.merge(exec);
+  } else {
+    attend_share(exec, args, worker);
+  }
   return exec.sync();
 }
 

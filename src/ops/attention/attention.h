@@ -1,5 +1,7 @@
 // attention: causal grouped-query attention of a StepBatch over paged keys and values.
 #pragma once
+#include <span>
+
 #include "device/exec.h"
 #include "ops/attention/kv_cache.h"
 #include "ops/attention/step_batch.h"
@@ -22,12 +24,16 @@ struct AttentionArgs {
   float scale;       // usually 1 / sqrt(head_dim)
   ActivationView y;  // [tokens, q_heads * head_dim]
   i64 window = 0;    // sliding window in tokens (a query sees itself and window - 1 before it); 0 = all
+  // The team's memory, 64-byte aligned, for sharing out the KV blocks of few sequences; without it, or where it is too
+  // small, heads are the smallest share. kAttentionParts is plenty for decode. The bits do not depend on it.
+  std::span<float> parts = {};
 };
+constexpr i64 kAttentionParts = 1 << 19;  // floats
 
 // Online softmax in f32 over KV blocks that start at fixed positions of the sequence, merged in ascending order: a
 // row's bits depend on its sequence alone, not on chunk borders, batch or page numbers. Token t attends to positions <=
-// positions[t]; one that sees nothing (kv_len 0) gives zeros. Work (row, query block, head) is cut over the team; ends
-// with exec.sync(). head_dim is at most 256. Source: Dao et al.,
+// positions[t]; one that sees nothing (kv_len 0) gives zeros. Work (row, query block, head; KV blocks where
+// tokens are few) is cut over the team; ends with exec.sync(). head_dim is at most 256. Source: Dao et al.,
 // FlashAttention, 2022; Kwon et al., PagedAttention, 2023.
 Status attention(Exec& exec, const AttentionArgs& args);
 

@@ -18,6 +18,7 @@ struct Step {
   HeadMap heads;
   StepBatch batch;
   ActivationBuffer out;
+  Tensor parts;
 };
 
 Result<Step> make_step(const AttentionBenchOptions& o) {
@@ -31,7 +32,8 @@ Result<Step> make_step(const AttentionBenchOptions& o) {
             {},
             {},
             {},
-            ActivationBuffer::create(ActivationFormat::kF32, tokens, o.q_heads * o.head_dim)};
+            ActivationBuffer::create(ActivationFormat::kF32, tokens, o.q_heads * o.head_dim),
+            Tensor::zeros(DType::kF32, {kAttentionParts})};
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0, 1);
   for (const TensorView& view : {step.cache.layer(0).k, step.cache.layer(0).v}) {
@@ -68,7 +70,9 @@ AttentionArgs args_of(const AttentionBenchOptions& o, const Step& step) {
           step.batch,
           step.cache.layer(0),
           1 / std::sqrt(float(o.head_dim)),
-          step.out.view(o.rows * o.tokens)};
+          step.out.view(o.rows * o.tokens),
+          /*window=*/0,
+          {step.parts.view.as<float>(), size_t(kAttentionParts)}};
 }
 
 // Largest error of a step of at most 64 tokens of one row.

@@ -2,8 +2,10 @@
 //   load_keys     widens K into an f32 tile, transposed, so that lanes are positions
 //   load_values   widens V into an f32 tile; where all rows fit one register tile, V is read in place instead
 //   score_tile    scores of up to 4 rows: a sum over head_dim in ascending order
-//   softmax_tile  new maximum, weights and sum of each row
-//   value_tile    rescales the rows' outputs and adds the weighted values in ascending position
+//   softmax_tile  maximum, weights and sum of each row within the block
+//   value_tile    adds the block's weighted values in ascending position
+// and either adds the block to what the row has summed so far (attend), or leaves it as a part that merge_parts adds
+// later: both do the same operations in the same order, so a sequence's blocks may be shared out over threads.
 // A row is one (query, head). Each of its numbers comes from the same operations in the same order whatever rows share
 // its tile, and lanes that it does not see are never added.
 #pragma once
@@ -158,11 +160,10 @@ void score_tile(const float* const* q, i64 head_dim, const float* keys, Lanes la
   for (; c < end; ++c) score_vectors<R, 1>(q, head_dim, keys, c, scores);
 }
 
-// Turns scores into weights; correction[r] rescales what row r has summed so far.
+// Turns scores into weights; each row's maximum and sum of this block.
 template <int R>
-void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float* sum, float* correction) {
+void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float* sum) {
   const F32x16 nothing = F32x16::all(-kInfinity);
-  alignas(64) float drop[16] = {};
   for (int r = 0; r < R; ++r) {
     float* row = scores + r * kAttentionBlock;
     F32x16 best = nothing;
@@ -172,22 +173,36 @@ void softmax_tile(float scale, Lanes lanes, float* scores, float* largest, float
       best = max(best, seen);
       seen.store(row + 16 * c);
     }
-    const float block_largest = max_of(best);
-    const float now = block_largest > largest[r] ? block_largest : largest[r];
-    drop[r] = largest[r] - now;
-    largest[r] = now;
-  }
-  exp(F32x16::load(drop)).store(drop);
-  for (int r = 0; r < R; ++r) {
-    float* row = scores + r * kAttentionBlock;
+    largest[r] = max_of(best);
     F32x16 weights[kVectors] = {F32x16::zero(), F32x16::zero(), F32x16::zero(), F32x16::zero()};
     for (i64 c = lanes.lo / 16; c < (lanes.hi + 15) / 16; ++c) {
       weights[c] = exp(F32x16::load(row + 16 * c) - F32x16::all(largest[r]));
       weights[c].store(row + 16 * c);
     }
-    correction[r] = drop[r];
-    sum[r] = sum[r] * drop[r] + sum_of((weights[0] + weights[1]) + (weights[2] + weights[3]));
+    sum[r] = sum_of((weights[0] + weights[1]) + (weights[2] + weights[3]));
   }
+}
+
+// Adds a block's sums to those of rows so far: out = out * old + block's out * fresh, for which it returns the factors.
+template <int R>
+void merge_sums(const float* block_largest, const float* block_sum, float* largest, float* sum, float* old,
+                float* fresh) {
+  alignas(64) float drop[16] = {};
+  for (int r = 0; r < R; ++r) {
+    const float now = block_largest[r] > largest[r] ? block_largest[r] : largest[r];
+    drop[r] = largest[r] - now;
+    drop[8 + r] = block_largest[r] - now;
+    largest[r] = now;
+  }
+  exp(F32x16::load(drop)).store(drop);
+  for (int r = 0; r < R; ++r) {
+    old[r] = drop[r];
+    fresh[r] = drop[8 + r];
+    sum[r] = sum[r] * old[r] + block_sum[r] * fresh[r];
+  }
+}
+F32x16 merge_out(const F32x16& out, float old, const F32x16& block, float fresh) {
+  return fma(block, F32x16::all(fresh), out * F32x16::all(old));
 }
 
 // Where value_tile finds 16 values of a lane from column d. fetch() goes before the columns [d, d + 16 vectors).
@@ -205,12 +220,18 @@ struct ValuesInPlace {
   F32x16 operator()(i64 lane, i64 d) const { return F32x16::load(rows[lane] + d); }
 };
 
+// How value_tile leaves the block's sums: added to `out`, or as they are where `old` is null.
+struct Merge {
+  const float* old;
+  const float* fresh;
+};
+
 template <int R, int V, class Values>
-void value_vectors(const float* weights, const float* correction, Lanes lanes, const Values& values, i64 d,
+void value_vectors(const float* weights, const Merge& merge, Lanes lanes, const Values& values, i64 d,
                    float* const* out) {
   F32x16 sums[R][V];
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v] = F32x16::load(out[r] + d + 16 * v) * F32x16::all(correction[r]);
+    for (int v = 0; v < V; ++v) sums[r][v] = F32x16::zero();
   for (i64 lane = lanes.lo; lane < lanes.hi; ++lane) {
     F32x16 x[V];
     values.fetch(lane, d, V);
@@ -220,39 +241,61 @@ void value_vectors(const float* weights, const float* correction, Lanes lanes, c
       for (int v = 0; v < V; ++v) sums[r][v] = fma(weight, x[v], sums[r][v]);
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v].store(out[r] + d + 16 * v);
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      float* at = out[r] + d + 16 * v;
+      if (merge.old) sums[r][v] = merge_out(F32x16::load(at), merge.old[r], sums[r][v], merge.fresh[r]);
+      sums[r][v].store(at);
+    }
+  }
 }
 
 template <int R, class Values>
-void value_tile(const float* weights, const float* correction, Lanes lanes, const Values& values, i64 width,
+void value_tile(const float* weights, const Merge& merge, Lanes lanes, const Values& values, i64 width,
                 float* const* out) {
   i64 d = 0;
   for (; d + 16 * kTileVectors <= width; d += 16 * kTileVectors)
-    value_vectors<R, kTileVectors>(weights, correction, lanes, values, d, out);
-  for (; d < width; d += 16) value_vectors<R, 1>(weights, correction, lanes, values, d, out);
+    value_vectors<R, kTileVectors>(weights, merge, lanes, values, d, out);
+  for (; d < width; d += 16) value_vectors<R, 1>(weights, merge, lanes, values, d, out);
 }
 
-// Rows [row, row + R) of the item over one block.
+i64 width_of(const AttentionItem& item) {
+  return (item.head_dim + 15) / 16 * 16;
+}
+
+// Rows [row, row + R) of the item over one block; into `part` if it is not null.
 template <int R, class Values>
-void attend_tile(const AttentionItem& item, const Values& values, i64 row, Lanes lanes, AttentionScratch& s) {
-  const i64 width = (item.head_dim + 15) / 16 * 16;
+void attend_tile(const AttentionItem& item, const Values& values, i64 row, Lanes lanes, float* part,
+                 AttentionScratch& s) {
+  const i64 width = width_of(item), part_row = attention_part_row(item.head_dim);
   const float* q[R];
   float* out[R];
   for (int r = 0; r < R; ++r) {
     const i64 query = (row + r) / item.heads, head = (row + r) % item.heads;
     q[r] = item.q + query * item.q_stride + head * item.head_dim;
-    out[r] = item.out + query * item.out_stride + head * width;
+    out[r] = part ? part + (row + r) * part_row : item.out + query * item.out_stride + head * width;
   }
-  float correction[R];
+  float largest[R], sum[R], old[R], fresh[R];
   score_tile<R>(q, item.head_dim, s.keys, lanes, s.scores);
-  softmax_tile<R>(item.scale, lanes, s.scores, s.largest + row, s.sum + row, correction);
-  value_tile<R>(s.scores, correction, lanes, values, width, out);
+  softmax_tile<R>(item.scale, lanes, s.scores, largest, sum);
+  if (part) {
+    for (int r = 0; r < R; ++r) out[r][width] = largest[r], out[r][width + 1] = sum[r];
+    value_tile<R>(s.scores, Merge{nullptr, nullptr}, lanes, values, width, out);
+  } else {
+    merge_sums<R>(largest, sum, s.largest + row, s.sum + row, old, fresh);
+    value_tile<R>(s.scores, Merge{old, fresh}, lanes, values, width, out);
+  }
+}
+
+// A part of a row that sees nothing of the block, told by its sum.
+constexpr float kNothingSeen = -1;
+void mark_empty(const AttentionItem& item, float* part, i64 row) {
+  part[row * attention_part_row(item.head_dim) + width_of(item) + 1] = kNothingSeen;
 }
 
 // Every row over one block; neighbours that see the same lanes share a tile.
 template <class Values>
-void attend_rows(const AttentionItem& item, const Values& values, i64 block, AttentionScratch& s) {
+void attend_rows(const AttentionItem& item, const Values& values, i64 block, float* part, AttentionScratch& s) {
   Lanes lanes[kAttentionMaxRows];
   for (i64 i = 0; i < item.queries; ++i) {
     const Lanes seen = visible(item, i);
@@ -263,11 +306,13 @@ void attend_rows(const AttentionItem& item, const Values& values, i64 block, Att
     const Lanes mine = lanes[row / item.heads];
     i64 count = 1;
     while (count < kTileRows && row + count < rows && lanes[(row + count) / item.heads] == mine) ++count;
-    if (mine.lo < mine.hi) {
-      if (count == 1) attend_tile<1>(item, values, row, mine, s);
-      if (count == 2) attend_tile<2>(item, values, row, mine, s);
-      if (count == 3) attend_tile<3>(item, values, row, mine, s);
-      if (count == 4) attend_tile<4>(item, values, row, mine, s);
+    if (mine.lo >= mine.hi && part) {
+      for (i64 r = row; r < row + count; ++r) mark_empty(item, part, r);
+    } else if (mine.lo < mine.hi) {
+      if (count == 1) attend_tile<1>(item, values, row, mine, part, s);
+      if (count == 2) attend_tile<2>(item, values, row, mine, part, s);
+      if (count == 3) attend_tile<3>(item, values, row, mine, part, s);
+      if (count == 4) attend_tile<4>(item, values, row, mine, part, s);
     }
     row += count;
   }
@@ -275,53 +320,105 @@ void attend_rows(const AttentionItem& item, const Values& values, i64 block, Att
 
 template <class T>
 void attend_block(const AttentionItem& item, const BlockRows<T>& rows, const BlockRows<T>& next, i64 block, Lanes lanes,
-                  AttentionScratch& s) {
+                  float* part, AttentionScratch& s) {
   load_keys(item, rows, lanes, s.keys);
   if (item.queries * item.heads <= kTileRows && item.head_dim % 16 == 0) {
-    attend_rows(item, ValuesInPlace<T>{rows.values, next.keys}, block, s);
+    attend_rows(item, ValuesInPlace<T>{rows.values, next.keys}, block, part, s);
   } else {
     load_values(item, rows, next, lanes, s);
-    attend_rows(item, ValueTile{s.values, (item.head_dim + 15) / 16 * 16}, block, s);
+    attend_rows(item, ValueTile{s.values, width_of(item)}, block, part, s);
   }
+}
+
+// Positions that any query sees.
+Lanes seen_by_any(const AttentionItem& item) {
+  Lanes seen{item.kv_len, 0};
+  for (i64 i = 0; i < item.queries; ++i) {
+    const Lanes mine = visible(item, i);
+    if (mine.lo < mine.hi) seen = {smaller(seen.lo, mine.lo), larger(seen.hi, mine.hi)};
+  }
+  return seen;
+}
+
+// Blocks that start in [begin, end); each into its part, `stride` floats apart, if `parts` is not null.
+template <class T>
+void attend_blocks(const AttentionItem& item, Lanes seen, i64 begin, i64 end, float* parts, i64 stride,
+                   AttentionScratch& s) {
+  const auto lanes_of = [&](i64 block) {
+    return Lanes{larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)};
+  };
+  BlockRows<T> rows[2];  // of this block and the next one, in turns
+  find_rows(item, begin, larger(begin, seen.lo), smaller(begin + kAttentionBlock, seen.hi), rows[0]);
+  int turn = 0;
+  for (i64 block = begin; block < end; block += kAttentionBlock, turn = 1 - turn) {
+    const i64 following = block + kAttentionBlock;
+    rows[1 - turn] = rows[turn];  // lanes that the next block lacks
+    if (following < end) {
+      find_rows(item, following, following, smaller(following + kAttentionBlock, seen.hi), rows[1 - turn]);
+    }
+    attend_block(item, rows[turn], rows[1 - turn], block, lanes_of(block), parts, s);
+    if (parts) parts += stride;
+  }
+}
+
+void clear_row(AttentionScratch& s, i64 row, float* out, i64 width) {
+  s.largest[row] = -kInfinity;
+  s.sum[row] = 0;
+  for (i64 d = 0; d < width; d += 16) F32x16::zero().store(out + d);
+}
+
+void divide_row(const AttentionScratch& s, i64 row, float* out, i64 width) {
+  const F32x16 inverse = F32x16::all(s.sum[row] == 0 ? 0.0f : 1.0f / s.sum[row]);
+  for (i64 d = 0; d < width; d += 16) (F32x16::load(out + d) * inverse).store(out + d);
+}
+
+float* out_of(const AttentionItem& item, i64 row) {
+  return item.out + row / item.heads * item.out_stride + row % item.heads * width_of(item);
 }
 
 }  // namespace
 
 template <class T>
 void attend(const AttentionItem& item, AttentionScratch& s) {
-  const i64 width = (item.head_dim + 15) / 16 * 16;
-  Lanes seen{item.kv_len, 0};  // by any query
-  for (i64 i = 0; i < item.queries; ++i) {
-    const Lanes mine = visible(item, i);
-    if (mine.lo < mine.hi) seen = {smaller(seen.lo, mine.lo), larger(seen.hi, mine.hi)};
-    for (i64 h = 0; h < item.heads; ++h) {
-      s.largest[i * item.heads + h] = -kInfinity;
-      s.sum[i * item.heads + h] = 0;
-      for (i64 d = 0; d < width; d += 16) F32x16::zero().store(item.out + i * item.out_stride + h * width + d);
+  const Lanes seen = seen_by_any(item);
+  const i64 width = width_of(item), rows = item.queries * item.heads;
+  for (i64 row = 0; row < rows; ++row) clear_row(s, row, out_of(item, row), width);
+  if (seen.lo < seen.hi) {
+    attend_blocks<T>(item, seen, seen.lo / kAttentionBlock * kAttentionBlock, seen.hi, nullptr, 0, s);
+  }
+  for (i64 row = 0; row < rows; ++row) divide_row(s, row, out_of(item, row), width);
+}
+
+template <class T>
+void attend_parts(const AttentionItem& item, i64 begin, i64 end, float* parts, AttentionScratch& s) {
+  const i64 stride = item.queries * item.heads * attention_part_row(item.head_dim);
+  const Lanes seen = seen_by_any(item);
+  attend_blocks<T>(item, seen, begin, smaller(end, seen.hi), parts, stride, s);
+}
+
+void merge_parts(const AttentionItem& item, const float* parts, i64 blocks, AttentionScratch& s) {
+  const i64 width = width_of(item), rows = item.queries * item.heads, part_row = attention_part_row(item.head_dim);
+  for (i64 row = 0; row < rows; ++row) {
+    float* out = out_of(item, row);
+    clear_row(s, row, out, width);
+    const float* part = parts + row * part_row;
+    for (i64 block = 0; block < blocks; ++block, part += rows * part_row) {
+      if (part[width + 1] == kNothingSeen) continue;
+      float old, fresh;
+      merge_sums<1>(part + width, part + width + 1, s.largest + row, s.sum + row, &old, &fresh);
+      for (i64 d = 0; d < width; d += 16) {
+        merge_out(F32x16::load(out + d), old, F32x16::load(part + d), fresh).store(out + d);
+      }
     }
-  }
-  const auto lanes_of = [&](i64 block) {
-    return Lanes{larger(seen.lo - block, 0), smaller(seen.hi - block, kAttentionBlock)};
-  };
-  BlockRows<T> rows[2];  // of this block and the next one, in turns
-  const i64 first = seen.hi > 0 ? seen.lo / kAttentionBlock * kAttentionBlock : 0;
-  find_rows(item, first, larger(first, seen.lo), smaller(first + kAttentionBlock, seen.hi), rows[0]);
-  int turn = 0;
-  for (i64 block = first; block < seen.hi; block += kAttentionBlock, turn = 1 - turn) {
-    const i64 following = block + kAttentionBlock;
-    rows[1 - turn] = rows[turn];  // lanes that the next block lacks
-    find_rows(item, following, following, smaller(following + kAttentionBlock, seen.hi), rows[1 - turn]);
-    attend_block(item, rows[turn], rows[1 - turn], block, lanes_of(block), s);
-  }
-  for (i64 row = 0; row < item.queries * item.heads; ++row) {
-    float* out = item.out + row / item.heads * item.out_stride + row % item.heads * width;
-    const F32x16 inverse = F32x16::all(s.sum[row] == 0 ? 0.0f : 1.0f / s.sum[row]);
-    for (i64 d = 0; d < width; d += 16) (F32x16::load(out + d) * inverse).store(out + d);
+    divide_row(s, row, out, width);
   }
 }
 
 template void attend<bf16>(const AttentionItem&, AttentionScratch&);
 template void attend<f16>(const AttentionItem&, AttentionScratch&);
 template void attend<float>(const AttentionItem&, AttentionScratch&);
+template void attend_parts<bf16>(const AttentionItem&, i64, i64, float*, AttentionScratch&);
+template void attend_parts<f16>(const AttentionItem&, i64, i64, float*, AttentionScratch&);
+template void attend_parts<float>(const AttentionItem&, i64, i64, float*, AttentionScratch&);
 
 }  // namespace weft::WEFT_SIMD

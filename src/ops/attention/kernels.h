@@ -7,6 +7,10 @@ namespace weft {
 constexpr i64 kAttentionBlock = 64;    // positions taken at once; blocks start at its multiples
 constexpr i64 kAttentionMaxRows = 64;  // (query, head) pairs of one item
 constexpr i64 kAttentionMaxHeadDim = 256;
+// Floats of a row of a part: its weighted values, head_dim rounded up to 16, then maximum and sum.
+constexpr i64 attention_part_row(i64 head_dim) {
+  return (head_dim + 15) / 16 * 16 + 16;
+}
 
 // Some queries of one sequence with some heads that read the same KV head.
 struct AttentionItem {
@@ -37,10 +41,16 @@ struct AttentionScratch {
 
 // attend: out = softmax(q k^T * scale) v for the positions that each query sees; zeros where it sees none.
 // T is the cache's element: bf16, f16 or float.
-#define WEFT_DECLARE_KERNELS(isa)                              \
-  namespace isa {                                              \
-  template <class T>                                           \
-  void attend(const AttentionItem& item, AttentionScratch& s); \
+// attend_parts: the blocks that start in [begin, end) alone (begin a multiple of kAttentionBlock, within what some
+// query sees); `parts` [blocks, queries * heads, attention_part_row] f32, 64-byte aligned. item.out is not used.
+// merge_parts: out from the parts of all blocks that some query sees: the same bits as attend.
+#define WEFT_DECLARE_KERNELS(isa)                                                                      \
+  namespace isa {                                                                                      \
+  template <class T>                                                                                   \
+  void attend(const AttentionItem& item, AttentionScratch& s);                                         \
+  template <class T>                                                                                   \
+  void attend_parts(const AttentionItem& item, i64 begin, i64 end, float* parts, AttentionScratch& s); \
+  void merge_parts(const AttentionItem& item, const float* parts, i64 blocks, AttentionScratch& s);    \
   }
 
 WEFT_DECLARE_KERNELS(generic)

@@ -109,6 +109,7 @@ struct Options {
   int threads = 1;
   i64 window = 0;
   ActivationFormat format = ActivationFormat::kF32;
+  i64 parts = kAttentionParts;
 };
 
 // Rows of the result as bytes; checked against the reference if `check`.
@@ -118,8 +119,10 @@ std::vector<std::string> run(const Scene& scene, const std::vector<Chunk>& chunk
   const i64 tokens = step.batch.tokens(), width = scene.q_heads() * scene.head_dim;
   const auto y = ActivationBuffer::create(options.format, tokens, width);
   const float scale = 1 / std::sqrt(float(scene.head_dim));
-  const AttentionArgs args{step.q.view,           scene.head_dim, scene.heads,    step.batch,
-                           scene.cache->layer(0), scale,          y.view(tokens), options.window};
+  const AlignedBuffer memory(size_t(options.parts) * sizeof(float));
+  const std::span<float> parts(reinterpret_cast<float*>(memory.data()), size_t(options.parts));
+  const AttentionArgs args{step.q.view, scene.head_dim, scene.heads,    step.batch, scene.cache->layer(0),
+                           scale,       y.view(tokens), options.window, parts};
   const Status status = run_team(options.threads, [&](Exec& exec) { return attention(exec, args); });
   EXPECT_TRUE(status.ok()) << status.message();
   std::vector<std::string> rows;
@@ -173,6 +176,37 @@ TEST(Attention, MatchesReferenceOverShapes) {
         if (format == ActivationFormat::kQ16 && shape.head_dim * scene.q_heads() % 32 != 0) continue;
         run(scene, chunks, {2, 0, format}, true);
         if (HasFailure()) FAIL() << shape.head_dim << " " << activation_format_name(format);
+      }
+    }
+  }
+}
+
+TEST(Attention, SharingBlocksOverThreadsKeepsTheBits) {
+  struct Shape {
+    i64 head_dim;
+    HeadMap heads;
+    i64 kv_heads;
+  };
+  for (const Shape& shape : {Shape{64, groups(9, 3), 3}, Shape{80, groups(4, 1), 1}, Shape{8, {{1, 1, 0, 1}}, 2}}) {
+    Scene scene{shape.head_dim, shape.kv_heads, 16, shape.heads, DType::kBF16, {300, 90}};
+    scene.build(5);
+    for (const i64 window : {0, 70}) {
+      for (const ActivationFormat format : {ActivationFormat::kF32, ActivationFormat::kQ16}) {
+        const auto whole = run(scene, {{0, 0, 300}}, {1, window, format});
+        const auto other = run(scene, {{1, 0, 90}}, {1, window, format});
+        for (const int threads : {2, 3, 7}) {
+          for (const i64 parts : {kAttentionParts, i64(1000), i64(0)}) {
+            const Options options{threads, window, format, parts};
+            for (const i32 at : {0, 63, 64, 191, 299}) {
+              ASSERT_EQ(run(scene, {{0, at, at + 1}}, options)[0], whole[size_t(at)]) << at << " " << threads;
+            }
+            const auto two = run(scene, {{0, 128, 129}, {1, 70, 71}}, options);
+            ASSERT_EQ(two[0], whole[128]);
+            ASSERT_EQ(two[1], other[70]);
+            const auto run_of_three = run(scene, {{0, 190, 193}}, options);
+            for (size_t i = 0; i < 3; ++i) ASSERT_EQ(run_of_three[i], whole[190 + i]);
+          }
+        }
       }
     }
   }
