@@ -183,6 +183,17 @@ def compare(args, python, threads):
             result[f"{phase}_tp2_over_tp1"] = ratio(f"weft.{phase}", f"weft_tp2.{phase}")
     result["decode_percent_of_read"] = spread([100 * bytes_per_step / r["weft.decode"] / b
                                                for r, b in zip(rounds, reading)])
+    # What a busy machine disturbs least: each side's best sample.
+    best = {key: min(r[key] for r in rounds) for key in rounds[0] if "." in key}
+    result["best_samples"] = {f"{phase}_over_llama_cpp": best[f"llama_cpp.{phase}"] / best[f"weft.{phase}"]
+                              for phase in ("prefill", "decode")}
+    if "weft_tp2" in children:
+        for phase in ("prefill", "decode"):
+            result["best_samples"][f"{phase}_tp2_over_tp1"] = best[f"weft.{phase}"] / best[f"weft_tp2.{phase}"]
+    most_read = max(max(r["read"], r["read_after"]) for r in rounds)
+    for name in children:
+        if name != "llama_cpp":
+            result["best_samples"][f"{name}_decode_percent_of_read"] = 100 * bytes_per_step / best[f"{name}.decode"] / most_read
     return result
 
 
@@ -273,7 +284,9 @@ def show(report):
     for r in report["steps"]:
         print(f"{r['threads']} threads, {r['rounds']} rounds; medians (quartiles)")
         for key, value in r.items():
-            if isinstance(value, dict):
+            if key == "best_samples":
+                print("  best samples: " + ", ".join(f"{name} {figure:.2f}" for name, figure in value.items()))
+            elif isinstance(value, dict):
                 low, high = value["quartiles"]
                 print(f"  {key:<32}{value['median']:10.2f}  ({low:.2f} - {high:.2f})")
     for r in report["cold_start"]:

@@ -335,21 +335,28 @@ i64 peak_bf16(const std::byte* data, i64 rounds) {
   return rounds * V::kPeakAccumulators * 64;
 }
 
+// Every product has operands of its own: equal ones would be multiplied once and added many times.
 template <class V, int kBits>
 i64 peak_int(const std::byte* data, i64 rounds) {
   using Dot = typename V::template Dot<kBits>;
-  typename Dot::Acc acc[V::kPeakAccumulators];
-  WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) {
-    acc[i] = Dot::add(Dot::zero(), V::load_bytes(data + i * 64), V::broadcast_four(data));
+  constexpr int kColumns = V::kPeakAccumulators >= 12 ? 3 : 1, kRows = V::kPeakAccumulators / kColumns;
+  typename Dot::Acc acc[kRows][kColumns];
+  WEFT_UNROLL for (int r = 0; r < kRows; ++r) {
+    WEFT_UNROLL for (int c = 0; c < kColumns; ++c) {
+      acc[r][c] = Dot::add(Dot::zero(), V::load_bytes(data + (r * kColumns + c) * 64), V::broadcast_four(data));
+    }
   }
   for (i64 round = 0; round < rounds; ++round) {
     asm volatile("" ::: "memory");
-    const auto w = V::load_bytes(data);
-    const auto x = V::broadcast_four(data);
-    WEFT_UNROLL for (int i = 0; i < V::kPeakAccumulators; ++i) acc[i] = Dot::add(acc[i], w, x);
+    typename V::Bytes w[kColumns];
+    WEFT_UNROLL for (int c = 0; c < kColumns; ++c) w[c] = V::load_bytes(data + c * 64);
+    WEFT_UNROLL for (int r = 0; r < kRows; ++r) {
+      const auto x = V::broadcast_four(data + r * 4);
+      WEFT_UNROLL for (int c = 0; c < kColumns; ++c) acc[r][c] = Dot::add(acc[r][c], w[c], x);
+    }
   }
   keep(acc);
-  return rounds * V::kPeakAccumulators * 128;
+  return rounds * kRows * kColumns * 128;
 }
 
 template <class V>
