@@ -84,7 +84,7 @@ Result<StepResult> StepRunner::sample(const StepPlan& plan, std::span<const Samp
   drawn_.clear();
   for (const SampleOutcome& outcome : result.samples) drawn_.push_back(outcome.token);
   result.seconds = seconds_since(started_);
-  result.rank_seconds = {float(result.seconds)};
+  result.rank_seconds = worker_.rank_seconds();
   return result;
 }
 

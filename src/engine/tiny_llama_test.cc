@@ -149,6 +149,27 @@ TEST_F(TinyLlamaTest, ACachedPrefixEqualsAComputedOne) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
+TEST_F(TinyLlamaTest, EveryRankTellsHowLongItsStepsTake) {
+  const Pretrained model = open(TinyLlama({}));
+  const Status status = run_ranks(model, options_for(3, LayerMode::kAr, 1), [&](Leader& leader) -> Status {
+    EXPECT_EQ(leader.worker.rank_seconds(), std::vector<float>({0, 0, 0}));
+    const auto start = Clock::now();
+    for (int i = 0; i < 3; ++i) {
+      StepPlan plan;
+      plan.clear();
+      add(plan, kTokens, 0, 1, 0);
+      WEFT_TRY(leader.worker.step(plan).status());
+    }
+    const double all = seconds_since(start);  // every rank has finished the second step, or the third would not run
+    for (const float seconds : leader.worker.rank_seconds()) {
+      EXPECT_GT(seconds, 0);
+      EXPECT_LT(seconds, all);
+    }
+    return {};
+  });
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
 TEST_F(TinyLlamaTest, FaultsOfInputLeaveTheRanksUsable) {
   const Pretrained model = open(TinyLlama({}));
   const Status status = run_ranks(model, options_for(2, LayerMode::kAr, 1), [&](Leader& leader) -> Status {

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "base/clock.h"
+
 namespace weft {
 
 Result<std::unique_ptr<Worker>> Worker::create(Communicator& world, ThreadPool& pool, std::unique_ptr<Model> model,
@@ -21,6 +23,7 @@ Status Worker::plan_buffers() {
   wire_header_ = Tensor::zeros(DType::kU8, {i64(sizeof(PlanHeader))});
   const i64 words = 3 * shape_.max_tokens + shape_.max_rows * (2 + shape_.max_pages) + 1 + shape_.max_logits;
   wire_body_ = Tensor::zeros(DType::kI32, {words});
+  WEFT_ASSIGN(forward_seconds_, world_.alloc<float>(1, "times of steps"));
   if (world_.size() > 1) {
     WEFT_ASSIGN(broadcast_, Broadcast::create(world_, {.max_bytes = i64(wire_body_.storage.size())}));
   }
@@ -73,10 +76,28 @@ Status Worker::run(StepPlan& plan) {
     if (plan.kind != PlanKind::kStep) return {};
     const StepBatch mine = batch_of(plan);
     const TensorView logits = logits_.storage.view(DType::kF32, {mine.wanted(), model_->config().vocab});
-    return model_->forward(exec, mine, cache_, logits);
+    const auto start = Clock::now();
+    WEFT_TRY(model_->forward(exec, mine, cache_, logits));
+    if (exec.thread() == 0) {
+      forward_seconds(world_.rank()).store(float(seconds_since(start)), std::memory_order_relaxed);
+    }
+    return {};
   });
   if (!status.ok() && world_.size() > 1) world_.world().fail(status);
   return status;
+}
+
+std::atomic_ref<float> Worker::forward_seconds(int rank) const {
+  std::byte* part = world_.arena().base(world_.world_rank(rank));
+  return std::atomic_ref<float>(*reinterpret_cast<float*>(part + forward_seconds_.offset));
+}
+
+std::vector<float> Worker::rank_seconds() const {
+  std::vector<float> all;
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    all.push_back(forward_seconds(rank).load(std::memory_order_relaxed));
+  }
+  return all;
 }
 
 Result<TensorView> Worker::step(StepPlan& plan) {

@@ -1,5 +1,6 @@
 // Worker: one rank's hands. Rank 0 leads: it sends each step's plan to all ranks and gets the logits; the others serve.
 #pragma once
+#include <atomic>
 #include <memory>
 
 #include "device/thread_pool.h"
@@ -31,6 +32,9 @@ class Worker {
   // This rank's threads; free between the calls below.
   ThreadPool& pool() { return pool_; }
   int ranks() const { return world_.size(); }
+  // By rank: the seconds that the model took in the latest step that the rank has finished, waits for others included.
+  // Another rank may be a step behind.
+  std::vector<float> rank_seconds() const;
 
   // Rank 0: runs one step on all ranks. Returns logits [wanted, vocab] f32, valid until the next call.
   // The plan is numbered here. Errors: kInvalidArgument if it exceeds the shape; a lost rank's reason. After a fault of
@@ -53,6 +57,7 @@ class Worker {
   Status tell(PlanKind kind);
   Status receive(Exec& exec, StepPlan& plan);
   StepBatch batch_of(StepPlan& plan) const;
+  std::atomic_ref<float> forward_seconds(int rank) const;
 
   Communicator& world_;
   ThreadPool& pool_;
@@ -62,6 +67,7 @@ class Worker {
   Tensor logits_;
   std::optional<Broadcast> broadcast_;  // absent for one rank
   Tensor wire_header_, wire_body_;      // the encoded plan
+  sym<float> forward_seconds_;          // every rank writes its own
   u64 sequence_ = 0;
 };
 
