@@ -73,6 +73,8 @@ int run(int argc, char** argv) {
   add_launch(app);
   add_bench(app);
   add_selftest(app);
+  add_serve(app);
+  add_serve_rank(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RuntimeError& fault) {
