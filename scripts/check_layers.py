@@ -49,6 +49,7 @@ PUBLIC = {
     "ops/gemm/cuda_bench.h",
     "dist/all_reduce/cuda_bench.h",
     "ops/gemm/weight.h",
+    "ops/grouped_gemm/expert_groups.h",
 }
 
 # Folders that are no operators but hold what several operators share.

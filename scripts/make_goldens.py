@@ -20,13 +20,14 @@ import transformers
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-BATCH, TOKENS, POSITIONS, PROMPT, GREEDY = 3, 48, 16, 12, 64
+TOKENS, PROMPT, GREEDY = 48, 12, 64
 COMMON = {"max_position_embeddings": 512, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2}
 YARN = {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 
 
-def case(kind, dtype="bfloat16", shard="1GB", older=False, eos=None, **config):
-    return {"kind": kind, "dtype": dtype, "shard": shard, "older": older, "eos": eos, "config": COMMON | config}
+def case(kind, dtype="bfloat16", shard="1GB", older=False, eos=None, batch=3, positions=16, **config):
+    return {"kind": kind, "dtype": dtype, "shard": shard, "older": older, "eos": eos, "batch": batch, "positions": positions,
+            "config": COMMON | config}
 
 
 CASES = {
@@ -83,14 +84,15 @@ CASES = {
         "SeedOss", hidden_size=64, intermediate_size=104, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=4,
         head_dim=12, vocab_size=111, attention_bias=True, attention_out_bias=False, mlp_bias=False,
         rope_parameters={"rope_type": "default", "rope_theta": 1e7}),
-    # Experts in all layers but one, their weights adding up to 1.
+    # Experts in all layers but one, their weights adding up to 1. Rounding sends a token to another expert where two are
+    # nearly equal, in bf16 arithmetic as in weft's, so that their errors are comparable over many tokens only.
     "tiny-qwen3-moe": case(
-        "Qwen3Moe", hidden_size=56, intermediate_size=90, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+        "Qwen3Moe", batch=8, positions=40, hidden_size=56, intermediate_size=90, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
         head_dim=18, vocab_size=115, num_experts=9, num_experts_per_tok=3, moe_intermediate_size=36, norm_topk_prob=True,
         mlp_only_layers=[1], rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
     # Experts in every second layer, weights as they are, biases, a window.
     "tiny-qwen3-moe-step": case(
-        "Qwen3Moe", hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+        "Qwen3Moe", batch=8, positions=40, hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
         head_dim=16, vocab_size=105, tie_word_embeddings=True, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20,
         norm_topk_prob=False, decoder_sparse_step=2, attention_bias=True, use_sliding_window=True, sliding_window=10,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
@@ -157,14 +159,15 @@ def make(name, spec, folder):
     model = random_model(spec)
     model.save_pretrained(folder, max_shard_size=spec["shard"])
     vocab = spec["config"]["vocab_size"]
-    ids = torch.randint(0, vocab, (BATCH, TOKENS))
-    positions = torch.stack([torch.randperm(TOKENS)[:POSITIONS].sort().values for _ in range(BATCH)])
+    batch = spec["batch"]
+    ids = torch.randint(0, vocab, (batch, TOKENS))
+    positions = torch.stack([torch.randperm(TOKENS)[: spec["positions"]].sort().values for _ in range(batch)])
     exact, rounded = random_model(spec), random_model(spec)  # containers for the same numbers
     exact.load_state_dict(model.state_dict())
     rounded.load_state_dict(model.state_dict())
     exact, rounded = exact.float(), rounded.to(torch.bfloat16)
     with torch.no_grad():
-        rows = torch.arange(BATCH)[:, None]
+        rows = torch.arange(batch)[:, None]
         logits, logits_bf16 = exact(ids).logits[rows, positions], rounded(ids).logits.float()[rows, positions]
     print(f"{name}: logit deviation {logits.std():.3f}, bf16 RMS error {(logits_bf16 - logits).square().mean().sqrt():.4f}")
     golden = {"input_ids": ids, "positions": positions, "logits": logits, "logits_bf16": logits_bf16}

@@ -26,7 +26,9 @@ i64 pss_bytes(const std::string& pid) {
 // Bytes that the operators of `shape` put into the arena, with room to spare: it becomes resident only as it is used.
 i64 arena_bytes(const ModelConfig& config, const WorkerShape& shape, int ranks) {
   const i64 rows = shape.max_tokens * config.hidden * 4, logits = shape.max_logits * config.vocab * 4;
-  return (i64(64) << 20) + 4 * (ranks + 2) * (2 * rows + logits);
+  // Mixtures of experts exchange the same rows as dense layers, in buffers of their own.
+  const i64 exchanges = config.any_sparse() ? 2 : 1;
+  return (i64(64) << 20) + 4 * (ranks + 2) * (2 * exchanges * rows + logits);
 }
 
 // One rank from its world to the end of its work.

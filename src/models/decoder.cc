@@ -4,6 +4,7 @@
 
 #include "layers/attention_layer.h"
 #include "layers/mlp_layer.h"
+#include "layers/moe_layer.h"
 #include "layers/vocabulary.h"
 #include "weights/tracked_checkpoint.h"
 
@@ -28,9 +29,11 @@ class Decoder : public Model {
  private:
   struct Block {
     AttentionLayer attention;
-    MlpLayer mlp;
+    std::optional<MlpLayer> mlp;  // one of the two
+    std::optional<MoeLayer> moe;
   };
   Status plan_operators(Communicator& tp);
+  Status plan_experts(Communicator& tp);
   const Weight& head() const { return head_ ? *head_ : embedding_; }
 
   ModelConfig config_;
@@ -42,15 +45,17 @@ class Decoder : public Model {
   std::vector<Block> blocks_;
   Workspace workspace_;
   std::unique_ptr<TensorParallel> tp_;
+  std::unique_ptr<MoeParallel> moe_;  // null without experts
 };
 
 // The block size that K is cut by: that of the row-parallel projections' types.
-Result<i64> quantisation_block(const ModelConfig& config, const Checkpoint& checkpoint) {
+i64 quantisation_block(const ModelConfig& config, const Checkpoint& checkpoint) {
   i64 block = 1;
   for (i64 i = 0; i < config.layers; ++i) {
-    for (const char* name : {"self_attn.o_proj", "mlp.down_proj"}) {
-      WEFT_ASSIGN(const TensorView raw, checkpoint.tensor(fmt::format("model.layers.{}.{}.weight", i, name)));
-      block = std::max(block, dtype_layout(raw.dtype).block);
+    for (const char* name : {"self_attn.o_proj", "mlp.down_proj", "mlp.experts.0.down_proj", "mlp.experts.down_proj"}) {
+      const auto raw = checkpoint.tensor(fmt::format("model.layers.{}.{}.weight", i, name));
+      if (raw.ok())
+        block = std::max(block, dtype_layout(raw->dtype).block);  // a missing one is named when it is loaded
     }
   }
   return block;
@@ -100,7 +105,7 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
   auto model = std::make_unique<Decoder>();
   model->config_ = config;
   model->options_ = options;
-  WEFT_ASSIGN(const i64 block, quantisation_block(config, checkpoint));
+  const i64 block = quantisation_block(config, untracked);
   WEFT_ASSIGN(model->shard_, make_shard_plan(shard_dims(config, block), plan.tp.size(), plan.tp.rank()));
 
   const LinearPart table{
@@ -118,9 +123,16 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
     const std::string prefix = fmt::format("model.layers.{}.", i);
     WEFT_ASSIGN(AttentionLayer attention,
                 AttentionLayer::load(checkpoint, prefix, attention_shape(config, i), model->shard_));
-    const MlpLayerShape shape{config.hidden, config.ffn, config.norm_epsilon, config.mlp_bias};
-    WEFT_ASSIGN(MlpLayer mlp, MlpLayer::load(checkpoint, prefix, shape, model->shard_));
-    model->blocks_.push_back({std::move(attention), std::move(mlp)});
+    Block block{std::move(attention), {}, {}};
+    if (config.is_sparse(i)) {
+      const MoeLayerShape shape{config.hidden, config.moe.experts, config.moe.ffn, config.norm_epsilon,
+                                config.moe.normalise};
+      WEFT_ASSIGN(block.moe, MoeLayer::load(checkpoint, prefix, shape, model->shard_));
+    } else {
+      const MlpLayerShape shape{config.hidden, config.ffn, config.norm_epsilon, config.mlp_bias};
+      WEFT_ASSIGN(block.mlp, MlpLayer::load(checkpoint, prefix, shape, model->shard_));
+    }
+    model->blocks_.push_back(std::move(block));
   }
   WEFT_TRY(refuse_unused(checkpoint, config));
   WEFT_TRY(model->plan_operators(plan.tp));
@@ -134,11 +146,16 @@ Status Decoder::plan_operators(Communicator& tp) {
                             .hidden = config_.hidden,
                             .vocab = config_.vocab,
                             .column_formats = {}};
+  const MlpLayer* dense = nullptr;
   for (const Block& block : blocks_) {
     shape.column_formats[size_t(block.attention.qkv().activation_format())] = true;
-    shape.column_formats[size_t(block.mlp.gate_up().activation_format())] = true;
-    if (block.attention.out().activation_format() != first.attention.out().activation_format() ||
-        block.mlp.down().activation_format() != first.mlp.down().activation_format()) {
+    bool alike = block.attention.out().activation_format() == first.attention.out().activation_format();
+    if (block.mlp) {
+      shape.column_formats[size_t(block.mlp->gate_up().activation_format())] = true;
+      if (!dense) dense = &*block.mlp;
+      alike = alike && block.mlp->down().activation_format() == dense->down().activation_format();
+    }
+    if (!alike) {
       return error(Code::kUnimplemented, "layers whose output projections differ in kind of type are not supported");
     }
   }
@@ -148,19 +165,42 @@ Status Decoder::plan_operators(Communicator& tp) {
                                   .hidden = config_.hidden,
                                   .qkv = first.attention.qkv().n(),
                                   .attention = first.attention.out().k(),
-                                  .ffn = first.mlp.down().k(),
+                                  .ffn = dense ? dense->down().k() : 0,
                                   .vocab = shard_.vocab.size(),
                                   .attention_format = first.attention.out().activation_format(),
-                                  .ffn_format = first.mlp.down().activation_format(),
+                                  .ffn_format = dense ? dense->down().activation_format() : ActivationFormat::kF32,
                                   .head_format = head().activation_format()});
+  return config_.any_sparse() ? plan_experts(tp) : Status();
+}
+
+Status Decoder::plan_experts(Communicator& tp) {
+  const MoeLayer* first = nullptr;
+  for (const Block& block : blocks_) {
+    if (!block.moe) continue;
+    if (!first) first = &*block.moe;
+    if (block.moe->gate_up().activation_format() == first->gate_up().activation_format() &&
+        block.moe->down().activation_format() == first->down().activation_format()) {
+      continue;
+    }
+    return error(Code::kUnimplemented, "layers whose experts differ in kind of type are not supported");
+  }
+  const MoeParallelShape shape{.max_tokens = options_.max_tokens,
+                               .hidden = config_.hidden,
+                               .experts = config_.moe.experts,
+                               .per_token = config_.moe.per_token,
+                               .expert_ffn = shard_.expert_ffn.size(),
+                               .in_format = first->gate_up().activation_format(),
+                               .out_format = first->down().activation_format()};
+  WEFT_ASSIGN(moe_, MoeParallel::create(tp, shape, options_.mode));
   return {};
 }
 
 size_t Decoder::weight_bytes() const {
   size_t bytes = embedding_.bytes() + (head_ ? head_->bytes() : 0);
   for (const Block& block : blocks_) {
-    bytes += block.attention.qkv().bytes() + block.attention.out().bytes() + block.mlp.gate_up().bytes() +
-             block.mlp.down().bytes();
+    bytes += block.attention.qkv().bytes() + block.attention.out().bytes();
+    if (block.mlp) bytes += block.mlp->gate_up().bytes() + block.mlp->down().bytes();
+    if (block.moe) bytes += block.moe->gate_up().bytes() + block.moe->down().bytes();
   }
   return bytes;
 }
@@ -176,7 +216,9 @@ Status Decoder::forward(Exec& exec, const StepBatch& batch, KvCache& cache, cons
   for (size_t i = 0; i < blocks_.size(); ++i) {
     WEFT_TRY(
         blocks_[i].attention.forward(exec, *tp_, workspace_, batch, cache.layer(i64(i)), frequencies_.view, residual));
-    WEFT_TRY(blocks_[i].mlp.forward(exec, *tp_, workspace_, tokens, residual));
+    const Block& block = blocks_[i];
+    WEFT_TRY(block.moe ? block.moe->forward(exec, *moe_, tokens, residual)
+                       : block.mlp->forward(exec, *tp_, workspace_, tokens, residual));
   }
   return compute_logits(exec, *tp_, workspace_, batch,
                         {.head = head(), .norm = norm_.view, .norm_epsilon = config_.norm_epsilon}, residual, logits);

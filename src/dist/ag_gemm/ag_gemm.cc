@@ -30,12 +30,12 @@ struct GemmHooks {
 
 }  // namespace
 
-Result<AgGemm> AgGemm::create(Communicator& comm, const AgGemmShape& shape, const AgGemmOptions& options) {
+Result<AgGemmPlan> AgGemmPlan::create(Communicator& comm, const AgGemmShape& shape, const char* op) {
   if (shape.max_m < 0 || shape.k < 0) {
-    return error(Code::kInvalidArgument, "{}: max_m, k: expected at least 0, found {}, {}", kOp, shape.max_m, shape.k);
+    return error(Code::kInvalidArgument, "{}: max_m, k: expected at least 0, found {}, {}", op, shape.max_m, shape.k);
   }
-  AgGemm op(comm, shape, options);
-  AgGemmBuffers& b = op.buffers_;
+  AgGemmPlan plan;
+  AgGemmBuffers& b = plan.buffers;
   b.row_bytes = activation_row_bytes(shape.format, shape.k);
   b.half_bytes = round_up(shape.max_m * b.row_bytes, kFlagLineBytes);
   const i64 flags = flags_per_source(kMaxTiles);
@@ -44,29 +44,39 @@ Result<AgGemm> AgGemm::create(Communicator& comm, const AgGemmShape& shape, cons
   const i64 arrived = layout.reserve<u32>(comm.size() * flags);
   const i64 gather = layout.reserve<std::byte>(2 * b.half_bytes);
   const i64 input = layout.reserve<std::byte>(split_range(shape.max_m, comm.size(), 0).size() * b.row_bytes);
-  WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
+  WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), op));
   b.epoch = layout.at<EpochWord>(base, epoch);
   b.arrived = {layout.at<u32>(base, arrived), flags};
   b.gather = layout.at<std::byte>(base, gather);
-  op.input_ = layout.at<std::byte>(base, input);
-  return op;
+  plan.input = layout.at<std::byte>(base, input);
+  return plan;
 }
 
-ActivationView AgGemm::input(i64 rows) const {
-  const i64 most = split_range(shape_.max_m, comm_.size(), 0).size();
+ActivationView AgGemmPlan::input_view(const Communicator& comm, const AgGemmShape& shape, i64 rows) const {
+  const i64 most = split_range(shape.max_m, comm.size(), 0).size();
   WEFT_CHECK(0 <= rows && rows <= most, rows, most);
-  std::byte* data = comm_.arena().base(comm_.world_rank(comm_.rank())) + input_.offset;
-  return {data, shape_.format, DeviceKind::kCpu, rows, shape_.k};
+  std::byte* data = comm.arena().base(comm.world_rank(comm.rank())) + input.offset;
+  return {data, shape.format, DeviceKind::kCpu, rows, shape.k};
+}
+
+Status AgGemmPlan::check(const char* op, const Communicator& comm, const AgGemmShape& shape, const ActivationView& x,
+                         i64 m) {
+  const i64 rows = m < 0 ? -1 : split_range(m, comm.size(), comm.rank()).size();
+  if (x.format == shape.format && x.k == shape.k && m <= shape.max_m && x.rows == rows) return {};
+  return error(Code::kInvalidArgument, "{}: x: expected {} [{}, {}] for m = {} (at most {}), found {} [{}, {}]", op,
+               activation_format_name(shape.format), rows, shape.k, m, shape.max_m, activation_format_name(x.format),
+               x.rows, x.k);
+}
+
+Result<AgGemm> AgGemm::create(Communicator& comm, const AgGemmShape& shape, const AgGemmOptions& options) {
+  AgGemm op(comm, shape, options);
+  WEFT_ASSIGN(op.plan_, AgGemmPlan::create(comm, shape, kOp));
+  return op;
 }
 
 Status AgGemm::check(const Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y) const {
   WEFT_TRY(expect_cpu(kOp, exec));
-  const i64 rows = m < 0 ? -1 : split_range(m, comm_.size(), comm_.rank()).size();
-  if (x.format != shape_.format || x.k != shape_.k || m > shape_.max_m || x.rows != rows) {
-    return error(Code::kInvalidArgument, "{}: x: expected {} [{}, {}] for m = {} (at most {}), found {} [{}, {}]", kOp,
-                 activation_format_name(shape_.format), rows, shape_.k, m, shape_.max_m,
-                 activation_format_name(x.format), x.rows, x.k);
-  }
+  WEFT_TRY(AgGemmPlan::check(kOp, comm_, shape_, x, m));
   WEFT_TRY(check_gemm_input(x, w));
   WEFT_TRY(expect_tensor("ag_gemm: y", y, DType::kF32, {m, w.n()}));
   return comm_.status();
@@ -82,7 +92,7 @@ Status AgGemm::run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, 
   const Run panels = split_run((w.n() + Weight::kPanel - 1) / Weight::kPanel, exec.num_threads(), exec.thread());
   const Run columns{std::min(w.n(), panels.begin * Weight::kPanel), std::min(w.n(), panels.end * Weight::kPanel)};
   const GemmHooks hooks{machine, x, w, y, bias.as<float>(), columns};
-  return end_call(comm_, exec, ag_gemm(machine, buffers_, m, x.data, m <= options_.at_once_rows, hooks));
+  return end_call(comm_, exec, ag_gemm(machine, plan_.buffers, m, x.data, m <= options_.at_once_rows, hooks));
 }
 
 }  // namespace weft

@@ -18,6 +18,18 @@ struct AgGemmOptions {
   i64 at_once_rows = 64;
 };
 
+// The symmetric memory that ag_gemm and ag_moe have alike.
+struct AgGemmPlan {
+  AgGemmBuffers buffers;
+  sym<std::byte> input;
+  static Result<AgGemmPlan> create(Communicator& comm, const AgGemmShape& shape, const char* op);
+  // This rank's input buffer as `rows` rows.
+  ActivationView input_view(const Communicator& comm, const AgGemmShape& shape, i64 rows) const;
+  // Errors: kInvalidArgument for an x that is not this rank's share of m rows.
+  static Status check(const char* op, const Communicator& comm, const AgGemmShape& shape, const ActivationView& x,
+                      i64 m);
+};
+
 class AgGemm {
  public:
   // Collective. One instance serves every layer of this width and format. Errors: kInvalidArgument;
@@ -26,7 +38,7 @@ class AgGemm {
 
   // A buffer for this rank's rows that the producer may write and run() takes as x; rows <= its share of max_m.
   // The next run() has read it when it returns.
-  ActivationView input(i64 rows) const;
+  ActivationView input(i64 rows) const { return plan_.input_view(comm_, shape_, rows); }
 
   // y = (rows of all ranks) w^T (+ bias [N_r] f32, if given). x [M_r, k] in the format of create, M_r = split_range(m,
   // ranks, rank); m <= max_m the same on every rank; w [N_r, k], N_r may differ and be 0; y [m, N_r] f32, row stride
@@ -42,8 +54,7 @@ class AgGemm {
   Communicator comm_;
   AgGemmShape shape_;
   AgGemmOptions options_;
-  AgGemmBuffers buffers_;
-  sym<std::byte> input_;
+  AgGemmPlan plan_;
 };
 
 }  // namespace weft

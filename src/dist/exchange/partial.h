@@ -13,22 +13,30 @@ struct ProductTiles {
   i64 rows = 0, n = 0;
   i64 tile_rows = 0, tile_columns = 0;  // of every tile but the last
   i64 last_pitch = 0;                   // floats of a row of the last tile
+  bool by_rows = false;
   Tiles tiles;
 
   static constexpr i64 kByRowsFrom = 128, kRowUnit = 16;  // 16 rows of whole packs are whole kTileUnits
 
   static ProductTiles cut(i64 rows, i64 n) {
+    if (rows < kByRowsFrom) return cut_columns(rows, n);
     ProductTiles c;
     c.rows = rows;
     c.n = n;
     const i64 pitch = round_up(n, 4);
-    if (rows >= kByRowsFrom) {
-      c.tile_rows = round_up((rows + kMaxTiles - 1) / kMaxTiles, kRowUnit);
-      c.tile_columns = n;
-      c.tiles = {(rows + c.tile_rows - 1) / c.tile_rows, c.tile_rows * pitch, rows * pitch};
-      c.last_pitch = pitch;
-      return c;
-    }
+    c.by_rows = true;
+    c.tile_rows = round_up((rows + kMaxTiles - 1) / kMaxTiles, kRowUnit);
+    c.tile_columns = n;
+    c.tiles = {(rows + c.tile_rows - 1) / c.tile_rows, c.tile_rows * pitch, rows * pitch};
+    c.last_pitch = pitch;
+    return c;
+  }
+  // Tiles of columns however many rows there are: for weights of which each row reads a few.
+  static ProductTiles cut_columns(i64 rows, i64 n) {
+    ProductTiles c;
+    c.rows = rows;
+    c.n = n;
+    const i64 pitch = round_up(n, 4);
     c.tile_rows = rows;
     c.tile_columns = round_up(std::max<i64>(1, (n + kMaxTiles - 1) / kMaxTiles), kTileUnit);
     c.tiles.count = std::max<i64>(1, (n + c.tile_columns - 1) / c.tile_columns);
@@ -43,15 +51,14 @@ struct ProductTiles {
     tiles.stride = std::max(tiles.stride, cut(std::min(rows, kByRowsFrom - 1), n).tiles.stride);
     return tiles;
   }
-  bool by_rows() const { return rows >= kByRowsFrom; }
-  i64 pitch(i64 tile) const { return by_rows() || tile + 1 == tiles.count ? last_pitch : tile_columns; }
-  i64 row(i64 tile) const { return by_rows() ? tile * tile_rows : 0; }
-  i64 column(i64 tile) const { return by_rows() ? 0 : tile * tile_columns; }
+  i64 pitch(i64 tile) const { return by_rows || tile + 1 == tiles.count ? last_pitch : tile_columns; }
+  i64 row(i64 tile) const { return by_rows ? tile * tile_rows : 0; }
+  i64 column(i64 tile) const { return by_rows ? 0 : tile * tile_columns; }
 
   // out [tiles.elements]: tiles [begin, end) of x w^T (+ bias [n], if given), x [rows, k].
   void multiply(const ActivationView& x, const Weight& w, const float* bias, i64 begin, i64 end, float* out) const {
     if (rows == 0 || n == 0) return;
-    if (by_rows()) {
+    if (by_rows) {
       const GemmTile all{row(begin), std::min(rows, row(end)), 0, n};
       return gemm_tile(x, w, all, out + tiles.begin(begin), last_pitch, bias);
     }

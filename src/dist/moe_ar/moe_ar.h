@@ -1,0 +1,37 @@
+// moe_ar: the row-parallel layer of experts whose output every rank has whole.
+#pragma once
+#include "base/aligned_buffer.h"
+#include "dist/moe_ar/protocol.h"
+#include "ops/grouped_gemm/grouped_gemm.h"
+
+namespace weft {
+
+struct MoeArShape {
+  i64 max_m = 0;  // tokens
+  i64 n = 0;
+};
+
+class MoeAr {
+ public:
+  // Collective. options.name as all_reduce's. One instance serves every layer of this width.
+  // Errors: kInvalidArgument; kResourceExhausted.
+  static Result<MoeAr> create(Communicator& comm, const MoeArShape& shape, const AllReduceOptions& options = {});
+
+  // y = (or +=, if accumulate) the sum over ranks of grouped_gemm_sum(a, groups, weights, w). a [pairs, K_r] in w's
+  // format in the order of `groups`, which are the same on every rank as are weights [M, per_token] f32; K_r may differ
+  // and be 0; w [n, K_r] of each expert; y [M, n] f32, row stride allowed. Added in rank order in fp32: the same bits
+  // on every rank and by every algorithm; a token's bits depend on its own rows alone. Every thread of every rank calls
+  // it; ends with exec.sync(); no allocation. Errors: kInvalidArgument before anything is sent; the communicator's
+  // failure.
+  Status run(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
+             const GroupedWeight& w, const TensorView& y, bool accumulate = false);
+
+ private:
+  MoeAr(Communicator comm, const MoeArShape& shape) : comm_(std::move(comm)), shape_(shape) {}
+  Communicator comm_;
+  MoeArShape shape_;
+  AllReducePlan<float> plan_;
+  AlignedBuffer partial_;  // this rank's sums
+};
+
+}  // namespace weft

@@ -1,0 +1,101 @@
+#include "layers/moe_layer.h"
+
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/swiglu/swiglu.h"
+
+namespace weft {
+namespace {
+
+// A matrix of one expert: which tensor holds it, which of its rows, and how many experts and rows that tensor has.
+struct ExpertPart {
+  std::string name;
+  i64 total_rows, total_columns;
+  Range rows, columns;
+};
+
+Status add_part(const Checkpoint& checkpoint, const ExpertPart& part, i64 expert, i64 experts, bool stacked,
+                std::vector<WeightPart>* parts) {
+  WEFT_ASSIGN(TensorView raw, checkpoint.tensor(part.name));
+  if (stacked) {
+    WEFT_TRY(expect_tensor(part.name.c_str(), raw, raw.dtype, {experts, part.total_rows, part.total_columns}));
+    raw = TensorView::dense(raw.data + expert * raw.byte_strides[0], raw.dtype, {part.total_rows, part.total_columns});
+  }
+  WEFT_TRY(expect_tensor(part.name.c_str(), raw, raw.dtype, {part.total_rows, part.total_columns}));
+  parts->push_back({.raw = raw.rows(part.rows.begin, part.rows.end),
+                    .rows = {},
+                    .k_begin = part.columns.begin,
+                    .k_end = part.columns.end});
+  return {};
+}
+
+// The experts' matrices, each of the parts below one another.
+Result<GroupedWeight> load_experts(const Checkpoint& checkpoint, const std::string& prefix, i64 experts, bool stacked,
+                                   const std::vector<ExpertPart>& parts) {
+  std::vector<Weight> weights;
+  for (i64 e = 0; e < experts; ++e) {
+    std::vector<WeightPart> packed;
+    for (ExpertPart part : parts) {
+      part.name = stacked ? prefix + part.name : fmt::format("{}{}.{}", prefix, e, part.name);
+      WEFT_TRY(add_part(checkpoint, part, e, experts, stacked, &packed));
+    }
+    WEFT_ASSIGN(Weight weight, Weight::pack(fmt::format("{}{}", prefix, e), packed));
+    weights.push_back(std::move(weight));
+  }
+  checkpoint.drop_pages();
+  return GroupedWeight::create(prefix + "experts", std::move(weights));
+}
+
+Result<Weight> load_router(const Checkpoint& checkpoint, const std::string& name, i64 experts, i64 hidden) {
+  WEFT_ASSIGN(const TensorView raw, checkpoint.tensor(name));
+  WEFT_TRY(expect_tensor(name.c_str(), raw, raw.dtype, {experts, hidden}));
+  const WeightPart as_it_is{.raw = raw, .rows = {}};
+  WEFT_ASSIGN(const Weight narrow, Weight::pack(name, {&as_it_is, 1}));
+  Tensor wide = Tensor::zeros(DType::kF32, {experts, hidden});
+  for (i64 e = 0; e < experts; ++e) narrow.dequantize_row(e, wide.view.row<float>(e));
+  const WeightPart exact{.raw = wide.view, .rows = {}};
+  return Weight::pack(name, {&exact, 1});
+}
+
+}  // namespace
+
+Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
+                                const ShardPlan& plan) {
+  MoeLayer layer;
+  layer.shape_ = shape;
+  const i64 hidden = shape.hidden, ffn = shape.expert_ffn;
+  const Range mine = plan.expert_ffn, all{0, hidden};
+  const std::string experts = prefix + "mlp.experts.";
+  WEFT_ASSIGN(layer.norm_, load_vector(checkpoint, prefix + "post_attention_layernorm.weight", hidden));
+  WEFT_ASSIGN(layer.router_, load_router(checkpoint, prefix + "mlp.gate.weight", shape.experts, hidden));
+
+  const bool fused = checkpoint.has(experts + "gate_up_proj");
+  const bool stacked = fused || checkpoint.has(experts + "gate_proj.weight");
+  std::vector<ExpertPart> gate_up;
+  if (fused) {
+    gate_up = {{"gate_up_proj", 2 * ffn, hidden, mine, all},
+               {"gate_up_proj", 2 * ffn, hidden, {ffn + mine.begin, ffn + mine.end}, all}};
+  } else {
+    gate_up = {{"gate_proj.weight", ffn, hidden, mine, all}, {"up_proj.weight", ffn, hidden, mine, all}};
+  }
+  WEFT_ASSIGN(layer.gate_up_, load_experts(checkpoint, experts, shape.experts, stacked, gate_up));
+  const ExpertPart down{fused ? "down_proj" : "down_proj.weight", hidden, ffn, {0, hidden}, mine};
+  WEFT_ASSIGN(layer.down_, load_experts(checkpoint, experts, shape.experts, stacked, {down}));
+  return layer;
+}
+
+Status MoeLayer::forward(Exec& exec, MoeParallel& moe, i64 tokens, const TensorView& residual) const {
+  const i64 local = residual.dim(0);
+  const auto normalise = [&](const ActivationView& y) {
+    return rms_norm(exec, {.x = residual, .weight = norm_.view, .epsilon = shape_.norm_epsilon, .y = y});
+  };
+  WEFT_TRY(normalise(moe.router_input(local)));
+  WEFT_TRY(moe.route(exec, local, tokens, router_, shape_.normalise));
+  const ActivationView x = moe.input(local);
+  WEFT_TRY(normalise(x));
+  WEFT_ASSIGN(const TensorView gate_up, moe.up(exec, x, gate_up_));
+  const ActivationView activated = moe.activated();
+  WEFT_TRY(swiglu(exec, {.gate_up = gate_up, .y = activated}));
+  return moe.down(exec, activated, down_, residual);
+}
+
+}  // namespace weft

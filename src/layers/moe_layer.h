@@ -1,0 +1,35 @@
+// MoeLayer: norm, router, the chosen experts' gate and up projections, SwiGLU, down projections, their weighted sum
+// added to the residual.
+#pragma once
+#include "layers/loader.h"
+#include "layers/moe_parallel.h"
+
+namespace weft {
+
+struct MoeLayerShape {
+  i64 hidden, experts, expert_ffn;  // of the whole model
+  float norm_epsilon;
+  bool normalise;  // a token's weights add up to 1
+};
+
+class MoeLayer {
+ public:
+  // `prefix` is the layer's, for instance "model.layers.3."; `plan` this rank's. Experts come as tensors of their own
+  // (experts.7.gate_proj.weight), fused (experts.gate_up_proj, experts.down_proj), or stacked
+  // (experts.gate_proj.weight [experts, ...]). The router is kept in f32, so that rounding changes no choice.
+  static Result<MoeLayer> load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
+                               const ShardPlan& plan);
+  // residual [local rows, hidden] f32 += experts of `tokens` tokens.
+  // All ranks and all threads of their teams must call it.
+  Status forward(Exec& exec, MoeParallel& moe, i64 tokens, const TensorView& residual) const;
+  const GroupedWeight& gate_up() const { return gate_up_; }
+  const GroupedWeight& down() const { return down_; }
+
+ private:
+  MoeLayerShape shape_{};
+  Tensor norm_;
+  Weight router_;
+  GroupedWeight gate_up_, down_;
+};
+
+}  // namespace weft

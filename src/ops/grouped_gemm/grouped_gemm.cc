@@ -1,0 +1,140 @@
+#include "ops/grouped_gemm/grouped_gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace weft {
+namespace {
+
+constexpr i64 kGatherBytes = 128 << 10;  // of scattered rows that one pass over an expert's columns multiplies
+constexpr i64 kSumRows = 64, kSumColumns = 256;
+// Reading a panel costs about as much as multiplying it with this many rows.
+constexpr i64 kReadRows = 8;
+
+// Rows `rows` of one expert times its columns [begin, end).
+void multiply_expert(const GroupedRows& tokens, const ExpertGroups& groups, const Weight& w, Range rows, i64 begin,
+                     i64 end, const TensorView& y) {
+  const ActivationView& x = tokens.x;
+  const i64 row_bytes = x.row_bytes();
+  const i64 fit = row_bytes ? std::max<i64>(1, kGatherBytes / row_bytes) : rows.size();
+  const auto source = [&](i64 row) { return groups.token(row) - tokens.first; };
+  alignas(64) std::byte gathered[kGatherBytes];
+  for (i64 row = rows.begin; row < rows.end;) {
+    i64 run = 1;  // neighbours in x need no copy
+    while (row + run < rows.end && source(row + run) == source(row) + run) ++run;
+    i64 count = run;
+    ActivationView from = x.slice(source(row), source(row) + run);
+    if (run < fit && row + run < rows.end) {
+      count = std::min(fit, rows.end - row);
+      for (i64 i = 0; i < count; ++i) {
+        std::memcpy(gathered + i * row_bytes, x.row(source(row + i)), size_t(row_bytes));
+      }
+      from = {gathered, x.format, DeviceKind::kCpu, count, x.k};
+    }
+    gemm_tile(from, w, {0, count, begin, end}, y.row<float>(row) + begin, y.byte_strides[0] / i64(sizeof(float)));
+    row += count;
+  }
+}
+
+}  // namespace
+
+Result<GroupedWeight> GroupedWeight::create(const std::string& name, std::vector<Weight> experts) {
+  if (experts.empty()) return error(Code::kInvalidArgument, "{}: expected at least one expert", name);
+  GroupedWeight grouped;
+  grouped.name_ = name;
+  grouped.experts_ = std::move(experts);
+  for (i64 e = 1; e < grouped.experts(); ++e) {
+    const Weight& w = grouped.expert(e);
+    if (w.n() == grouped.n() && w.k() == grouped.k() && w.activation_format() == grouped.activation_format()) continue;
+    return error(Code::kInvalidArgument, "{}: expert {} is [{}, {}] for {}, expert 0 is [{}, {}] for {}", name, e,
+                 w.n(), w.k(), activation_format_name(w.activation_format()), grouped.n(), grouped.k(),
+                 activation_format_name(grouped.activation_format()));
+  }
+  return grouped;
+}
+
+size_t GroupedWeight::bytes() const {
+  size_t total = 0;
+  for (const Weight& w : experts_) total += w.bytes();
+  return total;
+}
+
+Status check_grouped_input(const char* op, const ActivationView& x, i64 rows, const ExpertGroups& groups,
+                           const GroupedWeight& w) {
+  WEFT_TRY(check_gemm_input(x, w.expert(0)).with_context(op));
+  if (x.rows == rows && groups.experts() == w.experts()) return {};
+  return error(Code::kInvalidArgument, "{}: x [{}, {}] and {} experts of {} do not go with {} rows and {} experts", op,
+               x.rows, x.k, w.experts(), w.name(), rows, groups.experts());
+}
+
+void grouped_gemm_share(const Exec& exec, const GroupedRows& rows, const ExpertGroups& groups, const GroupedWeight& w,
+                        const TensorView& y) {
+  const i64 panels = (w.n() + Weight::kPanel - 1) / Weight::kPanel;
+  const auto panel_cost = [&](i64 e) {
+    const i64 count = groups.rows_of_tokens(e, rows.begin, rows.end).size();
+    return count > 0 ? count + kReadRows : 0;
+  };
+  i64 total = 0;
+  for (i64 e = 0; e < w.experts(); ++e) total += panels * panel_cost(e);
+  const i64 lo = total * exec.thread() / exec.num_threads(), hi = total * (exec.thread() + 1) / exec.num_threads();
+  i64 before = 0;
+  for (i64 e = 0; e < w.experts() && before < hi; ++e) {
+    const i64 cost = panel_cost(e);
+    if (cost == 0) continue;
+    // The expert's first panel that starts at or after `at`.
+    const auto panel = [&](i64 at) { return std::clamp<i64>((at - before + cost - 1) / cost, 0, panels); };
+    const i64 begin = panel(lo) * Weight::kPanel, end = std::min(panel(hi) * Weight::kPanel, w.n());
+    before += panels * cost;
+    if (begin < end) {
+      multiply_expert(rows, groups, w.expert(e), groups.rows_of_tokens(e, rows.begin, rows.end), begin, end, y);
+    }
+  }
+}
+
+void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
+                      const GroupedWeight& w, const GemmTile& tile, float* out, i64 out_stride) {
+  alignas(64) float products[kSumRows * kSumColumns];
+  const float* weight = weights.as<float>();
+  for (i64 begin = tile.n_begin; begin < tile.n_end; begin += kSumColumns) {
+    const i64 columns = std::min(kSumColumns, tile.n_end - begin);
+    for (i64 e = 0; e < w.experts(); ++e) {
+      const Range rows = groups.rows_of_tokens(e, tile.m_begin, tile.m_end);
+      for (i64 row = rows.begin; row < rows.end; row += kSumRows) {
+        const i64 count = std::min(kSumRows, rows.end - row);
+        gemm_tile(a, w.expert(e), {row, row + count, begin, begin + columns}, products, columns);
+        for (i64 i = 0; i < count; ++i) {
+          const float factor = weight[groups.pair(row + i)];
+          float* sum = out + (groups.token(row + i) - tile.m_begin) * out_stride + begin - tile.n_begin;
+          const float* product = products + i * columns;
+          for (i64 j = 0; j < columns; ++j) sum[j] += factor * product[j];
+        }
+      }
+    }
+  }
+}
+
+Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& groups, const GroupedWeight& w,
+                    const TensorView& y) {
+  WEFT_TRY(check_grouped_input("grouped_gemm", x, groups.tokens(), groups, w));
+  WEFT_TRY(expect_tensor("grouped_gemm: y", y, DType::kF32, {groups.pairs(), w.n()}));
+  grouped_gemm_share(exec, {x, 0, 0, groups.tokens()}, groups, w, y);
+  return exec.sync();
+}
+
+Status grouped_gemm_sum(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
+                        const GroupedWeight& w, const TensorView& y, bool accumulate) {
+  WEFT_TRY(check_grouped_input("grouped_gemm_sum", a, groups.pairs(), groups, w));
+  WEFT_TRY(expect_tensor("grouped_gemm_sum: weights", weights, DType::kF32, {groups.tokens(), groups.per_token()}));
+  WEFT_TRY(expect_tensor("grouped_gemm_sum: y", y, DType::kF32, {groups.tokens(), w.n()}));
+  const Range panels = exec.share((w.n() + Weight::kPanel - 1) / Weight::kPanel);
+  const i64 begin = std::min(panels.begin * Weight::kPanel, w.n()), end = std::min(panels.end * Weight::kPanel, w.n());
+  for (i64 t = 0; t < groups.tokens() && !accumulate; ++t)
+    std::fill(y.row<float>(t) + begin, y.row<float>(t) + end, 0.f);
+  if (begin < end && groups.pairs() > 0) {
+    grouped_sum_tile(a, groups, weights, w, {0, groups.tokens(), begin, end}, y.row<float>(0) + begin,
+                     y.byte_strides[0] / i64(sizeof(float)));
+  }
+  return exec.sync();
+}
+
+}  // namespace weft
