@@ -122,3 +122,24 @@ def test_greedy_generation_is_hugging_faces(folder):
     for arguments in [(), ("--tp", 2, "--mode", "ag_rs")]:
         found, expected = greedy(folder, *arguments)
         assert len(expected) >= 10 and found == expected
+
+
+def test_presets_run_with_random_weights_alike_at_every_size():
+    def ids(*arguments):
+        done = run("generate", "--model", "qwen3-30b-a3b", "--random-weights", "--layers", 1, "--json", "--temperature", 0,
+                   "--max-tokens", 4, *arguments, "hello", timeout=250)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["token_ids"]
+    assert len(ids()) == 4
+    assert ids() == ids("--tp", 2, "--mode", "ag_rs")
+
+
+def test_presets_are_listed_and_need_their_flag():
+    models = {m["name"]: m for m in json.loads(run("models", "--tp", 4, "--json").stdout)}
+    assert len(models) == 15
+    llama = models["llama-3.1-8b"]
+    assert llama["parameters"] == 8030261248 and llama["kv_bytes_per_token"] == 131072
+    assert llama["kv_bytes_per_token_per_rank"] == 131072 / 4
+    fails("generate", "--model", "qwen3-8b", "hi", says=["qwen3-8b", "--random-weights"])
+    fails("generate", "--model", "gpt-4", "--random-weights", "hi", says=["gpt-4", "qwen3-32b"])
+    fails("generate", "--model", "qwen3-8b", "--random-weights", "--layers", 99, "hi", says=["36 layers, not 99"])

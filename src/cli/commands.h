@@ -18,6 +18,7 @@ void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_fetch(CLI::App& app);
 void add_info(CLI::App& app);
+void add_models(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_check(CLI::App& app);
 void add_launch(CLI::App& app);

@@ -68,6 +68,7 @@ int run(int argc, char** argv) {
   add_chat(app);
   add_fetch(app);
   add_info(app);
+  add_models(app);
   add_tokenize(app);
   add_check(app);
   add_launch(app);

@@ -1,6 +1,7 @@
 #include "cli/model_flags.h"
 
 #include "comm/bootstrap/launcher.h"
+#include "models/presets.h"
 #include "weights/registry.h"
 
 namespace weft {
@@ -8,6 +9,11 @@ namespace weft {
 void ModelFlags::declare(CLI::App& command) {
   command.add_option("-m,--model", model, "Name of a fetched model, path of a .gguf file or of a model folder")
       ->required();
+  auto* random = command.add_flag("--random-weights", random_weights,
+                                  "Take --model for the name of a preset (weft models) and draw its weights at random");
+  command.add_option("--layers", layers, "With --random-weights: only so many layers of the preset [all]")
+      ->check(CLI::Range(1, 1024))
+      ->needs(random);
   command
       .add_option("--tp", tp, "Tensor-parallel ranks; in a world it must be the world's size [1, or the world's size]")
       ->check(CLI::Range(1, 1024));
@@ -35,8 +41,14 @@ Result<RankOptions> ModelFlags::rank_options() const {
 }
 
 Result<Pretrained> ModelFlags::open() const {
-  WEFT_ASSIGN(const std::filesystem::path path, resolve_model(model));
-  return Pretrained::open(path);
+  if (random_weights) return Pretrained::random(model, layers);
+  const auto path = resolve_model(model);
+  if (!path.ok() && find_model(model) == nullptr && is_preset(model)) {
+    return error(Code::kNotFound, "model {} is known by its shapes only: add --random-weights, or give its folder",
+                 model);
+  }
+  WEFT_TRY(path.status());
+  return Pretrained::open(*path);
 }
 
 }  // namespace weft

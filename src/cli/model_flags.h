@@ -12,6 +12,8 @@ struct ModelFlags {
   std::string mode = "ar";
   std::string device = "cpu";
   int tp = 0;
+  int layers = 0;
+  bool random_weights = false;
   int threads = 0;
   double deadline_s = 10;
 
@@ -19,7 +21,7 @@ struct ModelFlags {
   // Call it first: where the environment asks for the ranks of this host, it runs this command as those ranks and ends
   // the program with their exit status. Errors: kInvalidArgument naming the flag or the environment variable.
   Result<RankOptions> rank_options() const;
-  // Opens the model: a name known to `weft fetch`, a .gguf file or a folder.
+  // Opens the model: a name known to `weft fetch`, a .gguf file, a folder, or a preset with --random-weights.
   Result<Pretrained> open() const;
 };
 

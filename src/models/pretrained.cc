@@ -1,6 +1,8 @@
 #include "models/pretrained.h"
 
 #include "models/architecture.h"
+#include "models/presets.h"
+#include "models/synthetic_text.h"
 
 namespace weft {
 namespace {
@@ -65,13 +67,24 @@ Result<Pretrained> Pretrained::open(const std::filesystem::path& path) {
   return model;
 }
 
+Result<Pretrained> Pretrained::random(const std::string& preset, i64 layers) {
+  Pretrained model;
+  model.path = preset;
+  model.synthetic = true;
+  WEFT_ASSIGN(model.config, preset_config(preset, layers));
+  model.checkpoint = make_random_checkpoint(model.config);
+  return model;
+}
+
 Result<Tokenizer> Pretrained::load_tokenizer() const {
+  if (synthetic) return make_synthetic_tokenizer(config.vocab);
   auto tokenizer = gguf ? tokenizer_from_gguf(*gguf) : tokenizer_from_folder(path);
   if (!tokenizer.ok() && gguf) return tokenizer.status().with_context(path);
   return tokenizer;
 }
 
 Result<ChatTemplate> Pretrained::load_chat_template(const Tokenizer& tokenizer) const {
+  if (synthetic) return make_synthetic_template();
   std::string source;
   if (gguf == nullptr) {
     WEFT_ASSIGN(source, template_from_folder(path));
