@@ -26,7 +26,7 @@ void RankFlags::declare(CLI::App& command) {
   command.add_option("--kv-cache-tokens", kv_cache_tokens, "Tokens that the KV cache holds [by the memory]")
       ->check(CLI::Range(i64(32), i64(1) << 40));
   command.add_option("--max-running-requests", max_running, "Answers that are generated at once")
-      ->check(CLI::Range(i64(1), i64(4096)))
+      ->check(CLI::Range(i64(1), i64(65536)))
       ->capture_default_str();
   command.add_option("--max-step-tokens", max_step_tokens, "Tokens of one step, prefill and decode together")
       ->check(CLI::Range(i64(1), i64(1) << 20))
