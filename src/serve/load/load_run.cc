@@ -23,9 +23,9 @@ Status check(const LoadOptions& options) {
 
 class LoadRun {
  public:
-  LoadRun(HttpClient& client, const LoadOptions& options, Dataset dataset,
+  LoadRun(HttpClient& client, const LoadOptions& options, const Dataset& dataset,
           const std::function<void(const LoadProgress&)>& on_progress)
-      : client_(client), options_(options), dataset_(std::move(dataset)), on_progress_(on_progress) {}
+      : client_(client), options_(options), dataset_(dataset), on_progress_(on_progress) {}
 
   Result<LoadResult> run() {
     WEFT_TRY(probe());
@@ -225,8 +225,8 @@ class LoadRun {
 Result<LoadResult> run_load(HttpClient& client, const LoadOptions& options,
                             const std::function<void(const LoadProgress&)>& on_progress) {
   WEFT_TRY(check(options));
-  WEFT_ASSIGN(Dataset dataset, Dataset::create(options.dataset));
-  return LoadRun(client, options, std::move(dataset), on_progress).run();
+  WEFT_ASSIGN(const Dataset dataset, Dataset::create(options.dataset));
+  return LoadRun(client, options, dataset, on_progress).run();
 }
 
 }  // namespace weft
