@@ -34,7 +34,7 @@ struct Avx512Dot<8> {
 struct Avx512 : Avx512Base {
   static constexpr int kPlainRows = 12, kPlainPanels = 2, kPlainGemvPanels = 4;
   static constexpr int kQuantRows = 3, kQuantPanels = 2, kQuantGemvPanels = 1;
-  static constexpr int kPeakAccumulators = 12;
+  static constexpr int kPeakAccumulators = 24;
   template <int kBits>
   using Dot = Avx512Dot<kBits>;
   static WEFT_INLINE F dot_pairs(F acc, Pairs w, __m512i x) {

@@ -8,7 +8,7 @@ struct Avx512Vnni : Avx512Base {
   // 24 accumulators of 32 registers; for quantised weights two thirds of them are the integer sums of the block.
   static constexpr int kPlainRows = 12, kPlainPanels = 2, kPlainGemvPanels = 4;
   static constexpr int kQuantRows = 4, kQuantPanels = 2, kQuantGemvPanels = 1;
-  static constexpr int kPeakAccumulators = 12;
+  static constexpr int kPeakAccumulators = 24;
   template <int kBits>
   struct Dot {
     using Acc = __m512i;
