@@ -103,10 +103,18 @@ Result<ModelWork> work_of(const Pretrained& model) {
   const auto bytes_of = [](const TensorView& view) { return double(dtype_bytes(view.dtype, view.shape.elements())); };
   WEFT_ASSIGN(const TensorView embedding, model.checkpoint->tensor("model.embed_tokens.weight"));
   ModelWork work;
+  if (config.moe.experts > 0) work.expert_share = double(config.moe.per_token) / double(config.moe.experts);
   std::map<DType, double> by_format;
   double elements = 0;
   for (const auto& [name, view] : model.checkpoint->tensors()) {
     if (view.shape.rank() < 2) continue;
+    // Of a layer's experts a token takes `per_token`: experts.N. of Hugging Face, one _exps tensor of llama.cpp.
+    if (name.find(".experts.") != std::string::npos || name.find("_exps.") != std::string::npos) {
+      work.expert_bytes += bytes_of(view);
+      by_format[view.dtype] += bytes_of(view);
+      elements += double(view.shape.elements()) * work.expert_share;
+      continue;
+    }
     work.weight_bytes += bytes_of(view);
     if (view.data == embedding.data) {
       if (!config.tied_embeddings) work.weight_bytes -= bytes_of(view);

@@ -1,5 +1,6 @@
 // What the benchmarks print: text, one JSON object, one picture.
 #pragma once
+#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -41,11 +42,14 @@ struct ModelWork {
   // Operations per prefilled token: two per element of the layers' matrices, four where 8-bit instructions multiply
   // 16-bit activations in two halves. Attention and the head are not counted.
   double ops_per_token = 0;
-  double weight_bytes = 0;    // of layers and head
+  double weight_bytes = 0;    // of layers and head, less the experts
+  double expert_bytes = 0;    // of all experts
+  double expert_share = 1;    // of them for one token
   double kv_bytes_token = 0;  // of one position
-  // Bytes read by a decode step.
+  // Bytes read by a decode step; experts as if no two sequences chose the same one.
   double bytes_per_step(i64 batch, i64 context) const {
-    return weight_bytes + double(batch * (context + 1)) * kv_bytes_token;
+    return weight_bytes + std::min(1.0, double(batch) * expert_share) * expert_bytes +
+           double(batch * (context + 1)) * kv_bytes_token;
   }
 };
 Result<ModelWork> work_of(const Pretrained& model);
