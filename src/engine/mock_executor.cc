@@ -197,8 +197,10 @@ class MockState {
       outcome.token = row.target >= 0 ? row.target
                                       : draw(sequence_at(plan, row_of[at], plan.positions[at]), row.params,
                                              options_.info.vocab, candidates);
-      if (outcome.token < 0) outcome.fault = error(Code::kDataLoss, "logits: no finite value");
-      if (row.top_logprobs >= 0) {
+      if (outcome.token < 0 || outcome.token == options_.faulty_token) {
+        outcome = {.token = -1, .top = {}, .fault = error(Code::kDataLoss, "logits: no finite value")};
+      }
+      if (outcome.fault.ok() && row.top_logprobs >= 0) {
         outcome.logprob = mock_logprob(outcome.token);
         for (i32 k = 0; k < row.top_logprobs; ++k) {
           const i32 token = i32((outcome.token + k) % options_.info.vocab);

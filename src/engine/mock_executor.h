@@ -20,6 +20,7 @@ struct MockOptions {
                        .ranks = 1};
   std::chrono::microseconds step_time{0};   // of every step; 0 = the result is there at once
   std::chrono::microseconds token_time{0};  // more for each token of a step
+  i32 faulty_token = -1;                    // a sample that draws or scores it fails, as if its logits were NaN
   bool by_hand = false;                     // results come only by complete_step()
 };
 

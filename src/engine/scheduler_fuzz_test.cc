@@ -28,6 +28,7 @@ class FuzzWorld {
                   .depth = int(pick(1, 2))};
     if (mock_.info.pages * mock_.info.page_tokens < 2) mock_.info.pages = 2;
     mock_.by_hand = true;
+    if (chance(4)) mock_.faulty_token = i32(pick(0, mock_.info.vocab - 1));
     options_.max_running = pick(1, 12);
     options_.max_step_tokens = pick(1, 40);
     options_.expected_answer = pick(1, 40);
@@ -42,7 +43,7 @@ class FuzzWorld {
       while (open_.size() < 30 && chance(3)) arrive();
       if (chance(60)) abort();
       if (chance(2000)) fail();
-      if (chance(200)) now_ += std::chrono::seconds(1), scheduler_->expire(now_);
+      if (chance(200)) expire();
       advance();
     }
     const i64 steps_before = steps_;
@@ -76,6 +77,16 @@ class FuzzWorld {
     EngineStats stats;
     scheduler_->fill(&stats);
     return stats;
+  }
+
+  std::string stuck() const {
+    const EngineStats now = stats();
+    return fmt::format(
+        "{} requests are open, but there is nothing to do: {} choices run, {} wait, {} of {} pages of {} tokens used, "
+        "first request {}: {} choices, {} prompt tokens, {} answered",
+        open_.size(), now.running, now.waiting, now.kv_pages_used, now.kv_pages_total, now.page_tokens,
+        open_.begin()->first, open_.begin()->second.ended.size(), open_.begin()->second.request.prompt.size(),
+        open_.begin()->second.answers[0].size());
   }
 
   void restart() {
@@ -120,6 +131,12 @@ class FuzzWorld {
     check_events();
   }
 
+  void expire() {
+    now_ += std::chrono::seconds(1);
+    scheduler_->expire(now_);
+    check_events();
+  }
+
   void fail() {
     for (auto& [id, open] : open_) open.dropped = true;
     scheduler_->end_all(FinishReason::kError, error(Code::kUnavailable, "a rank died"));
@@ -135,7 +152,7 @@ class FuzzWorld {
         ++steps_;
         executor_->submit(*std::move(plan));
       } else if (scheduler_->in_flight() == 0) {
-        ASSERT_TRUE(open_.empty()) << "requests are open, but there is nothing to do";
+        ASSERT_TRUE(open_.empty()) << stuck();
       }
     }
     if (scheduler_->in_flight() > 0 && (scheduler_->in_flight() == scheduler_->depth() || chance(2))) {
@@ -209,8 +226,12 @@ class FuzzWorld {
     const EngineRequest& r = open.request;
     if (event.finish == FinishReason::kAborted || event.finish == FinishReason::kError) {
       // With two tokens, both of which end an answer, min_tokens leaves none to draw.
-      const bool nothing_left = expected(r, event.choice, answer) < 0;
-      ASSERT_TRUE(open.dropped || r.deadline || nothing_left) << event.error.message();
+      const i32 next = expected(r, event.choice, answer);
+      const bool scores_fault = r.prompt_logprobs >= 0 && event.choice == 0 && answer.empty() &&
+                                std::ranges::find(r.prompt, mock_.faulty_token) != r.prompt.end();
+      const bool fault =
+          event.error.code() == Code::kDataLoss && (next < 0 || next == mock_.faulty_token || scores_fault);
+      ASSERT_TRUE(open.dropped || r.deadline || fault) << event.error.message();
       return;
     }
     const bool stops = !answer.empty() && ((answer.back() == 0 && !r.ignore_eos) ||
