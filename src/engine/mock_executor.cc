@@ -96,6 +96,7 @@ class MockState {
       if (step.plan.sequence != sequence) continue;
       WEFT_CHECK(!step.masks, sequence);
       step.masks = std::move(masks);
+      break;
     }
     settle();
   }

@@ -211,11 +211,12 @@ Status serve_steps(Fd socket, StepRunner& runner, std::chrono::milliseconds mask
     }
     const u64 sequence = (*plan)->sequence;
     auto result = run_step(runner, **plan, mailbox, mask_deadline);
-    if (!result.ok() && result.status().code() == Code::kAborted && mailbox.engine_left()) return {};
-    StepResult answer{.sequence = sequence, .status = result.status(), .samples = {}, .rank_seconds = {}};
+    const Status outcome = result.status();
+    if (outcome.code() == Code::kAborted && mailbox.engine_left()) return {};
+    StepResult answer{.sequence = sequence, .status = outcome, .samples = {}, .rank_seconds = {}};
     if (result.ok()) answer = *std::move(result);
     const Status sent = send_frame(socket, StepFrame::kResult, encode_result(answer), Deadline::after(mask_deadline));
-    WEFT_TRY(result.status());
+    WEFT_TRY(outcome);
     if (!sent.ok()) return sent.code() == Code::kUnavailable ? Status() : sent;
   }
 }
