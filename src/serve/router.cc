@@ -181,7 +181,7 @@ HttpResponse Router::malformed(int status, std::string_view why) {
 
 void Router::log(const HttpRequest& request, const std::string& id, int status, size_t bytes, bool complete) const {
   if (metrics_) metrics_->count_http(status);
-  if (!options_.access_log) return;
+  if (!options_.access_log || (request.path == "/stats" && status == 200)) return;  // the page asks every second
   log_access({.client = request.client,
               .method = request.method,
               .path = request.path,
