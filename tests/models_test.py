@@ -10,6 +10,7 @@ import pytest
 from weft import ROOT, fails, run
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("tests/goldens/tiny-*/golden.safetensors"))
+GGUF_FILES = sorted(ROOT.glob("tests/goldens/tiny-*/model.gguf"))  # made by scripts/make_gguf_goldens.py
 TINY = ROOT / "tests/goldens/tiny-llama"
 
 
@@ -30,6 +31,19 @@ def test_logits_match_hugging_face(folder, tp, mode):
     assert done.returncode == 0, done.stdout + done.stderr
     # Batch-invariance: whole, in chunks or token by token, the bits are the same.
     assert len({p["hash"] for p in json.loads(done.stdout)["passes"][:3]}) == 1, done.stdout
+
+
+@pytest.mark.parametrize("mode", ["ar", "ag_rs"])
+@pytest.mark.parametrize("tp", [1, 2, 3])
+@pytest.mark.parametrize("file", GGUF_FILES, ids=lambda file: file.parent.name)
+def test_gguf_files_match_hugging_face(file, tp, mode):
+    done = run("check", "--model", file, "--golden", file.parent / "golden.safetensors", "--tp", tp, "--mode", mode)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_gguf_architecture_has_a_golden():
+    found = {json.loads(run("info", "--model", file, "--json").stdout)["model"]["architecture"] for file in GGUF_FILES}
+    assert found == {"llama", "qwen2", "qwen3", "qwen3_moe", "seed_oss"}
 
 
 def edited_folder(tmp_path, source=TINY, **fields):

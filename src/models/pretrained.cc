@@ -21,6 +21,12 @@ Result<Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
   WEFT_ASSIGN(vocab.tokens, file.get<std::vector<std::string_view>>("tokenizer.ggml.tokens"));
   WEFT_ASSIGN(const auto types, file.get_or<std::vector<i32>>("tokenizer.ggml.token_type", {}));
   vocab.token_types = types;
+  WEFT_ASSIGN(const auto scores, file.get_or<std::vector<float>>("tokenizer.ggml.scores", {}));
+  if (vocab.model == "llama") {
+    vocab.scores = scores;
+    WEFT_ASSIGN(const bool space, file.get_or<bool>("tokenizer.ggml.add_space_prefix", true));
+    if (!space) return error(Code::kUnimplemented, "tokenizer.ggml.add_space_prefix: false is not supported");
+  }
   WEFT_ASSIGN(vocab.merges, file.get_or<std::vector<std::string_view>>("tokenizer.ggml.merges", {}));
   WEFT_ASSIGN(vocab.bos_id, maybe<i32>(file, "tokenizer.ggml.bos_token_id"));
   WEFT_ASSIGN(vocab.eos_id, maybe<i32>(file, "tokenizer.ggml.eos_token_id"));

@@ -39,6 +39,10 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab) {
     return error(Code::kDataLoss, "tokenizer.ggml.token_type: {} entries for {} tokens", vocab.token_types.size(),
                  vocab.tokens.size());
   }
+  if (!vocab.scores.empty() && vocab.scores.size() != vocab.tokens.size()) {
+    return error(Code::kDataLoss, "tokenizer.ggml.scores: {} entries for {} tokens", vocab.scores.size(),
+                 vocab.tokens.size());
+  }
   WEFT_TRY(check_id("bos", vocab.bos_id));
   WEFT_TRY(check_id("eos", vocab.eos_id));
   const std::vector<weft_text_view> tokens = views(vocab.tokens), merges = views(vocab.merges);
@@ -48,6 +52,7 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab) {
       .pre = view(vocab.pre),
       .tokens = tokens.data(),
       .token_types = vocab.token_types.empty() ? nullptr : vocab.token_types.data(),
+      .scores = vocab.scores.empty() ? nullptr : vocab.scores.data(),
       .num_tokens = tokens.size(),
       .merges = merges.data(),
       .num_merges = merges.size(),

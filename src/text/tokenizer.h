@@ -17,13 +17,14 @@ namespace weft {
 
 // A vocabulary as GGUF files store it under tokenizer.ggml. The views must live until from_gguf returns.
 struct GgufVocab {
-  std::string_view model = {};                // "gpt2": byte-level BPE
-  std::string_view pre = {};                  // "smollm", "llama-bpe" or "qwen2"
+  std::string_view model = {};                // "gpt2": byte-level BPE; "llama": SentencePiece BPE
+  std::string_view pre = {};                  // of gpt2: "smollm", "llama-bpe", "qwen2", "tekken" or "seed-coder"
   std::vector<std::string_view> tokens = {};  // [vocab]
   std::span<const i32> token_types = {};      // [vocab] of llama.cpp's LLAMA_TOKEN_TYPE, or empty: all normal
+  std::span<const float> scores = {};         // [vocab] of llama: the higher, the earlier a piece is merged
   std::vector<std::string_view> merges = {};  // "left right", best first
   std::optional<i32> bos_id = {}, eos_id = {};
-  std::optional<bool> add_bos = {}, add_eos = {};  // without a value: llama-bpe adds BOS, nobody adds EOS
+  std::optional<bool> add_bos = {}, add_eos = {};  // without a value: llama, llama-bpe and tekken add BOS, nobody EOS
 };
 
 struct EncodeOptions {

@@ -229,11 +229,12 @@ TEST(Tokenizer, RefusesBadVocabularies) {
     return Tokenizer::from_gguf(arrays.vocab).status();
   };
   const auto message = [&](auto&& change) { return refusal(change).message(); };
-  EXPECT_EQ(message([](OwnedVocab& a) { a.vocab.pre = "tekken"; }),
-            "tokenizer.ggml.pre: pre-tokenizer 'tekken' is not supported (smollm, llama-bpe, qwen2 are)");
-  EXPECT_EQ(refusal([](OwnedVocab& a) { a.vocab.pre = "tekken"; }).code(), Code::kUnimplemented);
-  EXPECT_EQ(message([](OwnedVocab& a) { a.vocab.model = "llama"; }),
-            "tokenizer.ggml.model: 'llama' is not supported (gpt2 is)");
+  EXPECT_EQ(
+      message([](OwnedVocab& a) { a.vocab.pre = "gpt-9"; }),
+      "tokenizer.ggml.pre: pre-tokenizer 'gpt-9' is not supported (smollm, llama-bpe, qwen2, tekken, seed-coder are)");
+  EXPECT_EQ(refusal([](OwnedVocab& a) { a.vocab.pre = "gpt-9"; }).code(), Code::kUnimplemented);
+  EXPECT_EQ(message([](OwnedVocab& a) { a.vocab.model = "bert"; }),
+            "tokenizer.ggml.model: 'bert' is not supported (gpt2, llama are)");
   EXPECT_EQ(message([](OwnedVocab& a) { a.vocab.token_types = a.vocab.token_types.first(9); }),
             "tokenizer.ggml.token_type: 9 entries for 49152 tokens");
   EXPECT_EQ(

@@ -14,9 +14,21 @@ std::string gguf_name(std::string_view name) {
       {"lm_head.weight", "output.weight"},
   };
   static constexpr std::pair<std::string_view, std::string_view> kLayer[] = {
-      {"input_layernorm", "attn_norm"}, {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
-      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},           {"mlp.down_proj", "ffn_down"},
+      {"input_layernorm", "attn_norm"},
+      {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.o_proj", "attn_output"},
+      {"post_attention_layernorm", "ffn_norm"},
+      {"mlp.gate_proj", "ffn_gate"},
+      {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"},
+      {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"},
+      {"mlp.gate", "ffn_gate_inp"},
+      {"mlp.experts.gate_proj", "ffn_gate_exps"},
+      {"mlp.experts.up_proj", "ffn_up_exps"},
+      {"mlp.experts.down_proj", "ffn_down_exps"},
   };
   for (const auto& [ours, theirs] : kTop) {
     if (name == ours) return std::string(theirs);
@@ -39,14 +51,14 @@ class GgufCheckpoint : public Checkpoint {
       : file_(std::move(file)), head_dim_(head_dim), permuted_(permuted) {}
 
   Result<TensorView> tensor(const std::string& name) const override {
-    const TensorView* view = file_->tensor(gguf_name(name));
+    const TensorView* view = find(name);
     if (view == nullptr) {
       return error(Code::kNotFound, "{}: tensor '{}' is missing", file_->file().path(), gguf_name(name));
     }
     return *view;
   }
 
-  bool has(const std::string& name) const override { return file_->tensor(gguf_name(name)) != nullptr; }
+  bool has(const std::string& name) const override { return find(name) != nullptr; }
 
   i64 file_row(const std::string& name, i64 row) const override {
     const bool query_or_key = name.find(".q_proj.") != std::string::npos || name.find(".k_proj.") != std::string::npos;
@@ -64,6 +76,15 @@ class GgufCheckpoint : public Checkpoint {
   void drop_pages() const override { file_->file().drop(file_->file().bytes()); }
 
  private:
+  // Seed-OSS files name the norm before the MLP after what comes before it.
+  const TensorView* find(const std::string& name) const {
+    const std::string theirs = gguf_name(name);
+    const TensorView* view = file_->tensor(theirs);
+    constexpr std::string_view kNorm = ".ffn_norm.weight";
+    if (view || !theirs.ends_with(kNorm)) return view;
+    return file_->tensor(theirs.substr(0, theirs.size() - kNorm.size()) + ".post_attention_norm.weight");
+  }
+
   const std::shared_ptr<const GgufFile> file_;
   const i64 head_dim_;
   const bool permuted_;

@@ -1,6 +1,7 @@
 //! Tokenizers from the vocabulary arrays of GGUF files.
 //!
-//! The pre-tokenizers are those of the models' own tokenizer.json files: SmolLM2, Llama 3 and Qwen2.
+//! The pre-tokenizers are those of the models' own tokenizer.json files: SmolLM2, Llama 3, Qwen2, Mistral Nemo and Seed.
+//! Model `llama` is SentencePiece's BPE as Llama 2 and Mistral have it.
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::BPE;
@@ -13,6 +14,7 @@ use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as HfTokenizer};
 
 use crate::fault::{Code, Fault, Result};
+use crate::sentencepiece;
 use crate::tokenizer::Tokenizer;
 
 /// What a file says about its vocabulary. `None` for add_bos and add_eos means that it does not say.
@@ -22,6 +24,7 @@ pub struct Vocab<'a> {
     pub pre: &'a str,
     pub tokens: Vec<&'a str>,
     pub token_types: Option<&'a [i32]>,
+    pub scores: Option<&'a [f32]>,
     pub merges: Vec<&'a str>,
     pub bos_id: Option<u32>,
     pub eos_id: Option<u32>,
@@ -29,7 +32,8 @@ pub struct Vocab<'a> {
     pub add_eos: Option<bool>,
 }
 
-// Of llama.cpp's token types; the others (1 normal, 2 unknown, 6 byte) are plain entries of a byte-level vocabulary.
+// Of llama.cpp's token types; the others (1 normal, 6 byte) are plain entries of a byte-level vocabulary.
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -47,6 +51,8 @@ enum SplitRule {
     /// Every digit alone, then GPT-2's own regex.
     DigitsThenGpt2,
     Regex(&'static str),
+    /// SentencePiece does not split.
+    None,
 }
 
 fn family(pre: &str) -> Result<Family> {
@@ -58,14 +64,25 @@ fn family(pre: &str) -> Result<Family> {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     );
+    const TEKKEN: &str = concat!(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    const SEED_CODER: &str = concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}",
+        r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
     Ok(match pre {
+        "tekken" => Family { split: SplitRule::Regex(TEKKEN), nfc: false, ignore_merges: true, add_bos: true },
+        "seed-coder" => Family { split: SplitRule::Regex(SEED_CODER), nfc: false, ignore_merges: false, add_bos: false },
         "smollm" => Family { split: SplitRule::DigitsThenGpt2, nfc: false, ignore_merges: false, add_bos: false },
         "llama-bpe" => Family { split: SplitRule::Regex(LLAMA3), nfc: false, ignore_merges: true, add_bos: true },
         "qwen2" => Family { split: SplitRule::Regex(QWEN2), nfc: true, ignore_merges: false, add_bos: false },
         other => {
             return Err(Fault::new(
                 Code::Unimplemented,
-                format!("tokenizer.ggml.pre: pre-tokenizer '{other}' is not supported (smollm, llama-bpe, qwen2 are)"),
+                format!("tokenizer.ggml.pre: pre-tokenizer '{other}' is not supported (smollm, llama-bpe, qwen2, tekken, seed-coder are)"),
             ))
         }
     })
@@ -74,6 +91,7 @@ fn family(pre: &str) -> Result<Family> {
 fn pre_tokenizer(rule: &SplitRule) -> Result<PreTokenizerWrapper> {
     let byte_level = |use_regex| ByteLevel::new(false, true, use_regex).into();
     let steps: Vec<PreTokenizerWrapper> = match rule {
+        SplitRule::None => vec![],
         SplitRule::DigitsThenGpt2 => vec![Digits::new(true).into(), byte_level(true)],
         SplitRule::Regex(regex) => {
             let pattern = SplitPattern::Regex(regex.to_string());
@@ -87,13 +105,17 @@ fn pre_tokenizer(rule: &SplitRule) -> Result<PreTokenizerWrapper> {
 
 /// Builds the tokenizer that the model's own tokenizer.json describes. Errors name the key, and the index in arrays.
 pub fn build(vocab: &Vocab) -> Result<Tokenizer> {
-    if vocab.model != "gpt2" {
-        return Err(Fault::new(
-            Code::Unimplemented,
-            format!("tokenizer.ggml.model: '{}' is not supported (gpt2 is)", vocab.model),
-        ));
-    }
-    let family = family(vocab.pre)?;
+    let sentencepiece = vocab.model == "llama";
+    let family = match vocab.model {
+        "gpt2" => family(vocab.pre)?,
+        "llama" => Family { split: SplitRule::None, nfc: false, ignore_merges: false, add_bos: true },
+        other => {
+            return Err(Fault::new(
+                Code::Unimplemented,
+                format!("tokenizer.ggml.model: '{other}' is not supported (gpt2, llama are)"),
+            ))
+        }
+    };
     if let Some(types) = vocab.token_types {
         if types.len() != vocab.tokens.len() {
             return Err(Fault::corrupt(format!(
@@ -122,9 +144,17 @@ pub fn build(vocab: &Vocab) -> Result<Tokenizer> {
             _ => {}
         }
     }
-    let bpe = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges(vocab)?)
-        .ignore_merges(family.ignore_merges)
+    let merges = if sentencepiece { sentencepiece::merges(vocab, &ids)? } else { merges(vocab)? };
+    let mut builder = BPE::builder()
+        .vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .ignore_merges(family.ignore_merges);
+    if sentencepiece {
+        builder = builder.byte_fallback(true).fuse_unk(true);
+        if let Some(id) = (0..vocab.tokens.len()).find(|id| token_type(*id) == UNKNOWN) {
+            builder = builder.unk_token(vocab.tokens[id].to_string());
+        }
+    }
+    let bpe = builder
         .build()
         .map_err(|e| Fault::corrupt(format!("tokenizer.ggml.merges: {e}")))?;
 
@@ -133,8 +163,13 @@ pub fn build(vocab: &Vocab) -> Result<Tokenizer> {
     if family.nfc {
         tokenizer.with_normalizer(Some(NFC)).map_err(fault)?;
     }
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&family.split)?));
-    tokenizer.with_decoder(Some(ByteLevel::new(true, true, true)));
+    if sentencepiece {
+        tokenizer.with_normalizer(Some(sentencepiece::normalizer().map_err(fault)?)).map_err(fault)?;
+        tokenizer.with_decoder(Some(sentencepiece::decoder().map_err(fault)?));
+    } else {
+        tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&family.split)?));
+        tokenizer.with_decoder(Some(ByteLevel::new(true, true, true)));
+    }
     tokenizer.add_tokens(added).map_err(fault)?;
     if let Some(processor) = post_processor(vocab, &family)? {
         tokenizer.with_post_processor(Some(processor));

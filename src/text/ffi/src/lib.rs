@@ -7,4 +7,5 @@ pub mod gguf;
 pub mod grammar;
 mod python;
 mod sandbox;
+mod sentencepiece;
 pub mod tokenizer;
