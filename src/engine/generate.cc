@@ -34,7 +34,7 @@ Result<Generated> Generator::generate(std::span<const i32> prompt, const Generat
 
   Generated answer;
   auto first = start;
-  for (;;) {
+  while (answer.finish_reason.empty()) {
     if (const std::optional<StepResult> result = executor_.poll()) {
       WEFT_TRY(result->status);
       WEFT_TRY(scheduler_.retire(*result));
@@ -61,9 +61,8 @@ Result<Generated> Generator::generate(std::span<const i32> prompt, const Generat
       }
     }
     if (scheduler_.in_flight() > 0) continue;
-    std::optional<StepPlan> plan = scheduler_.plan(Clock::now());
-    if (!plan) break;
-    executor_.submit(*std::move(plan));
+    // No plan: the answer was just cancelled, and its last event is to come.
+    if (std::optional<StepPlan> plan = scheduler_.plan(Clock::now())) executor_.submit(*std::move(plan));
   }
   return answer;
 }

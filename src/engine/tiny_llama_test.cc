@@ -144,6 +144,9 @@ TEST_F(TinyLlamaTest, ACachedPrefixEqualsAComputedOne) {
     const std::vector<i32> other(kTokens.begin(), kTokens.begin() + 9);
     WEFT_ASSIGN(const Generated shorter, generator.generate(other, options, all));
     EXPECT_EQ(shorter.cached_tokens, 8);
+    WEFT_ASSIGN(const Generated cancelled, generator.generate(kTokens, options, [](i32) { return false; }));
+    EXPECT_EQ(cancelled.finish_reason, "cancelled");
+    EXPECT_EQ(cancelled.ids.size(), 1u);
     return {};
   });
   EXPECT_TRUE(status.ok()) << status.message();
