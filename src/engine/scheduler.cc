@@ -208,7 +208,7 @@ Status Scheduler::retire(StepResult result) {
     if (draw.scores >= 0) {
       score(s, draw.scores, result.samples[i]);
     } else if (draw.ahead == 0) {
-      s.pending = 0;
+      --s.pending;
       accept(s, result.samples[i]);
     } else if (s.tokens.back() == row.draft[size_t(draw.ahead - 1)] && row.drafts_hold) {
       ++s.written;  // the draft was right: its keys and values are the token's, and what follows it counts

@@ -209,7 +209,7 @@ StepPlan Scheduler::build(Step& step) {
     if (step.samples[i].scores >= 0 || step.samples[i].ahead > 0) continue;
     Sequence& s = *step.rows[step.samples[i].row].sequence;
     step.wants_masks |= s.grammar.has_value();
-    s.pending = 1;
+    ++s.pending;
     s.pending_sample = i32(i);
   }
   return plan;

@@ -17,8 +17,8 @@ struct Sequence {
   State state = State::kHeld;
   std::vector<i32> tokens;  // prompt and known answer
   i64 computed = 0, written = 0;
-  i32 pending = 0;          // 1: a step in flight draws the next token
-  i32 pending_sample = -1;  // that token's sample index; the step is the latest one submitted
+  i32 pending = 0;          // next tokens that steps in flight draw
+  i32 pending_sample = -1;  // the last one's sample index; its step is the latest one submitted
   std::vector<i32> pages;
   i64 cached_pages = 0;  // of `pages`, from the first: in the radix tree
   u32 epoch = 0;         // counts preemptions: rows of an earlier epoch wrote pages that were given back
