@@ -93,7 +93,8 @@ def test_a_rank_is_lost(server, victim, number, what, phase):
             assert head.startswith(b"HTTP/1.1 503")
             fault = json.loads(body)["error"]
         assert fault["code"] == "engine_unavailable" and f"rank {victim} " in fault["message"], fault
-        assert what in fault["message"] or "lost" in fault["message"] or "died" in fault["message"], fault
+        # A stopped rank is killed by the others, which may come first.
+        assert what in fault["message"] or "signal 9" in fault["message"], fault
     status, headers, body = server.chat(max_tokens=2)
     if status == 503:  # the ranks are not back yet
         assert int(headers["retry-after"]) >= 1 and body["error"]["type"] == "service_unavailable_error"

@@ -300,6 +300,7 @@ def test_the_document_says_what_is_served(server):
     assert chat["temperature"] == {"type": ["number", "null"], "minimum": 0, "maximum": 2, "default": 1,
                                    "description": "0 = always the likeliest token"}
     assert chat["model"]["enum"] == [MODEL] and chat["max_tokens"]["maximum"] == 8192
+    assert "security" not in document  # no key is asked for
     assert '"$context' not in json.dumps(document) and '"$m' not in json.dumps(document)
 
 
@@ -321,6 +322,8 @@ def test_keys_cors_and_json_logs(tmp_path):
                 assert status == 401 and answer_headers["www-authenticate"] == "Bearer", (header, path)
                 assert json.loads(body)["error"]["code"] == "invalid_api_key"
         assert server.get("/health")[0] == 200 and server.get("/live")[0] == 200
+        document = json.loads(server.get("/openapi.json", headers={"Authorization": "Bearer first-key"})[2])
+        assert document["security"] == [{"key": []}] and document["paths"]["/health"]["get"]["security"] == []
         for key in ("first-key", "second-key", "third-key"):
             assert [m.id for m in server.client(api_key=key).models.list().data] == ["small", "smaller"]
         with pytest.raises(openai.AuthenticationError):

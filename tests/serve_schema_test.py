@@ -14,7 +14,7 @@ def test_the_document_and_the_server_agree():
     with Server("--mock", "--max-model-len", 256) as server:
         done = subprocess.run(
             [pathlib.Path(sys.executable).parent / "st", "run", server.url + "/openapi.json", "--checks", CHECKS,
-             "--max-examples", "15", "--phases", "examples,coverage,fuzzing", "--seed", "1",
+             "--max-examples", "8", "--phases", "examples,coverage,fuzzing", "--seed", "1",
              "--request-timeout", "20", "--suppress-health-check", "all", "--no-color"],
             capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -53,13 +53,15 @@ Result<std::vector<std::string>> all_keys(const ServeFlags& flags) {
   return keys;
 }
 
-Result<std::shared_ptr<const ServedModel>> served_model(const ServeFlags& flags, const Pretrained& model) {
+Result<std::shared_ptr<const ServedModel>> served_model(const ServeFlags& flags, const Pretrained& model,
+                                                        bool needs_key) {
   std::vector<std::string> names = flags.served_names;
   if (names.empty()) names.push_back(flags.ranks.model);
   ServedLimits limits{.version = WEFT_VERSION,
                       .models = names,
                       .context = flags.ranks.context(model.config),
-                      .vocab = model.config.vocab};
+                      .vocab = model.config.vocab,
+                      .needs_key = needs_key};
   WEFT_ASSIGN(Tokenizer tokenizer, model.load_tokenizer());
   WEFT_ASSIGN(const ToolFormat tool_format, parse_tool_format(flags.tool_parser));
   auto served = std::make_shared<ServedModel>(ServedModel{.limits = limits,
@@ -211,7 +213,7 @@ Status serve(ServeFlags& flags) {
   WEFT_ASSIGN(const std::filesystem::path path, resolve_model(flags.ranks.model));
   WEFT_ASSIGN(const Pretrained model, Pretrained::open(path));
   WEFT_TRY(flags.ranks.choose(model.config));
-  WEFT_ASSIGN(const auto served, served_model(flags, model));
+  WEFT_ASSIGN(const auto served, served_model(flags, model, !keys.empty()));
   raise_descriptor_limit();
   Metrics* counted = nullptr;
   EngineHostOptions hosting = host_options(flags, model.config);

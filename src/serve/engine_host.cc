@@ -158,7 +158,7 @@ Status EngineHost::load(RankProcesses& ranks, const std::shared_ptr<ExecutorFaul
     }
   }
   Result<std::unique_ptr<SocketExecutor>> executor = connected.get();
-  if (!executor.ok() && lost.ok()) lost = reason(ranks, executor.status());
+  if (!executor.ok() && lost.ok()) lost = reason(ranks, {}, executor.status());
   WEFT_TRY(lost);
   return adopt(std::make_unique<SupervisedExecutor>(std::move(*executor), fault));
 }
@@ -167,21 +167,24 @@ Status EngineHost::load(RankProcesses& ranks, const std::shared_ptr<ExecutorFaul
 Status EngineHost::watch(RankProcesses& ranks, const ExecutorFault& fault) {
   const auto engine = this->engine();
   for (;;) {
-    WEFT_TRY(ranks.watch(kWatch));
-    if (const Status reported = fault.reported(); !reported.ok()) return reason(ranks, reported);
+    const Status lost = ranks.watch(kWatch), reported = fault.reported();
+    if (!lost.ok() || !reported.ok()) return reason(ranks, lost, reported);
     WEFT_TRY(engine->stats().health);
     if (wait_or_stop(std::chrono::milliseconds(0))) return {};
   }
 }
 
-// A connection that ended says little: a rank that died shows a moment later, and goes before what the executor saw.
-Status EngineHost::reason(RankProcesses& ranks, const Status& seen) {
+// The first sign of a failure is often its consequence: a rank that exits because another one was lost, a connection
+// that ended. A rank that a signal ended shows a moment later and goes first, then what rank 0 reported.
+Status EngineHost::reason(RankProcesses& ranks, Status lost, const Status& reported) {
+  const auto killed = [](const Status& status) { return status.message().find("by signal") != std::string::npos; };
   const Deadline deadline = Deadline::after(kReason);
-  Status lost;
-  while (lost.ok() && !deadline.expired()) lost = ranks.watch(std::chrono::milliseconds(20));
-  const bool killed = lost.message().find("by signal") != std::string::npos;
-  const bool bare = seen.message().find("closed the connection") != std::string::npos;
-  return !lost.ok() && (killed || bare) ? lost : seen;
+  while (!killed(lost) && !deadline.expired()) {
+    const Status next = ranks.watch(std::chrono::milliseconds(20));
+    if (!next.ok() && (lost.ok() || killed(next))) lost = next;
+  }
+  const bool bare = reported.ok() || reported.message().find("closed the connection") != std::string::npos;
+  return !lost.ok() && (killed(lost) || bare) ? lost : reported;
 }
 
 }  // namespace weft

@@ -45,7 +45,7 @@ class EngineHost final : public EngineSource {
   Status run_ranks(bool* was_ready);
   Status load(RankProcesses& ranks, const std::shared_ptr<ExecutorFault>& fault);
   Status watch(RankProcesses& ranks, const ExecutorFault& fault);
-  static Status reason(RankProcesses& ranks, const Status& seen);
+  static Status reason(RankProcesses& ranks, Status lost, const Status& reported);
   Status adopt(std::unique_ptr<Executor> executor);
   void set_state(Status state, std::vector<int> pids);
   bool wait_or_stop(std::chrono::milliseconds wait);

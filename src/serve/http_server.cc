@@ -28,19 +28,6 @@ constexpr int kSendBuffer = 128 << 10;  // in the kernel: a slow reader must sho
 constexpr auto kLinger = std::chrono::seconds(2);
 constexpr auto kSweep = std::chrono::milliseconds(100);
 
-std::string date_header() {
-  static thread_local std::time_t last = 0;
-  static thread_local std::string text;
-  if (const std::time_t now = std::time(nullptr); now != last) {
-    char buffer[64];
-    std::tm utc;
-    ::gmtime_r(&now, &utc);
-    text.assign(buffer, std::strftime(buffer, sizeof buffer, "%a, %d %b %Y %H:%M:%S GMT", &utc));
-    last = now;
-  }
-  return text;
-}
-
 // One request's answer on its way. Owned by the connection and by whoever answers.
 class Exchange final : public HttpReply {
  public:
@@ -109,7 +96,7 @@ class Exchange final : public HttpReply {
   friend class Connection;
   void start(int status, const HttpHeaders& headers) {
     status_ = status;
-    out_ += fmt::format("HTTP/1.1 {} {}\r\ndate: {}\r\n", status, http_reason(status), date_header());
+    out_ += fmt::format("HTTP/1.1 {} {}\r\ndate: {}\r\n", status, http_reason(status), http_date());
     for (const auto* list : {&headers, &std::as_const(common_headers)}) {
       for (const auto& [name, value] : *list) out_ += fmt::format("{}: {}\r\n", name, value);
     }
@@ -505,18 +492,6 @@ awaitable<void> Connection::until_client_leaves() {
 }
 
 }  // namespace
-
-std::string_view HttpRequest::header(std::string_view name) const {
-  for (const auto& [key, value] : headers) {
-    if (key == name) return value;
-  }
-  return {};
-}
-
-std::string_view http_reason(int status) {
-  const auto text = http::obsolete_reason(static_cast<http::status>(status));
-  return {text.data(), text.size()};
-}
 
 Result<std::unique_ptr<HttpServer>> HttpServer::create(const HttpOptions& options, HttpHandler& handler) {
   auto server = std::make_unique<Server>(options, handler);

@@ -110,6 +110,8 @@ class HttpServer {
   virtual void stop() = 0;
 };
 
+// The Date header's value now; made once a second for each thread.
+std::string http_date();
 // "Not Found" and the like.
 std::string_view http_reason(int status);
 

@@ -305,10 +305,6 @@ ApiFault make_completion(const ServedModel& model, const Json& body, GenerationS
     spec->prompts.push_back(std::move(prompt));
   }
   const i64 asked = fields.integer("max_tokens");
-  if (asked == 0 && !spec->echo) {
-    return invalid("max_tokens", "Invalid 'max_tokens': 0 is only allowed when 'echo' is true.",
-                   "integer_below_min_value");
-  }
   return fit_context(model, asked, "prompt", "max_tokens", spec);
 }
 

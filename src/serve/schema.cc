@@ -147,6 +147,10 @@ void substitute(Json& value, const ServedLimits& limits) {
 
 ApiSchema::ApiSchema(const ServedLimits& limits) : document_(Json::parse(kOpenApi)) {
   substitute(document_, limits);
+  if (!limits.needs_key) {
+    document_.erase("security");
+    document_["components"].erase("securitySchemes");
+  }
   Json& schemas = document_["components"]["schemas"];
   for (auto& [name, schema] : schemas.items()) {
     if (schema.contains("x-include")) {

@@ -14,6 +14,7 @@ struct ServedLimits {
   std::vector<std::string> models;  // names under which the model is served
   i64 context = 0;                  // tokens of prompt and answer together
   i64 vocab = 0;
+  bool needs_key = false;
 };
 
 class ApiSchema {
