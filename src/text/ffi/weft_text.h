@@ -48,8 +48,8 @@ weft_text_code weft_tokenizer_from_json(weft_text_view json, weft_tokenizer** ou
 
 /* A vocabulary as GGUF files store it. */
 typedef struct {
-  weft_text_view model;         /* tokenizer.ggml.model: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE) */
-  weft_text_view pre;           /* tokenizer.ggml.pre: of gpt2: "smollm", "llama-bpe", "qwen2", "tekken" or "seed-coder" */
+  weft_text_view model; /* tokenizer.ggml.model: "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE) */
+  weft_text_view pre;   /* tokenizer.ggml.pre: of gpt2: "smollm", "llama-bpe", "qwen2", "tekken" or "seed-coder" */
   const weft_text_view* tokens; /* [num_tokens] */
   const int32_t* token_types;   /* [num_tokens] of llama.cpp's LLAMA_TOKEN_TYPE, or null: all normal */
   const float* scores;          /* [num_tokens] of llama: the higher, the earlier a piece is merged; or null */
