@@ -63,7 +63,7 @@ struct Metrics::Families {
   prometheus::Counter* restarts;
   prometheus::Gauge* connections;
 
-  Histogram* histogram(const char* name, const char* help, Histogram::BucketBoundaries bounds) {
+  Histogram* histogram(const char* name, const char* help, const Histogram::BucketBoundaries& bounds) {
     return &prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add({{"model_name", model}}, bounds);
   }
 };
