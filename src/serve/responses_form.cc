@@ -53,7 +53,7 @@ class ResponsesForm final : public AnswerForm {
     if (status != "in_progress") content.push_back(text_part());
     return {{"id", message_id_}, {"type", "message"}, {"status", status}, {"role", "assistant"}, {"content", content}};
   }
-  Json at(Json fields) const {
+  Json at(const Json& fields) const {
     Json all = {{"item_id", message_id_}, {"output_index", 0}, {"content_index", 0}};
     all.update(fields);
     return all;
@@ -88,7 +88,7 @@ class ResponsesForm final : public AnswerForm {
     return all;
   }
 
-  void event(const std::string& type, Json fields, std::string& out) {
+  void event(const std::string& type, const Json& fields, std::string& out) {
     Json all = {{"type", type}, {"sequence_number", sequence_++}};
     all.update(fields);
     out += "event: " + type + "\n";

@@ -258,7 +258,7 @@ class ToolParser::State {
     if (single_ && calls_ > 1) return;
     parts_.calls.push_back({.index = calls_ - 1, .id = new_call_id(), .name = name, .arguments = {}});
   }
-  void add_arguments(std::string text) {
+  void add_arguments(const std::string& text) {
     if (text.empty() || (single_ && calls_ > 1)) return;
     if (parts_.calls.empty() || parts_.calls.back().index != calls_ - 1) {
       parts_.calls.push_back({.index = calls_ - 1, .id = {}, .name = {}, .arguments = {}});
