@@ -401,8 +401,8 @@ void merge_parts(const AttentionItem& item, const float* parts, i64 blocks, Atte
   for (i64 row = 0; row < rows; ++row) {
     float* out = out_of(item, row);
     clear_row(s, row, out, width);
-    const float* part = parts + row * part_row;
-    for (i64 block = 0; block < blocks; ++block, part += rows * part_row) {
+    for (i64 block = 0; block < blocks; ++block) {
+      const float* part = parts + (block * rows + row) * part_row;
       if (part[width + 1] == kNothingSeen) continue;
       float old, fresh;
       merge_sums<1>(part + width, part + width + 1, s.largest + row, s.sum + row, &old, &fresh);
