@@ -3,24 +3,23 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "models/synthetic_text.h"
 #include "serve/request.h"
 #include "serve/tool_parser.h"
 
 namespace weft {
 namespace {
 
-// Bytes as tokens: every text has one.
+constexpr i64 kVocab = 512;
+
+// Bytes as tokens: every text has some.
 const ServedModel& model() {
   static const ServedModel one = [] {
-    const std::string json =
-        R"({"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,
-        "trim_offsets":false,"use_regex":false},"post_processor":null,"decoder":{"type":"ByteLevel"},
-        "model":{"type":"BPE","unk_token":"!","vocab":{"!":0,"a":1,"b":2},"merges":[]}})";
-    auto tokenizer = Tokenizer::from_json(std::as_bytes(std::span(json)));
+    auto tokenizer = make_synthetic_tokenizer(kVocab);
     if (!tokenizer.ok()) std::abort();
     auto chat = ChatTemplate::compile("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}", "", "");
     if (!chat.ok()) std::abort();
-    const ServedLimits limits{.version = "1", .models = {"m"}, .context = 4096, .vocab = 3};
+    const ServedLimits limits{.version = "1", .models = {"m"}, .context = 4096, .vocab = kVocab};
     return ServedModel{.limits = limits, .schema = ApiSchema(limits), .tokenizer = *tokenizer, .chat_template = *chat};
   }();
   return one;
