@@ -106,7 +106,8 @@ class BeastClient final : public HttpClient {
     Status status;
     for (bool used_before = true; used_before;) {
       used_before = take_idle(*exchange);
-      status = used_before ? Status() : co_await connect(*exchange);
+      status = Status();
+      if (!used_before) status = co_await connect(*exchange);  // not in a conditional expression: GCC 12 loses it
       if (status.ok()) status = co_await converse(*exchange);
       // A kept connection may have been closed by the server meanwhile; a fresh one tells the truth.
       if (status.code() != Code::kUnavailable || exchange->answered) break;
