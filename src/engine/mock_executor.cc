@@ -8,19 +8,14 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/mix.h"
 
 namespace weft {
 namespace {
 
-u64 mix(u64 x) {  // the finaliser of splitmix64 (Steele et al., 2014)
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 // What the keys and values of `token` at `position` are to this model; a sequence is the sum of them.
 u64 entry_of(i32 token, i64 position) {
-  return mix(u64(position) * 0x9e3779b97f4a7c15u + u64(u32(token)) + 1);
+  return mix64(u64(position) * 0x9e3779b97f4a7c15u + u64(u32(token)) + 1);
 }
 
 struct Candidates {
@@ -33,7 +28,7 @@ struct Candidates {
 };
 
 i32 draw(u64 sequence, const SamplingParams& params, i64 vocab, const Candidates& candidates) {
-  const u64 hash = mix(sequence ^ mix(params.seed + u64(params.choice) * 0x632be59bd9b4e019u));
+  const u64 hash = mix64(sequence ^ mix64(params.seed + u64(params.choice) * 0x632be59bd9b4e019u));
   const i32 first = i32(hash % u64(vocab));
   for (i64 i = 0; i < vocab; ++i) {
     const i32 token = i32((first + i) % vocab);

@@ -4,19 +4,14 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/mix.h"
 
 namespace weft {
 namespace {
 
-u64 mix(u64 x) {  // the finaliser of splitmix64 (Steele et al., 2014)
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 u64 key_of(i32 parent, std::span<const i32> tokens) {
   u64 key = u64(u32(parent)) + 0x9e3779b97f4a7c15u;
-  for (i32 token : tokens) key = mix(key + u32(token));
+  for (i32 token : tokens) key = mix64(key + u32(token));
   return key;
 }
 

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "base/aligned_buffer.h"
+#include "base/mix.h"
 #include "models/presets.h"
 
 namespace weft {
@@ -67,18 +68,14 @@ class RandomCheckpoint : public Checkpoint {
   void drop_pages() const override {}
 
  private:
-  // Numbers even in +- sqrt(3 / width), by splitmix64 (Steele et al., Fast Splittable Pseudorandom Number Generators,
-  // 2014).
+  // Numbers even in +- sqrt(3 / width).
   void draw(i64 width, i64 rows) {
     const i64 count = rows * kRowStep + kOffsets + width;
     AlignedBuffer buffer(size_t(count) * sizeof(bf16));
     auto* out = reinterpret_cast<bf16*>(buffer.data());
     const float scale = std::sqrt(3.0f / float(width)) * 0x1p-15f;
     for (i64 i = 0; i < count; i += 4) {
-      u64 x = u64(width) * 0x9e3779b97f4a7c15u + u64(i) * 0xbf58476d1ce4e5b9u;
-      x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-      x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-      x ^= x >> 31;
+      u64 x = mix64(u64(width) * 0x9e3779b97f4a7c15u + u64(i) * 0xbf58476d1ce4e5b9u);
       for (i64 j = i; j < std::min(i + 4, count); ++j, x >>= 16) out[j] = bf16(float(i16(u16(x))) * scale);
     }
     sequences_.emplace(width, std::move(buffer));

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/mix.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WEFT_ASAN 1
@@ -77,10 +78,8 @@ SimWorld::SimWorld(const SimOptions& options) : options_(options), home_(std::ma
 SimWorld::~SimWorld() = default;
 
 u32 SimWorld::random(u32 below) {  // splitmix64
-  u64 z = state_ += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return u32((z ^ (z >> 31)) >> 32) % below;
+  state_ += 0x9e3779b97f4a7c15u;
+  return u32(mix64(state_) >> 32) % below;
 }
 
 void SimWorld::set_word(u64 offset, u32 value) {
