@@ -61,16 +61,10 @@ std::string trial(int ranks, u64 seed) {
     return all_reduce_two_shot<float, F>(m, b, tiles, hooks);
   });
   if (!found.empty()) return found;
-  for (int call = 0; call < kCalls; ++call) {
-    for (int r = 0; r < ranks; ++r) {
-      for (i64 i = 0; i < size_of(call); ++i) {
-        const float expected = rank_sum(DType::kF32, seed + u64(call), ranks, i);
-        const float value = y[size_t(call * ranks + r)][size_t(i)];
-        if (std::memcmp(&expected, &value, sizeof value) != 0) return differs("sum", call, r, i, expected, value);
-      }
-    }
-  }
-  return {};
+  return first_difference(
+      "sum", kCalls, ranks, [&](int call, int) { return size_of(call); },
+      [&](int call, int, i64 i) { return rank_sum(DType::kF32, seed + u64(call), ranks, i); },
+      [&](int call, int r, i64 i) { return y[size_t(call * ranks + r)][size_t(i)]; });
 }
 
 TEST(AllReduceSim, EveryProtocolIsClean) {

@@ -76,7 +76,8 @@ inline std::string differs(const char* what, int call, int rank, i64 i, float ex
   return fmt::format("{}: call {} rank {} [{}]: expected {}, found {}", what, call, rank, i, expected, found);
 }
 
-// The first of values found(call, rank, i), i < count(call, rank), that differs from expected(call, rank, i); or empty.
+// The first of values found(call, rank, i), i < count(call, rank), that differs in a bit from expected(call, rank, i);
+// or empty.
 template <class Count, class Expected, class Found>
 std::string first_difference(const char* what, int calls, int ranks, Count&& count, Expected&& expected,
                              Found&& found) {
@@ -84,7 +85,7 @@ std::string first_difference(const char* what, int calls, int ranks, Count&& cou
     for (int r = 0; r < ranks; ++r) {
       for (i64 i = 0; i < count(call, r); ++i) {
         const float wanted = expected(call, r, i), value = found(call, r, i);
-        if (wanted != value) return differs(what, call, r, i, wanted, value);
+        if (std::memcmp(&wanted, &value, sizeof value) != 0) return differs(what, call, r, i, wanted, value);
       }
     }
   }

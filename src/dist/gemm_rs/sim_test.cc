@@ -62,17 +62,11 @@ std::string trial(int ranks, u64 seed) {
     return reduce_scatter<float, F>(m, b, tiles_of, hooks);
   });
   if (!found.empty()) return found;
-  for (int call = 0; call < kCalls; ++call) {
-    for (int r = 0; r < ranks; ++r) {
-      const Run mine = split_run(size_of(call), ranks, r);
-      for (i64 i = 0; i < mine.size(); ++i) {
-        const float expected = rank_sum(DType::kF32, seed + u64(call), ranks, mine.begin + i);
-        const float value = y[size_t(call * ranks + r)][size_t(i)];
-        if (std::memcmp(&expected, &value, sizeof value) != 0) return differs("y", call, r, i, expected, value);
-      }
-    }
-  }
-  return {};
+  const auto shard = [&](int call, int r) { return split_run(size_of(call), ranks, r); };
+  return first_difference(
+      "y", kCalls, ranks, [&](int call, int r) { return shard(call, r).size(); },
+      [&](int call, int r, i64 i) { return rank_sum(DType::kF32, seed + u64(call), ranks, shard(call, r).begin + i); },
+      [&](int call, int r, i64 i) { return y[size_t(call * ranks + r)][size_t(i)]; });
 }
 
 TEST(GemmRsSim, CleanAndPlantedFaultsAreFound) {
