@@ -1,17 +1,13 @@
 // /v1/chat/completions: objects chat.completion and chat.completion.chunk.
-#include "serve/answer_form.h"
+#include "serve/chunked_form.h"
 
 namespace weft {
 namespace {
 
-class ChatForm final : public AnswerForm {
+class ChatForm final : public ChunkedForm {
  public:
   ChatForm(const GenerationSpec& spec, const ServedModel& model, const std::string& id, i64 created)
-      : spec_(spec), model_(model) {
-    head_ = {{"id", id}, {"object", "chat.completion.chunk"}, {"created", created}, {"model", spec.model}};
-    prefix_ = dump_json(head_);
-    prefix_.back() = ',';  // more fields follow
-  }
+      : ChunkedForm(spec, model, id, "chat.completion.chunk", created) {}
 
   Json whole(std::vector<EndedChoice> choices, const UsageTotals& usage) override {
     Json list = Json::array();
@@ -33,7 +29,7 @@ class ChatForm final : public AnswerForm {
                     {"logprobs", logprobs(choice.answer.tokens)},
                     {"finish_reason", choice.finish_reason}};
       if (!choice.stop_reason.is_null()) entry["stop_reason"] = choice.stop_reason;
-      if (spec_.return_token_ids) entry["token_ids"] = ids(choice.answer.tokens);
+      if (spec_.return_token_ids) entry["token_ids"] = token_ids(choice.answer.tokens);
       list.push_back(std::move(entry));
     }
     Json all = head_;
@@ -77,7 +73,7 @@ class ChatForm final : public AnswerForm {
                   {"delta", std::move(fields)},
                   {"logprobs", logprobs(delta.tokens)},
                   {"finish_reason", nullptr}};
-    if (spec_.return_token_ids) entry["token_ids"] = ids(delta.tokens);
+    if (spec_.return_token_ids) entry["token_ids"] = token_ids(delta.tokens);
     chunk(entry, so_far, out);
   }
 
@@ -88,33 +84,7 @@ class ChatForm final : public AnswerForm {
     chunk(entry, so_far, out);
   }
 
-  void close(const UsageTotals& usage, std::string& out) override {
-    if (spec_.include_usage) {
-      Json all = head_;
-      all["choices"] = Json::array();
-      all["usage"] = usage_json(usage);
-      append_event(all, out);
-    }
-    out += "data: [DONE]\n\n";
-  }
-
-  void fail(const ApiError& fault, std::string& out) override { append_event(fault.body(), out); }
-
  private:
-  void chunk(const Json& choice, const UsageTotals& so_far, std::string& out) const {
-    out += "data: ";
-    out += prefix_;
-    out += "\"choices\":[";
-    out += dump_json(choice);
-    out += ']';
-    if (spec_.continuous_usage) {
-      out += ",\"usage\":" + dump_json(usage_json(so_far));
-    } else if (spec_.include_usage) {
-      out += ",\"usage\":null";
-    }
-    out += "}\n\n";
-  }
-
   Json logprobs(const std::vector<TokenEntry>& tokens) const {
     if (spec_.logprobs < 0) return nullptr;
     Json content = Json::array();
@@ -133,17 +103,6 @@ class ChatForm final : public AnswerForm {
     for (const char byte : bytes) list.push_back(static_cast<unsigned char>(byte));
     return {{"token", bytes}, {"logprob", std::max(logprob, -9999.0f)}, {"bytes", std::move(list)}};
   }
-
-  static Json ids(const std::vector<TokenEntry>& tokens) {
-    Json list = Json::array();
-    for (const TokenEntry& token : tokens) list.push_back(token.id);
-    return list;
-  }
-
-  const GenerationSpec& spec_;
-  const ServedModel& model_;
-  Json head_;
-  std::string prefix_;
 };
 
 }  // namespace

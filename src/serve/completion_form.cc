@@ -1,17 +1,13 @@
 // /v1/completions: objects text_completion, whole or as chunks.
-#include "serve/answer_form.h"
+#include "serve/chunked_form.h"
 
 namespace weft {
 namespace {
 
-class CompletionForm final : public AnswerForm {
+class CompletionForm final : public ChunkedForm {
  public:
   CompletionForm(const GenerationSpec& spec, const ServedModel& model, const std::string& id, i64 created)
-      : spec_(spec), model_(model) {
-    head_ = {{"id", id}, {"object", "text_completion"}, {"created", created}, {"model", spec.model}};
-    prefix_ = dump_json(head_);
-    prefix_.back() = ',';
-  }
+      : ChunkedForm(spec, model, id, "text_completion", created) {}
 
   Json whole(std::vector<EndedChoice> choices, const UsageTotals& usage) override {
     Json list = Json::array();
@@ -34,25 +30,12 @@ class CompletionForm final : public AnswerForm {
               std::string& out) override {
     chunk(entry(choice, {}, reason, stop_reason), so_far, out);
   }
-  void close(const UsageTotals& usage, std::string& out) override {
-    if (spec_.include_usage) {
-      Json all = head_;
-      all["choices"] = Json::array();
-      all["usage"] = usage_json(usage);
-      append_event(all, out);
-    }
-    out += "data: [DONE]\n\n";
-  }
-  void fail(const ApiError& fault, std::string& out) override { append_event(fault.body(), out); }
 
  private:
   Json entry(int index, const AnswerDelta& delta, const Json& reason, const Json& stop_reason) const {
     Json all = {{"index", index}, {"text", delta.content}, {"logprobs", logprobs(delta)}, {"finish_reason", reason}};
     if (!stop_reason.is_null()) all["stop_reason"] = stop_reason;
-    if (spec_.return_token_ids) {
-      all["token_ids"] = Json::array();
-      for (const TokenEntry& token : delta.tokens) all["token_ids"].push_back(token.id);
-    }
+    if (spec_.return_token_ids) all["token_ids"] = token_ids(delta.tokens);
     return all;
   }
 
@@ -87,25 +70,6 @@ class CompletionForm final : public AnswerForm {
     const std::string quoted = dump_json(Json(bytes));
     return Json::parse(quoted).get<std::string>();
   }
-
-  void chunk(const Json& choice, const UsageTotals& so_far, std::string& out) const {
-    out += "data: ";
-    out += prefix_;
-    out += "\"choices\":[";
-    out += dump_json(choice);
-    out += ']';
-    if (spec_.continuous_usage) {
-      out += ",\"usage\":" + dump_json(usage_json(so_far));
-    } else if (spec_.include_usage) {
-      out += ",\"usage\":null";
-    }
-    out += "}\n\n";
-  }
-
-  const GenerationSpec& spec_;
-  const ServedModel& model_;
-  Json head_;
-  std::string prefix_;
 };
 
 }  // namespace

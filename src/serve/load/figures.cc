@@ -83,9 +83,21 @@ bool Goodput::met_by(const LoadRecord& record) const {
          keeps(e2e_ms, record.e2e_s()) && (record.output_tokens < 2 || keeps(tpot_ms, record.tpot_s()));
 }
 
+LatencySamples latencies_of(const LoadResult& result) {
+  LatencySamples samples;
+  for (const LoadRecord& record : result.records) {
+    if (!record.ok) continue;
+    samples.ttft.push_back(record.ttft_s() * 1000);
+    samples.e2e.push_back(record.e2e_s() * 1000);
+    if (record.output_tokens > 1) samples.tpot.push_back(record.tpot_s() * 1000);
+  }
+  for (const float gap : result.gaps_s) samples.itl.push_back(double(gap) * 1000);
+  return samples;
+}
+
 LoadFigures figures_of(const LoadResult& result, const Goodput& goodput) {
   LoadFigures figures;
-  std::vector<double> ttft, tpot, e2e, input, output;
+  std::vector<double> input, output;
   for (const LoadRecord& record : result.records) {
     if (!record.ok) {
       ++figures.failed;
@@ -101,17 +113,12 @@ LoadFigures figures_of(const LoadResult& result, const Goodput& goodput) {
       input.push_back(double(record.prompt_tokens));
     }
     output.push_back(double(record.output_tokens));
-    ttft.push_back(record.ttft_s() * 1000);
-    e2e.push_back(record.e2e_s() * 1000);
-    if (record.output_tokens > 1) tpot.push_back(record.tpot_s() * 1000);
   }
-  std::vector<double> gaps(result.gaps_s.size());
-  std::transform(result.gaps_s.begin(), result.gaps_s.end(), gaps.begin(),
-                 [](float gap) { return double(gap) * 1000; });
-  figures.ttft_ms = distribution_of(std::move(ttft));
-  figures.tpot_ms = distribution_of(std::move(tpot));
-  figures.itl_ms = distribution_of(std::move(gaps));
-  figures.e2e_ms = distribution_of(std::move(e2e));
+  LatencySamples latencies = latencies_of(result);
+  figures.ttft_ms = distribution_of(std::move(latencies.ttft));
+  figures.tpot_ms = distribution_of(std::move(latencies.tpot));
+  figures.itl_ms = distribution_of(std::move(latencies.itl));
+  figures.e2e_ms = distribution_of(std::move(latencies.e2e));
   figures.input_len = distribution_of(std::move(input));
   figures.output_len = distribution_of(std::move(output));
   if (result.duration_s > 0) {

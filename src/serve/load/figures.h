@@ -37,6 +37,13 @@ struct LoadFigures {
   Distribution input_len, output_len;             // tokens, of completed requests
   i64 good = 0;                                   // completed requests that meet the goodput target
 };
+// In ms, of completed requests: times to the first token, per further token (of answers with more than one), between
+// texts, and from end to end.
+struct LatencySamples {
+  std::vector<double> ttft, tpot, itl, e2e;
+};
+LatencySamples latencies_of(const LoadResult& result);
+
 LoadFigures figures_of(const LoadResult& result, const Goodput& goodput);
 
 // Options, figures and faults as one JSON object; times in ms unless the name ends in _s.

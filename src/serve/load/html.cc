@@ -91,19 +91,11 @@ Chart share_below(std::string title, std::vector<double> sample) {
 }
 
 std::string latency_charts(const LoadResult& result) {
-  std::vector<double> ttft, tpot, e2e;
-  for (const LoadRecord& record : result.records) {
-    if (!record.ok) continue;
-    ttft.push_back(record.ttft_s() * 1000);
-    e2e.push_back(record.e2e_s() * 1000);
-    if (record.output_tokens > 1) tpot.push_back(record.tpot_s() * 1000);
-  }
-  std::vector<double> gaps(result.gaps_s.size());
-  std::transform(result.gaps_s.begin(), result.gaps_s.end(), gaps.begin(),
-                 [](float gap) { return double(gap) * 1000; });
-  return svg(share_below("Time to first token", std::move(ttft))) +
-         svg(share_below("Time per output token", std::move(tpot))) +
-         svg(share_below("Gap between texts", std::move(gaps))) + svg(share_below("End to end", std::move(e2e)));
+  LatencySamples latencies = latencies_of(result);
+  return svg(share_below("Time to first token", std::move(latencies.ttft))) +
+         svg(share_below("Time per output token", std::move(latencies.tpot))) +
+         svg(share_below("Gap between texts", std::move(latencies.itl))) +
+         svg(share_below("End to end", std::move(latencies.e2e)));
 }
 
 std::string time_charts(const LoadResult& result) {

@@ -1,0 +1,59 @@
+// ChunkedForm: the stream that chat and completion answers share: chunks of one object, then usage, then [DONE].
+#pragma once
+#include "serve/answer_form.h"
+
+namespace weft {
+
+class ChunkedForm : public AnswerForm {
+ public:
+  void close(const UsageTotals& usage, std::string& out) final {
+    if (spec_.include_usage) {
+      Json all = head_;
+      all["choices"] = Json::array();
+      all["usage"] = usage_json(usage);
+      append_event(all, out);
+    }
+    out += "data: [DONE]\n\n";
+  }
+
+  void fail(const ApiError& fault, std::string& out) final { append_event(fault.body(), out); }
+
+ protected:
+  // `object` is the chunk's. `spec` and `model` must outlive it.
+  ChunkedForm(const GenerationSpec& spec, const ServedModel& model, const std::string& id, const char* object,
+              i64 created)
+      : spec_(spec), model_(model) {
+    head_ = {{"id", id}, {"object", object}, {"created", created}, {"model", spec.model}};
+    prefix_ = dump_json(head_);
+    prefix_.back() = ',';  // more fields follow
+  }
+
+  void chunk(const Json& choice, const UsageTotals& so_far, std::string& out) const {
+    out += "data: ";
+    out += prefix_;
+    out += "\"choices\":[";
+    out += dump_json(choice);
+    out += ']';
+    if (spec_.continuous_usage) {
+      out += ",\"usage\":" + dump_json(usage_json(so_far));
+    } else if (spec_.include_usage) {
+      out += ",\"usage\":null";
+    }
+    out += "}\n\n";
+  }
+
+  static Json token_ids(const std::vector<TokenEntry>& tokens) {
+    Json list = Json::array();
+    for (const TokenEntry& token : tokens) list.push_back(token.id);
+    return list;
+  }
+
+  const GenerationSpec& spec_;
+  const ServedModel& model_;
+  Json head_;  // what every chunk begins with
+
+ private:
+  std::string prefix_;
+};
+
+}  // namespace weft
