@@ -135,10 +135,10 @@ class Mailbox {
 
   Result<std::vector<SampleMask>> masks_of(u64 sequence, std::chrono::nanoseconds wait) {
     std::unique_lock lock(mutex_);
-    const bool came = changed_.wait_for(lock, wait, [&] { return !masks_.empty() || !end_.ok(); });
+    changed_.wait_for(lock, wait, [&] { return !masks_.empty() || !end_.ok(); });
     if (masks_.empty()) {
       WEFT_TRY(end_);
-      return error(Code::kDeadlineExceeded, "the masks of step {} did not come in time", came ? 0 : sequence);
+      return error(Code::kDeadlineExceeded, "the masks of step {} did not come in time", sequence);
     }
     MasksOfStep masks = std::move(masks_.front());
     masks_.pop_front();

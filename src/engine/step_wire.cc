@@ -107,6 +107,12 @@ Status wait_for(const Fd& socket, short events, Deadline deadline) {
   }
 }
 
+// What a failed read or write means: a peer that has left looks the same from both.
+Status broken(const char* call) {
+  if (errno == EPIPE || errno == ECONNRESET) return error(Code::kUnavailable, "the peer closed the connection");
+  return error(Code::kUnavailable, "{}: {}", call, errno_text());
+}
+
 Status read_exactly(const Fd& socket, char* data, size_t bytes, Deadline deadline) {
   while (bytes > 0) {
     const ssize_t count = ::recv(socket.get(), data, bytes, MSG_DONTWAIT);
@@ -117,7 +123,7 @@ Status read_exactly(const Fd& socket, char* data, size_t bytes, Deadline deadlin
     } else if (errno == EAGAIN) {
       WEFT_TRY(wait_for(socket, POLLIN, deadline));
     } else if (errno != EINTR) {
-      return error(Code::kUnavailable, "recv: {}", errno_text());
+      return broken("recv");
     }
   }
   return {};
@@ -131,7 +137,7 @@ Status write_all(const Fd& socket, std::string_view data, Deadline deadline) {
     } else if (errno == EAGAIN) {
       WEFT_TRY(wait_for(socket, POLLOUT, deadline));
     } else if (errno != EINTR) {
-      return error(Code::kUnavailable, "send: {}", errno_text());
+      return broken("send");
     }
   }
   return {};
