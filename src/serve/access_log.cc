@@ -13,6 +13,7 @@ namespace weft {
 namespace {
 
 std::atomic<bool> json_lines{false};
+constexpr size_t kQueuedLines = 2048;  // of 400 bytes, all there from the start
 
 // One JSON object a line. A message that is an object already (the access log's) gives its fields.
 class JsonFormatter final : public spdlog::formatter {
@@ -52,7 +53,7 @@ Status init_server_log(const ServerLogOptions& options) {
     } else {
       sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
     }
-    if (!spdlog::thread_pool()) spdlog::init_thread_pool(8192, 1);
+    if (!spdlog::thread_pool()) spdlog::init_thread_pool(kQueuedLines, 1);
     auto logger = std::make_shared<spdlog::async_logger>("serve", sink, spdlog::thread_pool(),
                                                          spdlog::async_overflow_policy::overrun_oldest);
     if (options.json) {

@@ -157,8 +157,11 @@ void Router::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   if (route->path.ends_with('*')) call.tail = percent_decoded(call.request.path.substr(route->path.size() - 1));
   reply->common_headers.emplace_back("x-request-id", call.id);
   add_cors(call.request, &reply->common_headers);
-  HttpRequest logged = call.request;
-  logged.body.clear();
+  HttpRequest logged;  // what the log says, and no more: it is kept as long as a stream lasts
+  logged.method = call.request.method;
+  logged.path = call.request.path;
+  logged.client = call.request.client;
+  logged.start = call.request.start;
   reply->on_logged = [this, logged = std::move(logged), id = call.id](int status, size_t bytes, bool complete) {
     log(logged, id, status, bytes, complete);
   };

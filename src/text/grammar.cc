@@ -1,7 +1,6 @@
 #include "text/grammar.h"
 
 #include "text/ffi/call.h"
-#include "text/tokenizer.h"
 
 namespace weft {
 
@@ -36,13 +35,28 @@ Result<bool> Grammar::push(i32 token) {
 
 Result<std::shared_ptr<const GrammarCompiler>> GrammarCompiler::create(const Tokenizer& tokenizer, i64 vocab,
                                                                        std::span<const i32> eos_ids) {
+  if (eos_ids.empty()) {
+    return error(Code::kInvalidArgument, "grammar: the model has no end token, so no answer could end");
+  }
+  for (const i32 id : eos_ids) {
+    if (id >= 0 && id < vocab) continue;
+    return error(Code::kInvalidArgument, "grammar: end token {} is outside the vocabulary of {}", id, vocab);
+  }
+  return std::shared_ptr<const GrammarCompiler>(new GrammarCompiler(tokenizer, vocab, eos_ids));
+}
+
+Status GrammarCompiler::prepare() const {
+  const std::lock_guard lock(mutex_);
+  if (handle_) return {};
   weft_grammar_compiler* handle = nullptr;
-  WEFT_TRY(
-      call(weft_grammar_compiler_create, &handle, tokenizer.handle_.get(), i32(vocab), eos_ids.data(), eos_ids.size()));
-  return std::shared_ptr<const GrammarCompiler>(new GrammarCompiler(handle));
+  WEFT_TRY(call(weft_grammar_compiler_create, &handle, tokenizer_.handle_.get(), i32(vocab_), eos_ids_.data(),
+                eos_ids_.size()));
+  handle_.reset(handle);
+  return {};
 }
 
 Result<Grammar> GrammarCompiler::compile(const GrammarSpec& spec) const {
+  WEFT_TRY(prepare());
   weft_grammar* handle = nullptr;
   WEFT_TRY(call(weft_grammar_compile, &handle, static_cast<const weft_grammar_compiler*>(handle_.get()), i32(spec.kind),
                 text_ffi::view(spec.text)));
