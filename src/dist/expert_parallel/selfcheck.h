@@ -1,0 +1,64 @@
+// Checked calls of dispatch and combine on tokens, routing and weights that every rank can compute for itself. Used by
+// the tests, by the program test_all_to_all and by the benchmark.
+#pragma once
+#include <string>
+
+#include "device/thread_pool.h"
+#include "dist/expert_parallel/expert_parallel.h"
+
+namespace weft::ep {
+
+// kUniform: distinct experts at random. kZipf: expert e with weight 1 / (e + 1). kOneHot: every token's first expert is
+// the last one. kHoles: a third of the indices, and all of some tokens, are -1. kMixed: by the number of the call one
+// of these, or no tokens at all on one group, or on all.
+enum class Routing : u8 { kUniform, kZipf, kOneHot, kHoles, kMixed };
+Result<Routing> parse_routing(const std::string& name);  // "uniform", "zipf", "one_hot", "holes", "mixed"
+
+struct CheckCase {
+  AllToAllShape shape;  // hidden_dim_bytes, hidden_dim_scale_bytes, rank and world_size are filled in by create()
+  AllToAllOptions options;
+  DType x_dtype = DType::kBF16;  // of hidden_dim elements; u8 stands for fp8
+  i64 scale_block = 0;           // elements per f32 scale; 0 = no scales
+  DType out_dtype = DType::kBF16;
+  Routing routing = Routing::kUniform;
+  bool vary_tokens = false;  // groups and calls differ in their number of tokens
+  bool bound = false;        // the number comes through bound_m, and the tensors are longer
+  bool split = false;        // halves, with work between them
+  bool map = false;          // rows are taken from gathered_x() by row_map instead of being copied
+  bool packed = false;       // expert_y without gaps
+};
+
+// Routing of a group's tokens [tokens, per_token], and weights as many.
+std::vector<i32> make_indices(const AllToAllShape& shape, Routing routing, u64 call, int group, i64 tokens);
+std::vector<float> make_weights(const AllToAllShape& shape, u64 call, int group, i64 tokens);
+
+class SelfCheck {
+ public:
+  // Collective.
+  static Result<SelfCheck> create(Communicator& comm, CheckCase check);
+
+  // Dispatch and combine number `call`, everything compared: counts, the bytes of every row and scale against
+  // route_reference(), maps, what lies beyond the counts, and the result against a sum in f64, within the error that
+  // the roundings may make. Returns a hash of the result's bits. Errors: kDataLoss naming the first difference; those
+  // of the operator that this call should not have had.
+  Result<u64> run(ThreadPool& pool, u64 call);
+  AllToAll& op() { return op_; }
+
+ private:
+  struct Step;
+  SelfCheck(const CheckCase& check, AllToAll op) : case_(check), op_(std::move(op)) {}
+  i64 tokens_of(u64 call, int group) const;
+  Step make_step(u64 call) const;
+  void fill_inputs(const Step& step);
+  Status check_dispatch(const Step& step) const;
+  Status check_row(const Step& step, i64 place, int group, i64 token) const;
+  void fill_y(const Step& step);
+  Status check_out(const Step& step) const;
+
+  CheckCase case_;
+  AllToAll op_;
+  Tensor x_, scales_, expert_x_, expert_scales_, counts_, row_map_, row_experts_, y_, out_;
+  u32 bound_ = 0;
+};
+
+}  // namespace weft::ep
