@@ -99,6 +99,18 @@ def test_a_stop_string_inside_the_answer(client):
     assert kept.choices[0].message.content == free[: free.index(word) + len(word)]
 
 
+def test_a_choice_that_meets_its_stop_string_ends_alone(server, client):
+    asked = {"n": 2, "temperature": 1, "seed": 7, "max_tokens": 200, "extra_body": {"ignore_eos": True}}
+    free = [choice.message.content for choice in ask(client, **asked).choices]
+    word = next(word for word in free[0].split()[3:40] if word not in free[1])
+    before = server.stats()["generation_tokens"]
+    answer = ask(client, stop=word, **asked)
+    drawn = server.stats()["generation_tokens"] - before
+    assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"]
+    assert [choice.message.content for choice in answer.choices] == [free[0][: free[0].index(word)], free[1]]
+    assert drawn - answer.usage.completion_tokens < 50  # the server finds it, some steps after the engine drew it
+
+
 def test_logprobs(client):
     answer = ask(client, logprobs=True, top_logprobs=3, max_tokens=6)
     content = answer.choices[0].logprobs.content

@@ -17,6 +17,8 @@
 namespace weft {
 namespace {
 
+constexpr std::chrono::seconds kIdleProbe{5};  // "ready" is never older than this and the step deadline together
+
 std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(i64(seconds * 1000));
 }
@@ -91,6 +93,7 @@ EngineHostOptions host_options(const ServeFlags& flags, const ModelConfig& confi
   options.engine.prefix_cache = !flags.no_prefix_cache;
   options.engine.draft_tokens = flags.draft_tokens;
   options.engine.step_deadline = milliseconds(flags.ranks.step_deadline_s);
+  options.engine.idle_probe = std::min<std::chrono::milliseconds>(kIdleProbe, options.engine.step_deadline / 2);
   options.ranks = {.ranks = flags.ranks.tp, .arguments = flags.ranks.arguments()};
   options.longest_backoff = milliseconds(flags.max_restart_wait_s);
   options.first_backoff = std::min(options.first_backoff, options.longest_backoff);

@@ -78,6 +78,12 @@ class Engine::Loop {
     const std::lock_guard lock(mutex_);
     abort_locked(id);
   }
+  void end_choice(RequestId id, i32 choice) {
+    const std::lock_guard lock(mutex_);
+    if (!ids_.contains(id)) return;
+    ended_choices_.emplace_back(id, choice);
+    wake_locked();
+  }
 
   EngineStats stats() const {
     const std::lock_guard lock(mutex_);
@@ -156,6 +162,7 @@ class Engine::Loop {
   struct Inbox {
     std::deque<Arrival> arrivals;
     std::vector<RequestId> aborts;
+    std::vector<std::pair<RequestId, i32>> ended_choices;
     std::unique_ptr<Executor> executor;
     bool stopping = false;
   };
@@ -188,7 +195,8 @@ class Engine::Loop {
     std::unique_lock lock(mutex_);
     wakeup_.wait_for(lock, sleep(), [&] { return awake_; });
     awake_ = false;
-    return {std::exchange(inbox_, {}), std::exchange(aborts_, {}), std::move(incoming_executor_), stopping_};
+    return {std::exchange(inbox_, {}), std::exchange(aborts_, {}), std::exchange(ended_choices_, {}),
+            std::move(incoming_executor_), stopping_};
   }
 
   // Until something may have to be done although nobody wakes the thread.
@@ -197,6 +205,7 @@ class Engine::Loop {
     if (!scheduler_) return time;
     const auto until = [&](Clock::time_point at) { time = std::min(time, at - Clock::now()); };
     if (executor_ && scheduler_->in_flight() > 0) until(step_started_ + options_.step_deadline);
+    if (executor_ && scheduler_->in_flight() == 0 && probes()) until(step_started_ + options_.idle_probe);
     if (const auto deadline = scheduler_->next_deadline()) until(*deadline);
     return std::max(time, std::chrono::nanoseconds(0));
   }
@@ -208,6 +217,7 @@ class Engine::Loop {
       if (inbox.executor) adopt(std::move(inbox.executor));
       for (Arrival& a : inbox.arrivals) add(std::move(a));
       for (RequestId id : inbox.aborts) scheduler_->end(id, FinishReason::kAborted);
+      for (const auto& [id, choice] : inbox.ended_choices) scheduler_->end_choice(id, choice);
       if (inbox.stopping) {
         if (grammar_thread_.joinable()) grammar_thread_.join();
         take_rest();
@@ -274,6 +284,7 @@ class Engine::Loop {
     executor_->set_wakeup([this] { wake(); });
     keep_totals();
     scheduler_ = std::make_unique<Scheduler>(executor_->info(), options_);
+    step_started_ = Clock::now();
     const std::lock_guard lock(mutex_);
     health_ = {};
     ++adopted_;
@@ -310,9 +321,15 @@ class Engine::Loop {
         provide_masks();
         submitted = true;
       }
+      if (!submitted && probes() && scheduler_->in_flight() == 0 && now >= step_started_ + options_.idle_probe) {
+        step_started_ = now;
+        executor_->submit(scheduler_->probe());
+        continue;
+      }
       if (!submitted) return {};
     }
   }
+  bool probes() const { return options_.idle_probe.count() > 0; }
 
   void provide_masks() {
     if (auto masks = scheduler_->masks()) executor_->provide_masks(masks->sequence, std::move(masks->masks));
@@ -385,6 +402,7 @@ class Engine::Loop {
   std::deque<Arrival> inbox_, uncompiled_;
   std::optional<Arrival> compiling_;
   std::vector<RequestId> aborts_;
+  std::vector<std::pair<RequestId, i32>> ended_choices_;
   std::unique_ptr<Executor> incoming_executor_;
   std::unordered_set<RequestId> ids_;  // of open requests
   i64 queued_tokens_ = 0;
@@ -396,7 +414,7 @@ class Engine::Loop {
   // Of the thread alone.
   std::unique_ptr<Executor> executor_;  // null: it failed
   std::unique_ptr<Scheduler> scheduler_;
-  Clock::time_point step_started_;
+  Clock::time_point step_started_;  // the oldest one in flight; if there is none, when the latest one ended
   double schedule_s_ = 0;
   EngineStats earlier_;  // of schedulers before this one
   std::thread thread_, grammar_thread_;
@@ -414,6 +432,9 @@ Status Engine::submit(EngineRequest request, std::shared_ptr<const EventSink> si
 }
 void Engine::abort(RequestId id) {
   loop_->abort(id);
+}
+void Engine::end_choice(RequestId id, i32 choice) {
+  loop_->end_choice(id, choice);
 }
 EngineStats Engine::stats() const {
   return loop_->stats();

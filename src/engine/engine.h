@@ -18,7 +18,9 @@ struct EngineOptions {
   bool prefix_cache = true;   // reuse the pages of sequences that begin alike, also among choices
   i64 draft_tokens = 0;       // speculative decoding: longest draft; 0 = off. Drafts come from the sequence
                               // itself (n-gram lookup) and never change what is drawn
-  std::chrono::milliseconds step_deadline{10000};        // a step without a result for so long is a failure
+  std::chrono::milliseconds step_deadline{10000};  // a step without a result for so long is a failure
+  std::chrono::milliseconds idle_probe{0};  // after so long without a step: one on a token of no consequence, to see
+                                            // that the executor still computes; 0 = never
   std::shared_ptr<const GrammarCompiler> grammars = {};  // null: requests with a grammar are refused
 };
 
@@ -36,6 +38,9 @@ class Engine {
   Status submit(EngineRequest request, std::shared_ptr<const EventSink> sink);
   // Ends a request: its choices that are still open get kAborted. Unknown ids are ignored: it may have ended already.
   void abort(RequestId id);
+  // Ends one choice whose caller has all of it that is wanted: it gets kStop without a token, others go on. Ignored
+  // where it has ended.
+  void end_choice(RequestId id, i32 choice);
 
   // Any thread.
   EngineStats stats() const;

@@ -162,6 +162,48 @@ TEST(Engine, AbortEndsEveryChoiceOnce) {
   EXPECT_EQ(rig.engine->stats().kv_pages_used, 0);
 }
 
+TEST(Engine, AChoiceEndsAlone) {
+  Rig rig({.step_time = milliseconds(2)});
+  EngineRequest r = request(1, 20, 300);
+  r.n = 3;
+  r.ignore_eos = true;
+  ASSERT_TRUE(rig.engine->submit(r, rig.events.sink()).ok());
+  ASSERT_TRUE(rig.events.wait_tokens(1, 10));
+  for (int again = 0; again < 2; ++again) {
+    rig.engine->end_choice(1, 0);
+    rig.engine->end_choice(1, 2);
+    rig.engine->end_choice(2, 0);
+  }
+  ASSERT_TRUE(rig.events.wait_ended(1));
+  for (const TokenEvent& event : rig.events.of(1)) {
+    if (event.finish == FinishReason::kNone) continue;
+    EXPECT_EQ(event.finish, event.choice == 1 ? FinishReason::kLength : FinishReason::kStop);
+    EXPECT_EQ(event.last_of_request, event.choice == 1);
+  }
+  EXPECT_LT(rig.events.tokens(1, 0).size(), 290u);
+  EXPECT_LT(rig.events.tokens(1, 2).size(), 290u);
+  EXPECT_EQ(rig.events.tokens(1, 1).size(), 300u);  // undisturbed
+  EXPECT_EQ(rig.engine->stats().kv_pages_used, 0);
+}
+
+TEST(Engine, AnIdleExecutorThatHangsIsNoticed) {
+  Rig rig({}, {.step_deadline = milliseconds(100), .idle_probe = milliseconds(20)});
+  ASSERT_TRUE(rig.engine->submit(request(1), rig.events.sink()).ok());
+  ASSERT_TRUE(rig.events.wait_ended(1));
+  const i64 before = rig.control.steps();
+  const u64 counted = rig.engine->stats().steps;
+  for (int i = 0; i < 1000 && rig.control.steps() < before + 3; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_GE(rig.control.steps(), before + 3);
+  EXPECT_EQ(rig.engine->stats().steps, counted);
+  EXPECT_TRUE(rig.engine->stats().health.ok());
+  ASSERT_TRUE(rig.engine->submit(request(2), rig.events.sink()).ok());
+  ASSERT_TRUE(rig.events.wait_ended(2));
+  EXPECT_EQ(rig.events.tokens(2), expected(request(2)));  // a probe leaves no trace
+  rig.control.hang();
+  for (int i = 0; i < 1000 && rig.engine->stats().health.ok(); ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_EQ(rig.engine->stats().health.message(), "no result of a step within 100 ms");
+}
+
 TEST(Engine, ARequestEndsAtItsDeadline) {
   Rig rig({.step_time = milliseconds(2)});
   EngineRequest r = request(1, 20, 5000);

@@ -146,7 +146,9 @@ class MockState {
         const i64 position = plan.kv_lens[size_t(row)] - end + t;
         const i64 page = plan.page_table[size_t(row * max_pages + position / info.page_tokens)];
         WEFT_CHECK(plan.positions[size_t(t)] == position && page >= 0 && page < info.pages, position, page);
-        WEFT_CHECK(plan.slots[size_t(t)] == page * info.page_tokens + position % info.page_tokens);
+        const i64 slot = plan.slots[size_t(t)];
+        WEFT_CHECK(slot == page * info.page_tokens + position % info.page_tokens ||
+                   (slot == -1 && plan.samples.empty()));
         WEFT_CHECK(plan.token_ids[size_t(t)] < info.vocab);
       }
     }
@@ -179,7 +181,8 @@ class MockState {
     for (i64 t = 0; t < plan.tokens(); ++t) {
       const i32 id = plan.token_ids[size_t(t)];
       const i32 token = id >= 0 ? id : std::max(drawn_.at(size_t(-1 - id)), 0);
-      cache_[size_t(plan.slots[size_t(t)])] = entry_of(token, plan.positions[size_t(t)]);
+      if (plan.slots[size_t(t)] >= 0)
+        cache_[size_t(plan.slots[size_t(t)])] = entry_of(token, plan.positions[size_t(t)]);
     }
     for (size_t i = 0; i < plan.samples.size(); ++i) {
       const SampleRow& row = plan.samples[i];

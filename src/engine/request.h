@@ -35,7 +35,7 @@ struct EngineRequest {
 
 enum class FinishReason : u8 {
   kNone,     // goes on
-  kStop,     // an end token or a stop id: it is the event's token, counted, and not part of the text
+  kStop,     // an end token or a stop id: it is the event's token, counted, and not part of the text; or end_choice()
   kLength,   // max_tokens or the context; the event's token is the last of the answer
   kAborted,  // abort()
   kError,    // the event's `error` says why

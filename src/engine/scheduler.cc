@@ -115,6 +115,14 @@ void Scheduler::end(RequestId id, FinishReason reason, const Status& status) {
   }
 }
 
+void Scheduler::end_choice(RequestId id, i32 choice) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  const std::shared_ptr<Request> request = found->second;
+  Sequence& s = request->choices.at(size_t(choice));
+  if (s.state != Sequence::State::kDone) finish(s, FinishReason::kStop, {});
+}
+
 void Scheduler::end_all(FinishReason reason, const Status& status) {
   while (!requests_.empty()) end(requests_.begin()->first, reason, status);
 }
@@ -188,6 +196,7 @@ Status Scheduler::retire(StepResult result) {
     return error(Code::kDataLoss, "result of step {}: {} samples, expected {}", result.sequence, result.samples.size(),
                  step.samples.size());
   }
+  if (step.rows.empty()) return {};  // a probe
   ++stats_.steps;
   stats_.step_rows += step.rows.size();
   stats_.step_s += result.seconds;

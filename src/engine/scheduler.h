@@ -39,6 +39,8 @@ class Scheduler {
   bool has(RequestId id) const { return requests_.contains(id); }
   // Ends a request, if it is open.
   void end(RequestId id, FinishReason reason, const Status& status = {});
+  // Ends one choice with kStop, if it is open.
+  void end_choice(RequestId id, i32 choice);
   void end_all(FinishReason reason, const Status& status);
   // Ends the requests whose deadline is not after `now`.
   void expire(Clock::time_point now);
@@ -47,6 +49,8 @@ class Scheduler {
   // The next step, numbered; nothing if there is nothing to do now. At most depth() plans may be without
   // a result.
   std::optional<StepPlan> plan(Clock::time_point now);
+  // A step on a token of no consequence, which writes nothing and counts nowhere. Only while none is in flight.
+  StepPlan probe();
   // What Executor::provide_masks() needs for the oldest step without a result, once for each step that has masked
   // samples; call it after plan() and retire(). The step runs meanwhile.
   std::optional<MasksOfStep> masks();

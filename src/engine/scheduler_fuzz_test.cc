@@ -42,6 +42,7 @@ class FuzzWorld {
     for (i64 turn = 0; turn < steps; ++turn) {
       while (open_.size() < 30 && chance(3)) arrive();
       if (chance(60)) abort();
+      if (chance(40)) end_choice();
       if (chance(2000)) fail();
       if (chance(200)) expire();
       advance();
@@ -65,7 +66,7 @@ class FuzzWorld {
   struct Open {
     EngineRequest request;
     std::vector<std::vector<i32>> answers;  // by choice
-    std::vector<bool> ended;
+    std::vector<bool> ended, enough;        // enough: ended by end_choice()
     i64 scored = 1;
     u64 arrival;
     bool dropped = false;  // aborted, expired or failed: any end is right
@@ -116,9 +117,10 @@ class FuzzWorld {
     if (chance(6)) r.sampling.presence_penalty = 0.5f;
     if (chance(30)) r.deadline = Deadline::after(std::chrono::seconds(pick(0, 3)));
     if (!Scheduler::check(r, mock_.info, options_).ok()) return;
-    Open open{.request = r, .answers = {}, .ended = {}, .arrival = r.id};
+    Open open{.request = r, .answers = {}, .ended = {}, .enough = {}, .arrival = r.id};
     open.answers.resize(size_t(r.n));
     open.ended.resize(size_t(r.n));
+    open.enough.resize(size_t(r.n));
     open_.emplace(r.id, std::move(open));
     scheduler_->add(std::move(r), sink_, now_);
   }
@@ -128,6 +130,15 @@ class FuzzWorld {
     auto victim = std::next(open_.begin(), pick(0, i64(open_.size()) - 1));
     victim->second.dropped = true;
     scheduler_->end(victim->first, FinishReason::kAborted);
+    check_events();
+  }
+
+  void end_choice() {
+    if (open_.empty()) return;
+    auto& [id, open] = *std::next(open_.begin(), pick(0, i64(open_.size()) - 1));
+    const i32 choice = i32(pick(0, open.request.n - 1));
+    open.enough[size_t(choice)] = true;
+    scheduler_->end_choice(id, choice);
     check_events();
   }
 
@@ -153,6 +164,7 @@ class FuzzWorld {
         executor_->submit(*std::move(plan));
       } else if (scheduler_->in_flight() == 0) {
         ASSERT_TRUE(open_.empty()) << stuck();
+        if (chance(3)) executor_->submit(scheduler_->probe());
       }
     }
     if (scheduler_->in_flight() > 0 && (scheduler_->in_flight() == scheduler_->depth() || chance(2))) {
@@ -232,6 +244,10 @@ class FuzzWorld {
       const bool fault =
           event.error.code() == Code::kDataLoss && (next < 0 || next == mock_.faulty_token || scores_fault);
       ASSERT_TRUE(open.dropped || r.deadline || fault) << event.error.message();
+      return;
+    }
+    if (open.enough[size_t(event.choice)]) {
+      ASSERT_EQ(event.finish, FinishReason::kStop);
       return;
     }
     const bool stops = !answer.empty() && ((answer.back() == 0 && !r.ignore_eos) ||

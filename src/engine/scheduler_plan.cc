@@ -27,6 +27,18 @@ std::optional<StepPlan> Scheduler::plan(Clock::time_point now) {
   return plan;
 }
 
+StepPlan Scheduler::probe() {
+  WEFT_CHECK(in_flight() == 0);
+  StepPlan plan;
+  plan.clear();
+  plan.sequence = ++sequence_;
+  const i32 token = 0, page = 0;
+  plan.add_row({&token, 1}, 0, {&page, 1}, info_.page_tokens, 1);
+  plan.slots[0] = -1;  // nobody's page
+  steps_.push_back({.sequence = plan.sequence, .rows = {}, .samples = {}});
+  return plan;
+}
+
 void Scheduler::plan_running(Budget& budget, Step& step) {
   const auto decodes = [&](const Sequence* s) { return s->todo() == 1 && wants_more(*s); };
   budget.decodes = std::ranges::count_if(running_, decodes);

@@ -98,8 +98,8 @@ class Generations::Generation : public std::enable_shared_from_this<Generation> 
     if (choice.done()) {
       ++num_done_;
       owner_.metrics_.count_success(choice.finish_reason());
-      if (num_done_ == choices_.size()) {  // a stop string: the engine does not know
-        for (const RequestId id : open_requests_) engine_->abort(id);
+      if (event.finish == FinishReason::kNone) {  // a stop string: the engine does not know
+        engine_->end_choice(event.request, event.choice);
       }
     }
     close_if_done();
