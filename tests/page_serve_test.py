@@ -146,6 +146,8 @@ def test_a_lost_rank_is_shown(page, server):
     assert is_alive(pid)
     os.kill(pid, signal.SIGKILL)
     expect(answer(page).get_by_role("alert")).to_contain_text("rank 1")
+    # The page asks once a second: "Ready" may still be of before the loss.
+    server.wait_until(lambda: (stats := stats_of(server))["ready"] and pid not in stats["rank_pids"], timeout=30, what="others")
     expect(page.locator(".health")).to_have_text("Ready, 2 ranks", timeout=30000)
     parameters(page, temperature=0, max_tokens=4)
     ask(page, "Hello")

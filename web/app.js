@@ -13,7 +13,7 @@ const EXAMPLES = ['What is gravity?', 'Write a haiku about weaving.', 'Explain i
 function KeyDialog({ reason, onClose }) {
   const dialog = useRef(null);
   const field = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     dialog.current.showModal();
     field.current.focus();
   }, []);
@@ -69,7 +69,7 @@ function Chat({ model, settings, onSettings }) {
   const field = useRef(null);
   const toEnd = () => scroll.current.scrollTo({ top: scroll.current.scrollHeight });
   useLayoutEffect(() => { if (atEnd) toEnd(); }, [messages]);
-  useEffect(() => {
+  useLayoutEffect(() => {  // listeners of what is seen: an effect after the paint would miss the keys before it
     const key = (event) => {
       const typing = event.target.closest?.('input, textarea, select');
       if (event.key === 'Escape' && busy) stop();
@@ -81,7 +81,7 @@ function Chat({ model, settings, onSettings }) {
     addEventListener('keydown', key);
     return () => removeEventListener('keydown', key);
   }, [busy]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     addEventListener('weft:new', clear);
     return () => removeEventListener('weft:new', clear);
   });

@@ -1,5 +1,5 @@
 // Where the user writes, and the parameters beside it.
-import { html, useEffect, useLayoutEffect, useRef, useState } from './html.js';
+import { html, useLayoutEffect, useRef, useState } from './html.js';
 import * as Icon from './icons.js';
 import { PARAMETERS } from './store.js';
 
@@ -16,7 +16,7 @@ function Parameter({ parameter, value, onChange }) {
 
 function Parameters({ settings, onChange, onClose }) {
   const first = useRef(null);
-  useEffect(() => first.current.focus(), []);
+  useLayoutEffect(() => first.current.focus(), []);
   const set = (name, value) => onChange({ ...settings, [name]: value });
   const close = (event) => {
     if (event.key === 'Escape') {

@@ -1,6 +1,6 @@
 // The conversation: its messages, and the one request that may be running.
 import { streamChat } from './api.js';
-import { useEffect, useRef, useState } from './html.js';
+import { useLayoutEffect, useRef, useState } from './html.js';
 import { chatBody, loadConversation, saveConversation } from './store.js';
 import { TokenList, contentStart } from './tokens.js';
 
@@ -55,7 +55,7 @@ export function useConversation(model, settings) {
   const [messages, setMessages] = useState(() => loadConversation().map(restored));
   const running = useRef(null);  // AbortController
   const busy = messages.at(-1)?.state === 'running';
-  useEffect(() => { if (!busy) saveConversation(messages); }, [messages, busy]);
+  useLayoutEffect(() => { if (!busy) saveConversation(messages); }, [messages, busy]);
 
   const stop = () => running.current?.abort();
 

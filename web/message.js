@@ -1,5 +1,5 @@
 // One message: the user's as plain text that can be edited, the model's as Markdown with its token probabilities.
-import { html, useEffect, useLayoutEffect, useRef, useState } from './html.js';
+import { html, useLayoutEffect, useRef, useState } from './html.js';
 import * as Icon from './icons.js';
 import { copyText, renderMarkdown } from './markdown.js';
 import { alignBlock, markCurrent, markSurprise, probability, rangesOf, sourceOffset } from './tokens.js';
@@ -40,6 +40,7 @@ function placesAt(x, y) {
 function AnswerText({ message, marked }) {
   const element = useRef(null);
   const blocks = useRef([]);
+  const pointer = useRef(null);  // where it rests: {clientX, clientY}; null if it is elsewhere or the keyboard walks
   const [current, setCurrent] = useState(null);  // the token shown: {index, ranges, rect}
   const { content, tokens = [], tokensFrom = -1 } = message;
   const known = tokensFrom >= 0 && tokens.length > 0;
@@ -49,13 +50,14 @@ function AnswerText({ message, marked }) {
   const shifted = () => tokens.map((token) => ({ ...token, start: token.start - tokensFrom, end: token.end - tokensFrom }));
   useLayoutEffect(() => (marked && known ? markSurprise(pieces(), shifted()) : undefined),
     [marked, content, tokens.length, tokensFrom]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!current) return undefined;
     markCurrent(current.ranges);
-    const hide = () => setCurrent(null);
-    addEventListener('scroll', hide, true);
+    // The text moves under a pointer that rests; what the keyboard walks to takes its tip along.
+    const moved = () => (pointer.current ? point(pointer.current) : show(current.index, current.ranges));
+    addEventListener('scroll', moved, true);
     return () => {
-      removeEventListener('scroll', hide, true);
+      removeEventListener('scroll', moved, true);
       markCurrent([]);
     };
   }, [current]);
@@ -63,26 +65,34 @@ function AnswerText({ message, marked }) {
   const rangesOfToken = (index) =>
     rangesOf(pieces(), tokens[index].start - tokensFrom, tokens[index].end - tokensFrom);
   const show = (index, ranges) => setCurrent({ index, ranges, rect: ranges[0].getBoundingClientRect() });
-  const point = (event) => {
-    if (!known || event.buttons) return;
-    for (const { node, offset } of placesAt(event.clientX, event.clientY)) {
+  const point = ({ clientX, clientY }) => {
+    for (const { node, offset } of placesAt(clientX, clientY)) {
       const at = sourceOffset(pieces(), node, offset);
       const index = at < 0 ? -1 : tokens.findIndex((token) => token.start <= at + tokensFrom && at + tokensFrom < token.end);
       if (index < 0) continue;
       const ranges = rangesOfToken(index);
       const inside = ({ left, right, top, bottom }) =>
-        left <= event.clientX && event.clientX <= right && top <= event.clientY && event.clientY <= bottom;
+        left <= clientX && clientX <= right && top <= clientY && clientY <= bottom;
       if (!ranges.some((range) => [...range.getClientRects()].some(inside))) continue;
-      if (current?.index !== index) show(index, ranges);
+      show(index, ranges);
       return;
     }
     setCurrent(null);
   };
+  const move = ({ clientX, clientY, buttons }) => {
+    pointer.current = { clientX, clientY };
+    if (known && !buttons) point(pointer.current);
+  };
+  const hide = () => {
+    pointer.current = null;
+    setCurrent(null);
+  };
   const walk = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (event.key === 'Escape') setCurrent(null);
+    if (event.key === 'Escape') hide();
     if (!step || !known || event.target !== element.current) return;
     event.preventDefault();
+    pointer.current = null;
     const from = current ? current.index + step : step > 0 ? 0 : tokens.length - 1;
     for (let index = from; index >= 0 && index < tokens.length; index += step) {
       const ranges = rangesOfToken(index);
@@ -96,7 +106,7 @@ function AnswerText({ message, marked }) {
   return html`
     <div class="markdown" ref=${element} tabindex=${known ? 0 : -1} role="group"
       aria-label="Answer; left and right arrow walk through its tokens"
-      onPointerMove=${point} onPointerLeave=${() => setCurrent(null)} onKeyDown=${walk} onBlur=${() => setCurrent(null)}></div>
+      onPointerMove=${move} onPointerLeave=${hide} onKeyDown=${walk} onBlur=${hide}></div>
     ${current && tokens[current.index] && html`<${TokenTip} token=${tokens[current.index]} rect=${current.rect} />`}`;
 }
 
@@ -139,7 +149,7 @@ export function Answer({ message, marked, onRetry, onMark }) {
 
 export function Question({ message, editing, onEdit, onCancel, onSubmit }) {
   const field = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {  // before the next key comes
     if (!editing) return;
     field.current.focus();
     field.current.setSelectionRange(message.content.length, message.content.length);
