@@ -105,10 +105,21 @@ def rival_main(model, threads):
 
 # --- the driver ----------------------------------------------------------------------------------------------------
 
+def launch(command, **options):
+    """A process that has this script's priority among all others. Linux may share processors between sessions first
+    (sched_autogroup), and a nice value then counts within a session only: so the session gets it, too."""
+    process = subprocess.Popen(command, start_new_session=True, text=True, **options)
+    try:
+        pathlib.Path(f"/proc/{process.pid}/autogroup").write_text(str(os.nice(0)))
+    except OSError:
+        pass  # a kernel without such groups, or a priority that only root may give
+    return process
+
+
 class Child:
     def __init__(self, name, command):
         self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = launch(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.hello = self.read()
 
     def read(self):
@@ -216,9 +227,10 @@ def cold_start(args, python, threads):
     for _ in range(args.rounds):
         forget_file(args.file)
         start = time.perf_counter()
-        out = subprocess.run(weft_command(args, threads, PROMPT[:COLD_PROMPT], 1), check=True, capture_output=True)
+        process = launch(weft_command(args, threads, PROMPT[:COLD_PROMPT], 1), stdout=subprocess.PIPE)
+        out = process.communicate()[0]
         weft.append(time.perf_counter() - start)
-        answer = json.loads(out.stdout)
+        answer = json.loads(out)
         inside.append(answer["load_s"] + answer["ttft_s"])
         forget_file(args.file)
         child = Child("llama.cpp", [python, __file__, "--rival", "--model", args.file, "--threads", str(threads)])
@@ -257,10 +269,10 @@ def memory(args, python, threads):
         watch.join()
         return watch.peak
 
-    weft = subprocess.Popen(weft_command(args, threads, PROMPT, DECODE_TOKENS), stdout=subprocess.DEVNULL)
+    weft = launch(weft_command(args, threads, PROMPT, DECODE_TOKENS), stdout=subprocess.DEVNULL)
     weft_bytes = watched(weft, weft.wait)
-    rival = subprocess.Popen([python, __file__, "--rival", "--model", args.file, "--threads", str(threads)],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    rival = launch([python, __file__, "--rival", "--model", args.file, "--threads", str(threads)],
+                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     answers = []
     rival_bytes = watched(rival, lambda: answers.append(rival.communicate("memory\n")[0]))
     before = json.loads(answers[0].splitlines()[0])["pss_before"]
