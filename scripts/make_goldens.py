@@ -101,7 +101,6 @@ CASES = {
 
 def random_model(spec):
     config = getattr(transformers, spec["kind"] + "Config")(**spec["config"])
-    config._experts_implementation = "eager"  # the grouped GEMM of PyTorch wants sizes of multiples of 8
     if spec["eos"]:
         config.eos_token_id = spec["eos"]
     model = getattr(transformers, spec["kind"] + "ForCausalLM")(config).eval()
@@ -114,6 +113,13 @@ def random_model(spec):
             else:
                 parameter.normal_(0, 1.6 / parameter.shape[-1] ** 0.5)
     return model.to(getattr(torch, spec["dtype"]))
+
+
+def load(folder, dtype):
+    """What a user gets. model.to(dtype) instead would round the frequencies of RoPE, too."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model.config._experts_implementation = "eager"  # the grouped GEMM of PyTorch wants sizes of multiples of 8
+    return model
 
 
 def older_form(path):
@@ -162,10 +168,7 @@ def make(name, spec, folder):
     batch = spec["batch"]
     ids = torch.randint(0, vocab, (batch, TOKENS))
     positions = torch.stack([torch.randperm(TOKENS)[: spec["positions"]].sort().values for _ in range(batch)])
-    exact, rounded = random_model(spec), random_model(spec)  # containers for the same numbers
-    exact.load_state_dict(model.state_dict())
-    rounded.load_state_dict(model.state_dict())
-    exact, rounded = exact.float(), rounded.to(torch.bfloat16)
+    exact, rounded = load(folder, torch.float32), load(folder, torch.bfloat16)
     with torch.no_grad():
         rows = torch.arange(batch)[:, None]
         logits, logits_bf16 = exact(ids).logits[rows, positions], rounded(ids).logits.float()[rows, positions]

@@ -53,7 +53,7 @@ def main() -> None:
 
     def logits(dtype):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, dtype=torch.float32, attn_implementation="eager").to(dtype).eval()
+            folder, gguf_file=name, dtype=dtype, attn_implementation="eager").eval()
         with torch.no_grad():
             full = model(input_ids).logits.float()
         return torch.stack([full[b, positions[b]] for b in range(len(rows))]).numpy()
