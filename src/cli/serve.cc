@@ -241,6 +241,7 @@ Status serve(ServeFlags& flags) {
   // While the ranks load, the port answers: /live with 200, /health with 503.
   std::thread starter([&] {
     failure = host.start();
+    if (failure.code() == Code::kAborted) return void(failure = {});  // a signal while the ranks were loading
     if (!failure.ok()) return server->post([&] { server->stop(); });
     fmt::print("{}\n", ready_line(flags, *server, host));
     std::fflush(stdout);
@@ -250,6 +251,17 @@ Status serve(ServeFlags& flags) {
   starter.join();
   flush_server_log();
   return failure;
+}
+
+// For tests of faults: as soon as the file that the environment's WEFT_TEST_HANG names says "1", rank 1 never returns
+// from its step.
+std::function<void(int)> hang_if_told() {
+  const char* path = std::getenv("WEFT_TEST_HANG");
+  if (!path) return {};
+  return [path](int rank) {
+    const auto told = read_file(path);
+    while (told.ok() && *told == std::to_string(rank)) std::this_thread::sleep_for(std::chrono::hours(1));
+  };
 }
 
 struct RankCommandFlags {
@@ -266,6 +278,7 @@ Status run_rank(RankCommandFlags& flags) {
   WEFT_ASSIGN(options.mode, parse_layer_mode(flags.ranks.mode));
   // A little less than the server's: who hangs is then named by those who wait.
   options.deadline = milliseconds(0.9 * flags.ranks.step_deadline_s);
+  options.in_step = hang_if_told();
   WEFT_ASSIGN(const std::filesystem::path path, resolve_model(flags.ranks.model));
   WEFT_ASSIGN(const Pretrained model, Pretrained::open(path));
   options.shape = flags.ranks.shape(model.config);

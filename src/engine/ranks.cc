@@ -61,6 +61,7 @@ class Rank {
                                                            .max_tokens = options_.shape.max_tokens,
                                                            .max_logits = options_.shape.max_logits}));
     WEFT_ASSIGN(std::unique_ptr<Worker> worker, Worker::create(all, *pool, std::move(loaded), options_.shape));
+    worker->set_in_step(options_.in_step);
     // The barrier of loading: everybody has packed its shard, so the file's pages can go.
     WEFT_ASSIGN(const std::vector<std::string> pids,
                 world_.all_gather(std::to_string(::getpid()), Deadline::after(kStartDeadline)));

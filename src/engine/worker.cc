@@ -74,6 +74,7 @@ Status Worker::run(StepPlan& plan) {
   const Status status = pool_.run([&](Exec& exec) -> Status {
     WEFT_TRY(receive(exec, plan));
     if (plan.kind != PlanKind::kStep) return {};
+    if (in_step_ && exec.thread() == 0) in_step_(world_.rank());
     const StepBatch mine = batch_of(plan);
     const TensorView logits = logits_.storage.view(DType::kF32, {mine.wanted(), model_->config().vocab});
     const auto start = Clock::now();

@@ -1,6 +1,7 @@
 // Worker: one rank's hands. Rank 0 leads: it sends each step's plan to all ranks and gets the logits; the others serve.
 #pragma once
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include "device/thread_pool.h"
@@ -46,6 +47,8 @@ class Worker {
   static constexpr std::chrono::seconds kIdleInterval{2};
   // Rank 0: lets serve() return on the others.
   Status stop();
+  // See RankOptions::in_step.
+  void set_in_step(std::function<void(int rank)> in_step) { in_step_ = std::move(in_step); }
   // Other ranks: takes part in the leader's steps until it stops. Errors as of step().
   Status serve();
 
@@ -69,6 +72,7 @@ class Worker {
   Tensor wire_header_, wire_body_;      // the encoded plan
   sym<float> forward_seconds_;          // every rank writes its own
   u64 sequence_ = 0;
+  std::function<void(int rank)> in_step_;  // may be empty
 };
 
 }  // namespace weft

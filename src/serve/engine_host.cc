@@ -71,6 +71,13 @@ void EngineHost::set_state(Status state, std::vector<int> pids) {
   pids_ = std::move(pids);
 }
 
+// Ends start()'s wait, if it still waits.
+void EngineHost::settle() {
+  const std::lock_guard lock(mutex_);
+  settled_ = true;
+  changed_.notify_all();
+}
+
 // Whether to stop, after at most `wait`.
 bool EngineHost::wait_or_stop(std::chrono::milliseconds wait) {
   std::unique_lock lock(mutex_);
@@ -95,10 +102,8 @@ void EngineHost::run() {
     if (wait_or_stop(std::chrono::milliseconds(0))) break;
     if (first && !was_ready) {  // nothing that another try would mend
       set_state(status, {});
-      const std::lock_guard lock(mutex_);
-      settled_ = true;
-      changed_.notify_all();
-      break;
+      settle();
+      return;
     }
     if (seconds_since(start) > kHealthyAfter) backoff = options_.first_backoff;
     spdlog::error("the ranks failed: {}; they start again in {} ms", status.message(), backoff.count());
@@ -107,6 +112,8 @@ void EngineHost::run() {
     if (options_.on_restart) options_.on_restart();
   }
   if (const auto engine = this->engine()) engine->stop();
+  set_state(error(Code::kAborted, "the server was told to stop"), {});
+  settle();
 }
 
 // One life of the ranks; why it ended.
@@ -114,9 +121,7 @@ Status EngineHost::run_ranks(bool* was_ready) {
   auto is_ready = [&](std::vector<int> pids) {
     *was_ready = true;
     set_state({}, std::move(pids));
-    const std::lock_guard lock(mutex_);
-    settled_ = true;
-    changed_.notify_all();
+    settle();
   };
   if (options_.mock) {
     WEFT_TRY(adopt(std::make_unique<MockExecutor>(*options_.mock)));
@@ -175,15 +180,18 @@ Status EngineHost::watch(RankProcesses& ranks, const ExecutorFault& fault) {
 }
 
 // The first sign of a failure is often its consequence: a rank that exits because another one was lost, a connection
-// that ended. A rank that a signal ended shows a moment later and goes first, then what rank 0 reported.
+// that ended. A rank that a signal ended or stopped shows a moment later and goes first, then what rank 0 reported.
 Status EngineHost::reason(RankProcesses& ranks, Status lost, const Status& reported) {
-  const auto killed = [](const Status& status) { return status.message().find("by signal") != std::string::npos; };
+  const auto says = [](const Status& status, const char* what) {
+    return status.message().find(what) != std::string::npos;
+  };
+  const auto killed = [&](const Status& status) { return says(status, "by signal") || says(status, "is stopped"); };
   const Deadline deadline = Deadline::after(kReason);
   while (!killed(lost) && !deadline.expired()) {
     const Status next = ranks.watch(std::chrono::milliseconds(20));
     if (!next.ok() && (lost.ok() || killed(next))) lost = next;
   }
-  const bool bare = reported.ok() || reported.message().find("closed the connection") != std::string::npos;
+  const bool bare = reported.ok() || says(reported, "closed the connection");
   return !lost.ok() && (killed(lost) || bare) ? lost : reported;
 }
 

@@ -28,7 +28,8 @@ class EngineHost final : public EngineSource {
   explicit EngineHost(EngineHostOptions options);
   ~EngineHost() override;  // stop()
 
-  // Starts ranks and engine, and returns when they are ready. Errors: why the ranks could not start.
+  // Starts ranks and engine, and returns when they are ready. Errors: why the ranks could not start;
+  // kAborted if stop() came first.
   Status start();
   // Ends the engine and the ranks.
   void stop();
@@ -48,6 +49,7 @@ class EngineHost final : public EngineSource {
   static Status reason(RankProcesses& ranks, Status lost, const Status& reported);
   Status adopt(std::unique_ptr<Executor> executor);
   void set_state(Status state, std::vector<int> pids);
+  void settle();
   bool wait_or_stop(std::chrono::milliseconds wait);
 
   const EngineHostOptions options_;

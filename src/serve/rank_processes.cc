@@ -20,7 +20,7 @@
 namespace weft {
 namespace {
 
-constexpr auto kStoppedTooLong = std::chrono::milliseconds(1000);
+constexpr auto kStoppedTooLong = std::chrono::milliseconds(500);
 
 std::vector<std::string> environment_of(int rank, int ranks, const std::string& job) {
   std::vector<std::string> all;

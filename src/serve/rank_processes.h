@@ -28,7 +28,7 @@ class RankProcesses {
   const std::vector<int>& pids() const { return pids_; }
 
   // Waits up to `wait` for a rank to end. Ok while all are there; else which one is lost, and how: ended, or stopped
-  // for more than a second. One that a signal ended goes before those that exited because of it.
+  // for more than half a second. One that a signal ended goes before those that exited because of it.
   Status watch(std::chrono::milliseconds wait);
   // Gives the ranks `grace` to end, and kills what is left.
   void end(std::chrono::milliseconds grace);
