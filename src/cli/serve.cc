@@ -98,16 +98,8 @@ EngineHostOptions host_options(const ServeFlags& flags, const ModelConfig& confi
   options.longest_backoff = milliseconds(flags.max_restart_wait_s);
   options.first_backoff = std::min(options.first_backoff, options.longest_backoff);
   if (flags.mock) {
-    const WorkerShape shape = flags.ranks.shape(config);
     MockOptions mock;
-    mock.info = {.vocab = config.vocab,
-                 .context = config.context,
-                 .eos_ids = config.eos_ids,
-                 .pages = shape.pages,
-                 .page_tokens = shape.page_tokens,
-                 .max_step_tokens = shape.max_tokens,
-                 .max_rows = shape.max_rows,
-                 .max_logits = shape.max_logits};
+    mock.info = executor_info(config, flags.ranks.shape(config), 1);
     mock.step_time = std::chrono::microseconds(flags.mock_step_us);
     options.mock = mock;
   }

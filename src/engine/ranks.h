@@ -16,7 +16,7 @@ struct RankOptions {
   LayerMode mode = LayerMode::kAr;
   WorkerShape shape;
   std::chrono::milliseconds deadline{10000};  // of any wait for another rank
-  std::function<void(int rank)> in_step;  // tests of faults: called inside each step, by one thread of every rank
+  std::function<void(int rank)> in_step;      // tests of faults: called inside each step, by one thread of every rank
 };
 
 // What the leader has when all ranks are ready.

@@ -12,9 +12,7 @@ bool wants_masks(const StepPlan& plan) {
 
 StepRunner::StepRunner(Worker& worker) : worker_(worker), scratch_(size_t(worker.pool().num_threads())) {}
 
-ExecutorInfo StepRunner::info() const {
-  const WorkerShape& shape = worker_.shape();
-  const ModelConfig& config = worker_.model().config();
+ExecutorInfo executor_info(const ModelConfig& config, const WorkerShape& shape, int ranks) {
   return {.vocab = config.vocab,
           .context = std::min(config.context, shape.max_pages * shape.page_tokens),
           .eos_ids = config.eos_ids,
@@ -23,7 +21,7 @@ ExecutorInfo StepRunner::info() const {
           .max_step_tokens = shape.max_tokens,
           .max_rows = shape.max_rows,
           .max_logits = shape.max_logits,
-          .ranks = worker_.ranks()};
+          .ranks = ranks};
 }
 
 // The ranks trust token ids and pages; the plan may come from another process.

@@ -5,11 +5,14 @@
 
 namespace weft {
 
+// What an engine must know of a worker of this shape.
+ExecutorInfo executor_info(const ModelConfig& config, const WorkerShape& shape, int ranks);
+
 class StepRunner {
  public:
   // The worker's KV cache belongs to the plans alone.
   explicit StepRunner(Worker& worker);
-  ExecutorInfo info() const;
+  ExecutorInfo info() const { return executor_info(worker_.model().config(), worker_.shape(), worker_.ranks()); }
 
   // Fills in the tokens that the step before drew, and computes the step on all ranks. Then sample() is called once.
   // Errors: kDataLoss for a plan that no engine of this version makes; those of Worker::step.

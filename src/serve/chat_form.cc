@@ -28,16 +28,10 @@ class ChatForm final : public ChunkedForm {
                     {"message", std::move(message)},
                     {"logprobs", logprobs(choice.answer.tokens)},
                     {"finish_reason", choice.finish_reason}};
-      if (!choice.stop_reason.is_null()) entry["stop_reason"] = choice.stop_reason;
-      if (spec_.return_token_ids) entry["token_ids"] = token_ids(choice.answer.tokens);
+      add_ends(entry, choice.stop_reason, choice.answer.tokens);
       list.push_back(std::move(entry));
     }
-    Json all = head_;
-    all["object"] = "chat.completion";
-    all["choices"] = std::move(list);
-    all["usage"] = usage_json(usage);
-    all["system_fingerprint"] = nullptr;
-    return all;
+    return whole_of("chat.completion", std::move(list), usage);
   }
 
   void open(std::string& out) override {
@@ -73,7 +67,7 @@ class ChatForm final : public ChunkedForm {
                   {"delta", std::move(fields)},
                   {"logprobs", logprobs(delta.tokens)},
                   {"finish_reason", nullptr}};
-    if (spec_.return_token_ids) entry["token_ids"] = token_ids(delta.tokens);
+    add_ends(entry, nullptr, delta.tokens);
     chunk(entry, so_far, out);
   }
 

@@ -28,6 +28,24 @@ class ChunkedForm : public AnswerForm {
     prefix_.back() = ',';  // more fields follow
   }
 
+  // The answer that is no stream.
+  Json whole_of(const char* object, Json choices, const UsageTotals& usage) const {
+    Json all = head_;
+    all["object"] = object;
+    all["choices"] = std::move(choices);
+    all["usage"] = usage_json(usage);
+    all["system_fingerprint"] = nullptr;
+    return all;
+  }
+
+  // What ends every choice, in a stream and in whole.
+  void add_ends(Json& choice, const Json& stop_reason, const std::vector<TokenEntry>& tokens) const {
+    if (!stop_reason.is_null()) choice["stop_reason"] = stop_reason;
+    if (!spec_.return_token_ids) return;
+    choice["token_ids"] = Json::array();
+    for (const TokenEntry& token : tokens) choice["token_ids"].push_back(token.id);
+  }
+
   void chunk(const Json& choice, const UsageTotals& so_far, std::string& out) const {
     out += "data: ";
     out += prefix_;
@@ -40,12 +58,6 @@ class ChunkedForm : public AnswerForm {
       out += ",\"usage\":null";
     }
     out += "}\n\n";
-  }
-
-  static Json token_ids(const std::vector<TokenEntry>& tokens) {
-    Json list = Json::array();
-    for (const TokenEntry& token : tokens) list.push_back(token.id);
-    return list;
   }
 
   const GenerationSpec& spec_;

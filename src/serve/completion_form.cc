@@ -15,11 +15,7 @@ class CompletionForm final : public ChunkedForm {
       const EndedChoice& choice = choices[i];
       list.push_back(entry(int(i), choice.answer, choice.finish_reason, choice.stop_reason));
     }
-    Json all = head_;
-    all["choices"] = std::move(list);
-    all["usage"] = usage_json(usage);
-    all["system_fingerprint"] = nullptr;
-    return all;
+    return whole_of("text_completion", std::move(list), usage);
   }
 
   void open(std::string&) override {}
@@ -34,8 +30,7 @@ class CompletionForm final : public ChunkedForm {
  private:
   Json entry(int index, const AnswerDelta& delta, const Json& reason, const Json& stop_reason) const {
     Json all = {{"index", index}, {"text", delta.content}, {"logprobs", logprobs(delta)}, {"finish_reason", reason}};
-    if (!stop_reason.is_null()) all["stop_reason"] = stop_reason;
-    if (spec_.return_token_ids) all["token_ids"] = token_ids(delta.tokens);
+    add_ends(all, stop_reason, delta.tokens);
     return all;
   }
 

@@ -10,11 +10,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/bootstrap/exec.h"
 #include "comm/bootstrap/process_info.h"
 
 namespace weft {
@@ -22,26 +24,15 @@ namespace {
 
 constexpr auto kStoppedTooLong = std::chrono::milliseconds(500);
 
+// Our environment without another world's: what launchers set, by name or by prefix.
 std::vector<std::string> environment_of(int rank, int ranks, const std::string& job) {
-  std::vector<std::string> all;
-  static constexpr std::string_view kDropped[] = {"RANK=",
-                                                  "LOCAL_RANK=",
-                                                  "WORLD_SIZE=",
-                                                  "WORLD_LOCAL_SIZE=",
-                                                  "WEFT_JOB=",
-                                                  "NODE_RANK=",
-                                                  "LOCAL_WORLD_SIZE=",
-                                                  "MASTER_ADDR=",
-                                                  "MASTER_PORT=",
-                                                  "OMPI_",
-                                                  "PMIX_",
-                                                  "SLURM_"};
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string_view text(*entry);
-    bool dropped = false;
-    for (const std::string_view prefix : kDropped) dropped = dropped || text.starts_with(prefix);
-    if (!dropped) all.emplace_back(text);
-  }
+  static constexpr std::string_view kNames[] = {"RANK",       "LOCAL_RANK", "WORLD_SIZE",       "WORLD_LOCAL_SIZE",
+                                                "WEFT_JOB",   "NODE_RANK",  "LOCAL_WORLD_SIZE", "MASTER_ADDR",
+                                                "MASTER_PORT"};
+  std::vector<std::string> all = environment_without([](std::string_view name) {
+    return std::ranges::find(kNames, name) != std::end(kNames) || name.starts_with("OMPI_") ||
+           name.starts_with("PMIX_") || name.starts_with("SLURM_");
+  });
   if (ranks > 1) {  // one rank alone needs no world
     all.push_back(fmt::format("RANK={}", rank));
     all.push_back(fmt::format("LOCAL_RANK={}", rank));
@@ -49,13 +40,6 @@ std::vector<std::string> environment_of(int rank, int ranks, const std::string& 
     all.push_back(fmt::format("WORLD_LOCAL_SIZE={}", ranks));
     all.push_back("WEFT_JOB=" + job);
   }
-  return all;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> all;
-  for (std::string& text : texts) all.push_back(text.data());
-  all.push_back(nullptr);
   return all;
 }
 
@@ -98,7 +82,7 @@ Status RankProcesses::start_rank(int rank, const RankCommand& command, const std
     arguments.push_back(std::to_string(executor.get()));
   }
   std::vector<std::string> environment = environment_of(rank, command.ranks, job);
-  std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+  std::vector<char*> argv = exec_pointers(arguments), envp = exec_pointers(environment);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) return error(Code::kResourceExhausted, "fork of rank {}: {}", rank, errno_text());

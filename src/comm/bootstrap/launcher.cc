@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "comm/bootstrap/exec.h"
 #include "comm/bootstrap/line_relay.h"
 #include "comm/bootstrap/process_info.h"
 
@@ -59,20 +60,9 @@ std::vector<std::string> rank_environment(int rank, int local_rank, int ranks, c
     set.emplace_back("WEFT_JOB", job);
   }
   for (const auto& [name, value] : set) dropped.push_back(name);
-  std::vector<std::string> all;
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string_view text(*entry);
-    const std::string_view name = text.substr(0, text.find('='));
-    if (std::find(dropped.begin(), dropped.end(), name) == dropped.end()) all.emplace_back(text);
-  }
+  std::vector<std::string> all = environment_without(
+      [&](std::string_view name) { return std::find(dropped.begin(), dropped.end(), name) != dropped.end(); });
   for (const auto& [name, value] : set) all.push_back(name + "=" + value);
-  return all;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> all;
-  for (std::string& text : texts) all.push_back(text.data());
-  all.push_back(nullptr);
   return all;
 }
 
@@ -142,7 +132,7 @@ class Launcher {
     } else if (rank != 0) {
       input = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     }
-    std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+    std::vector<char*> argv = exec_pointers(arguments), envp = exec_pointers(environment);
     const char* program = arguments[0] == "weft" ? "/proc/self/exe" : argv[0];
     const pid_t parent = ::getpid();
     child.pid = ::fork();
