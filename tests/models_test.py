@@ -7,7 +7,9 @@ import struct
 
 import pytest
 
+from served import Server
 from weft import ROOT, fails, run
+from worlds import worlds  # noqa: F401
 
 FOLDERS = sorted(path.parent for path in ROOT.glob("tests/goldens/tiny-*/golden.safetensors"))
 GGUF_FILES = sorted(ROOT.glob("tests/goldens/tiny-*/model.gguf"))  # made by scripts/make_gguf_goldens.py
@@ -31,6 +33,55 @@ def test_logits_match_hugging_face(folder, tp, mode):
     assert done.returncode == 0, done.stdout + done.stderr
     # Batch-invariance: whole, in chunks or token by token, the bits are the same.
     assert len({p["hash"] for p in json.loads(done.stdout)["passes"][:3]}) == 1, done.stdout
+
+
+MOE_FOLDERS = [folder for folder in FOLDERS if "moe" in folder.name]
+
+
+@pytest.mark.parametrize("mode", ["ar", "ag_rs"])
+@pytest.mark.parametrize("tp, ep", [(1, 1), (1, 2), (1, 3), (1, 4), (2, 2)])
+@pytest.mark.parametrize("folder", MOE_FOLDERS, ids=lambda folder: folder.name)
+def test_experts_spread_over_ranks_match_hugging_face(folder, tp, ep, mode):
+    done = check(folder, "--tp", tp, "--ep", ep, "--mode", mode, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["tp"], report["ep"]) == (tp, ep)
+    assert len({p["hash"] for p in report["passes"][:3]}) == 1, done.stdout
+    if (tp, ep, mode) == (1, 2, "ar"):
+        again = json.loads(check(folder, "--ep", ep, "--mode", mode, "--threads", 2, "--json").stdout)
+        assert [p["hash"] for p in again["passes"]] == [p["hash"] for p in report["passes"]]
+
+
+def test_expert_parallel_gguf_and_processes(worlds):
+    """A quantisable file, and ranks that are processes of a world whose size --ep leaves to --tp."""
+    file = TINY.parent / "tiny-qwen3-moe/model.gguf"
+    golden = ("--golden", file.parent / "golden.safetensors")
+    assert run("check", "--model", file, *golden, "--ep", 3).returncode == 0
+    program = worlds.launch(4, "weft", "check", "--model", file, *golden, "--ep", 2)
+    assert program.wait(120) == 0, program.err_text()
+
+
+def test_a_server_with_experts_spread_over_ranks_answers_as_generate_does():
+    model, prompt = TINY.parent / "tiny-qwen3-moe", [5, 17, 42, 9]
+    done = run("generate", "--model", model, "--json", "--ep", 2, "--max-tokens", 12, "--temperature", 0,
+               "--prompt-ids", ",".join(map(str, prompt)))
+    assert done.returncode == 0, done.stderr
+    with Server("--ep", 2, model=model) as server:
+        assert server.num_ranks == 2
+        answer = server.client().completions.create(model=str(model), prompt=prompt, max_tokens=12, temperature=0)
+    assert answer.choices[0].text == json.loads(done.stdout)["text"]
+
+
+def test_an_ep_that_does_not_fit_is_named():
+    moe = TINY.parent / "tiny-qwen3-moe"
+    def refused(folder, *flags, says):
+        fails("check", "--model", folder, "--golden", folder / "golden.safetensors", *flags, says=says)
+    refused(TINY, "--ep", 2, says=["--ep 2", "no experts"])
+    refused(moe, "--ep", 10, says=["--ep 10", "9 experts"])
+    refused(moe, "--tp", 2, "--ep", 4, says=["--tp 2 --ep 4", "6 query heads"])
+    world = {"RANK": 0, "WORLD_SIZE": 4, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}
+    fails("check", "--model", moe, "--golden", moe / "golden.safetensors", "--ep", 3,
+          says=["--ep 3: the world has 4 ranks"], **world)
 
 
 @pytest.mark.parametrize("mode", ["ar", "ag_rs"])

@@ -21,10 +21,10 @@ READY = re.compile(r"weft: ready: http://127\.0\.0\.1:(\d+) \| model (\S+) \| (\
 class Server:
     """A `weft serve` on a free port, ready when the constructor returns."""
 
-    def __init__(self, *flags, wait=True, **environment):
+    def __init__(self, *flags, wait=True, model=MODEL, **environment):
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [WEFT, "serve", "--model", MODEL, "--port", "0", *map(str, flags)],
+            [WEFT, "serve", "--model", str(model), "--port", "0", *map(str, flags)],
             stdout=subprocess.PIPE, stderr=self.log, stdin=subprocess.DEVNULL, env=clean_environment(**environment))
         self.lines = []
         self.reader = threading.Thread(target=self._read, daemon=True)

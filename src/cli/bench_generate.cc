@@ -37,7 +37,8 @@ Json to_json(const Flags& flags, const Leader& leader, const ModelWork& work, co
   Json out = {{"bench", "generate"},
               {"model", flags.model.model},
               {"cpu", cpu_isa_name(cpu_isa())},
-              {"tp", leader.ranks},
+              {"tp", leader.tp},
+              {"ep", leader.ep},
               {"threads", leader.threads},
               {"mode", flags.model.mode},
               {"batch", flags.batch},
@@ -64,7 +65,7 @@ void print(const Json& all) {
                        value["max"].get<double>());
   };
   fmt::print("{}: {} x {} threads, {}, batch {}, {} + {} tokens; answers checked; median (min - max), {} runs\n",
-             all["model"].get<std::string>(), all["tp"].get<int>(), all["threads"].get<int>(),
+             all["model"].get<std::string>(), all["tp"].get<int>() * all["ep"].get<int>(), all["threads"].get<int>(),
              all["cpu"].get<std::string>(), all["batch"].get<i64>(), all["prompt_tokens"].get<i64>(),
              all["gen_len"].get<i64>(), all["samples"].get<int>());
   fmt::print("  all         {} tokens/s\n  first token {} ms\n", spread("tokens_per_s"), spread("first_token_ms"));

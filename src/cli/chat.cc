@@ -148,7 +148,7 @@ void add_chat(CLI::App& app) {
   chat->get_option("--model")->required(false);
   CLI::Option* url = chat->add_option(
       "--url", flags->url, "Talk with the server at this address instead; --model then is a name it knows [its first]");
-  for (const char* name : {"--tp", "--threads", "--mode", "--device", "--deadline"}) {
+  for (const char* name : {"--tp", "--ep", "--threads", "--mode", "--device", "--deadline"}) {
     url->excludes(chat->get_option(name));
   }
   chat->add_option("--api-key", flags->access.key, "Of the server at --url")->envname("WEFT_API_KEY");

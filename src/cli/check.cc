@@ -33,9 +33,13 @@ void print_json(const CheckReport& report, const Leader& leader) {
     entry["passed"] = pass.passed;
     passes.push_back(std::move(entry));
   }
-  const nlohmann::json all = {
-      {"tp", leader.ranks},          {"threads", leader.threads}, {"bf16", to_json(report.bf16)},
-      {"rms_ratio", kCheckRmsRatio}, {"passes", passes},          {"passed", report.passed}};
+  const nlohmann::json all = {{"tp", leader.tp},
+                              {"ep", leader.ep},
+                              {"threads", leader.threads},
+                              {"bf16", to_json(report.bf16)},
+                              {"rms_ratio", kCheckRmsRatio},
+                              {"passes", passes},
+                              {"passed", report.passed}};
   fmt::print("{}\n", all.dump(2));
 }
 

@@ -15,8 +15,12 @@ void ModelFlags::declare(CLI::App& command) {
       ->check(CLI::Range(1, 1024))
       ->needs(random);
   command
-      .add_option("--tp", tp, "Tensor-parallel ranks; in a world it must be the world's size [1, or the world's size]")
+      .add_option("--tp", tp,
+                  "Tensor-parallel ranks; in a world --tp times --ep must be its size [1, or what --ep leaves of it]")
       ->check(CLI::Range(1, 1024));
+  command.add_option("--ep", ep, "Expert-parallel groups of --tp ranks: each holds some of a mixture's experts")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   command.add_option("--threads", threads, "Threads per rank [usable CPUs divided by the ranks of this host]")
       ->check(CLI::Range(1, 1024));
   command.add_option("--mode", mode, "How activations lie on ranks: ar = replicated, ag_rs = sharded by token")
@@ -34,6 +38,7 @@ Result<RankOptions> ModelFlags::rank_options() const {
   WEFT_ASSIGN(const std::optional<int> spawned, maybe_spawn_local_ranks(options.world));
   if (spawned) throw CLI::RuntimeError(*spawned);  // this process was only the launcher of its host's ranks
   options.tp = tp;
+  options.ep = ep;
   options.threads = threads;
   WEFT_ASSIGN(options.mode, parse_layer_mode(mode));
   options.deadline = std::chrono::milliseconds(i64(deadline_s * 1000));

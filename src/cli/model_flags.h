@@ -11,7 +11,7 @@ struct ModelFlags {
   std::string model;
   std::string mode = "ar";
   std::string device = "cpu";
-  int tp = 0;
+  int tp = 0, ep = 1;
   int layers = 0;
   bool random_weights = false;
   int threads = 0;

@@ -94,7 +94,7 @@ EngineHostOptions host_options(const ServeFlags& flags, const ModelConfig& confi
   options.engine.draft_tokens = flags.draft_tokens;
   options.engine.step_deadline = milliseconds(flags.ranks.step_deadline_s);
   options.engine.idle_probe = std::min<std::chrono::milliseconds>(kIdleProbe, options.engine.step_deadline / 2);
-  options.ranks = {.ranks = flags.ranks.tp, .arguments = flags.ranks.arguments()};
+  options.ranks = {.ranks = flags.ranks.ranks(), .arguments = flags.ranks.arguments()};
   options.longest_backoff = milliseconds(flags.max_restart_wait_s);
   options.first_backoff = std::min(options.first_backoff, options.longest_backoff);
   if (flags.mock) {
@@ -124,8 +124,8 @@ std::string ready_line(const ServeFlags& flags, const HttpServer& server, const 
   for (const int pid : host.pids()) pids += (pids.empty() ? "" : ", ") + std::to_string(pid);
   const bool v6 = flags.host.find(':') != std::string::npos;
   return fmt::format("weft: ready: http://{}:{} | model {} | {} rank{} (pids {}) | {} KV tokens",
-                     v6 ? "[" + flags.host + "]" : flags.host, server.port(), flags.ranks.model, flags.ranks.tp,
-                     flags.ranks.tp == 1 ? "" : "s", pids.empty() ? "none" : pids, flags.ranks.kv_cache_tokens);
+                     v6 ? "[" + flags.host + "]" : flags.host, server.port(), flags.ranks.model, flags.ranks.ranks(),
+                     flags.ranks.ranks() == 1 ? "" : "s", pids.empty() ? "none" : pids, flags.ranks.kv_cache_tokens);
 }
 
 // Ends the server well: no new requests, time for the open ones, an error for those left, then the connections.
@@ -264,8 +264,9 @@ struct RankCommandFlags {
 Status run_rank(RankCommandFlags& flags) {
   RankOptions options;
   WEFT_ASSIGN(options.world, world_spec_from_environment());
-  set_process_title(fmt::format("weft rank {}/{}", options.world.rank, flags.ranks.tp));
+  set_process_title(fmt::format("weft rank {}/{}", options.world.rank, flags.ranks.ranks()));
   options.tp = flags.ranks.tp;
+  options.ep = flags.ranks.ep;
   options.threads = flags.ranks.threads;
   WEFT_ASSIGN(options.mode, parse_layer_mode(flags.ranks.mode));
   // A little less than the server's: who hangs is then named by those who wait.

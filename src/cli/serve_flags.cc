@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "weights/shard_plan.h"
+#include "engine/ranks.h"
 
 namespace weft {
 namespace {
@@ -16,6 +16,9 @@ void RankFlags::declare(CLI::App& command) {
   command.add_option("-m,--model", model, "Name of a fetched model, path of a .gguf file or of a model folder");
   command.add_option("--tp", tp, "Tensor-parallel ranks, each a process")
       ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--ep", ep, "Expert-parallel groups of --tp ranks: each holds some of a mixture's experts")
+      ->check(CLI::Range(1, 64))
       ->capture_default_str();
   command.add_option("--threads", threads, "Threads per rank [usable CPUs divided by the ranks]")
       ->check(CLI::Range(1, 1024));
@@ -47,14 +50,7 @@ i64 RankFlags::context(const ModelConfig& config) const {
 
 Status RankFlags::choose(const ModelConfig& config) {
   if (model.empty()) return error(Code::kInvalidArgument, "--model is required");
-  const ShardDims dims{.hidden = config.hidden,
-                       .q_heads = config.q_heads,
-                       .kv_heads = config.kv_heads,
-                       .head_dim = config.head_dim,
-                       .ffn = config.ffn,
-                       .vocab = config.vocab,
-                       .block = 1};
-  WEFT_TRY(make_shard_plan(dims, tp, 0).status().with_context(fmt::format("--tp {}", tp)));
+  WEFT_TRY(check_split(config, tp, ep));
   max_running = std::min(max_running, max_step_tokens);
   if (kv_cache_tokens == 0) {
     struct sysinfo info{};
@@ -83,6 +79,8 @@ std::vector<std::string> RankFlags::arguments() const {
                                   device,
                                   "--tp",
                                   std::to_string(tp),
+                                  "--ep",
+                                  std::to_string(ep),
                                   "--kv-cache-tokens",
                                   std::to_string(kv_cache_tokens),
                                   "--max-running-requests",

@@ -14,7 +14,7 @@ struct RankFlags {
   std::string model;
   std::string mode = "ar";
   std::string device = "cpu";
-  int tp = 1;
+  int tp = 1, ep = 1;
   int threads = 0;
   i64 kv_cache_tokens = 0;  // 0: by the memory of the machine
   i64 max_running = 256;
@@ -23,6 +23,7 @@ struct RankFlags {
   double step_deadline_s = 10;
 
   void declare(CLI::App& command);
+  int ranks() const { return tp * ep; }
   // Fills in what was left to be chosen. Errors: kInvalidArgument naming the flag.
   Status choose(const ModelConfig& config);
   // Longest sequence.

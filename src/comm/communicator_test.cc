@@ -147,6 +147,10 @@ TEST(ParallelPlan, EveryDimensionHasItsGroup) {
     EXPECT_EQ(plan.dp.rank(), world.rank() / 4);
     WEFT_ASSIGN(const auto peers, plan.dp.exchange(u64(world.rank())));
     EXPECT_EQ(peers[0] + 4, peers[1]);
+    WEFT_ASSIGN(auto experts, ParallelPlan::create(comm, {.tp = 2, .ep = 2, .dp = 2}));
+    EXPECT_EQ(experts.ep.rank(), world.rank() / 2 % 2);
+    EXPECT_EQ(experts.layer.size(), 4);
+    EXPECT_EQ(experts.layer.rank(), world.rank() % 4);
     EXPECT_EQ(ParallelPlan::create(comm, {.tp = 3}).status().message(),
               "parallel plan: tp 3 x ep 1 x pp 1 x dp 1 does not make 8 ranks");
     return {};

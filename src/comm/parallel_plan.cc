@@ -19,7 +19,8 @@ Result<ParallelPlan> ParallelPlan::create(Communicator& world, const ParallelSiz
   WEFT_ASSIGN(auto ep_group, along(tp, ep));
   WEFT_ASSIGN(auto pp_group, along(tp * ep, pp));
   WEFT_ASSIGN(auto dp_group, along(tp * ep * pp, dp));
-  return ParallelPlan{sizes, world, tp_group, ep_group, pp_group, dp_group};
+  WEFT_ASSIGN(auto layer, along(1, tp * ep));
+  return ParallelPlan{sizes, world, tp_group, ep_group, pp_group, dp_group, layer};
 }
 
 }  // namespace weft

@@ -11,10 +11,12 @@ struct ParallelSizes {
   int dp = 1;  // data parallel: replicas
 };
 
-// World rank = ((dp_index * pp + pp_index) * ep + ep_index) * tp + tp_index: neighbours share a layer.
+// World rank = ((dp_index * pp + pp_index) * ep + ep_index) * tp + tp_index: neighbours share a layer. What is no
+// expert is cut over all ranks of `layer`; experts are spread over `ep`, each cut over `tp`.
 struct ParallelPlan {
   ParallelSizes sizes;
   Communicator world, tp, ep, pp, dp;  // each with this rank's index in it
+  Communicator layer;                  // tp x ep
 
   // Collective over `world`. Errors: kInvalidArgument naming the sizes unless each is >= 1 and their product equals
   // the world's size.

@@ -55,7 +55,7 @@ class Rank {
     WEFT_ASSIGN(Communicator all,
                 Communicator::create(world_, {.arena_bytes = arena_bytes(model_.config, options_.shape, world_.size()),
                                               .deadline = options_.deadline}));
-    WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(all, {.tp = world_.size()}));
+    WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(all, {.tp = options_.tp, .ep = options_.ep}));
     WEFT_ASSIGN(std::unique_ptr<Model> loaded, make_model(model_.config, *model_.checkpoint, plan,
                                                           {.mode = options_.mode,
                                                            .max_tokens = options_.shape.max_tokens,
@@ -71,6 +71,8 @@ class Rank {
     const std::set<std::string> processes(pids.begin(), pids.end());
     Leader leader{.worker = *worker,
                   .ranks = world_.size(),
+                  .tp = options_.tp,
+                  .ep = options_.ep,
                   .threads = pool->num_threads(),
                   .load_s = seconds_since(start_),
                   .memory_bytes = [processes] {
@@ -106,26 +108,22 @@ class Rank {
   const Clock::time_point start_;
 };
 
-// Says early, and once, what every rank would find out while loading.
-Status check_split(const ModelConfig& config, int tp) {
-  return make_shard_plan(shard_dims(config, 1), tp, 0).status().with_context(fmt::format("--tp {}", tp));
-}
-
 Status run_process_rank(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead,
                         Clock::time_point start) {
   WEFT_ASSIGN(std::unique_ptr<World> world, join_world(options.world, Deadline::after(kStartDeadline)));
   return Rank(*world, model, options, options.world.local_rank, options.world.local_size, start).run(lead);
 }
 
-Status run_thread_ranks(const Pretrained& model, const RankOptions& options, int tp,
-                        const std::function<Status(Leader&)>& lead, Clock::time_point start) {
-  std::vector<std::unique_ptr<World>> worlds = make_thread_worlds(tp);
-  std::vector<Status> outcomes(static_cast<size_t>(tp));
+Status run_thread_ranks(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead,
+                        Clock::time_point start) {
+  const int ranks = options.tp * options.ep;
+  std::vector<std::unique_ptr<World>> worlds = make_thread_worlds(ranks);
+  std::vector<Status> outcomes(static_cast<size_t>(ranks));
   auto run = [&](int rank) {
-    outcomes[size_t(rank)] = Rank(*worlds[size_t(rank)], model, options, rank, tp, start).run(lead);
+    outcomes[size_t(rank)] = Rank(*worlds[size_t(rank)], model, options, rank, ranks, start).run(lead);
   };
   std::vector<std::thread> threads;
-  for (int rank = 1; rank < tp; ++rank) threads.emplace_back(run, rank);
+  for (int rank = 1; rank < ranks; ++rank) threads.emplace_back(run, rank);
   run(0);
   for (std::thread& thread : threads) thread.join();
   for (const Status& outcome : outcomes) WEFT_TRY(outcome);
@@ -134,17 +132,34 @@ Status run_thread_ranks(const Pretrained& model, const RankOptions& options, int
 
 }  // namespace
 
-Status run_ranks(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead) {
-  const auto start = Clock::now();
-  WEFT_CHECK(options.world.kind != WorldSpec::Kind::kSpawn);  // the command spawns before it opens the model
-  const bool alone = options.world.kind == WorldSpec::Kind::kAlone;
-  const int tp = alone ? std::max(options.tp, 1) : options.world.size;
-  if (!alone && options.tp != 0 && options.tp != tp) {
-    return error(Code::kInvalidArgument, "--tp {}: the world has {} ranks, and tensor parallelism must use them all",
-                 options.tp, tp);
+Status check_split(const ModelConfig& config, int tp, int ep) {
+  if (ep > 1 && !config.any_sparse()) {
+    return error(Code::kInvalidArgument, "--ep {}: the model has no experts", ep);
   }
-  WEFT_TRY(check_split(model.config, tp));
-  return alone ? run_thread_ranks(model, options, tp, lead, start) : run_process_rank(model, options, lead, start);
+  if (ep > 1 && ep > config.moe.experts) {
+    return error(Code::kInvalidArgument, "--ep {}: more than the model's {} experts", ep, config.moe.experts);
+  }
+  const std::string flags = ep == 1 ? fmt::format("--tp {}", tp) : fmt::format("--tp {} --ep {}", tp, ep);
+  ShardDims dims = shard_dims(config, 1);
+  if (ep > 1) dims.expert_ffn = 0;
+  return make_shard_plan(dims, tp * ep, 0).status().with_context(flags);
+}
+
+Status run_ranks(const Pretrained& model, const RankOptions& wanted, const std::function<Status(Leader&)>& lead) {
+  const auto start = Clock::now();
+  WEFT_CHECK(wanted.world.kind != WorldSpec::Kind::kSpawn);  // the command spawns before it opens the model
+  const bool alone = wanted.world.kind == WorldSpec::Kind::kAlone;
+  RankOptions options = wanted;
+  const int size = wanted.world.size;
+  if (options.tp == 0) options.tp = alone ? 1 : std::max(1, size / options.ep);
+  if (!alone && options.tp * options.ep != size) {
+    const std::string tp = wanted.tp == 0 ? "" : fmt::format("--tp {}", wanted.tp);
+    const std::string ep = options.ep == 1 ? "" : fmt::format("--ep {}", options.ep);
+    return error(Code::kInvalidArgument, "{}{}{}: the world has {} ranks, and they must all be used", tp,
+                 tp.empty() || ep.empty() ? "" : " ", ep, size);
+  }
+  WEFT_TRY(check_split(model.config, options.tp, options.ep));
+  return alone ? run_thread_ranks(model, options, lead, start) : run_process_rank(model, options, lead, start);
 }
 
 }  // namespace weft

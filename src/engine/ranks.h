@@ -11,7 +11,8 @@ namespace weft {
 
 struct RankOptions {
   WorldSpec world;  // kAlone: the ranks are threads of this process; kRank: this process is one
-  int tp = 0;       // tensor-parallel size; 0 = the world's size, 1 outside a world
+  int tp = 0;       // tensor-parallel size; 0 = what ep leaves of the world's size, 1 outside a world
+  int ep = 1;       // expert-parallel size; tp x ep is the number of ranks
   int threads = 0;  // per rank; 0 = the usable CPUs of this host divided by its ranks
   LayerMode mode = LayerMode::kAr;
   WorkerShape shape;
@@ -22,7 +23,7 @@ struct RankOptions {
 // What the leader has when all ranks are ready.
 struct Leader {
   Worker& worker;
-  int ranks;
+  int ranks, tp, ep;
   int threads;    // per rank
   double load_s;  // from the call of run_ranks() to all ranks being ready
   // Proportional set size of all ranks' processes now.
@@ -31,8 +32,12 @@ struct Leader {
 
 // Loads `model` on every rank and calls `lead` on rank 0, in this process or another one of the world; the other ranks
 // serve it. Returns when the ranks of this process have left; a fault of any rank is returned on all. Errors:
-// kInvalidArgument for a tp other than the world's size or one that the model cannot be cut into; those of loading,
-// joining and `lead`.
+// kInvalidArgument for tp and ep that do not make the world's size or that the model cannot be cut into; those of
+// loading, joining and `lead`.
 Status run_ranks(const Pretrained& model, const RankOptions& options, const std::function<Status(Leader&)>& lead);
+
+// Says early, and once, what every rank would find out while loading: whether the model can be cut into tp x ep ranks.
+// Errors: kInvalidArgument naming the flag.
+Status check_split(const ModelConfig& config, int tp, int ep);
 
 }  // namespace weft

@@ -28,9 +28,10 @@ Status add_part(const Checkpoint& checkpoint, const ExpertPart& part, i64 expert
   return {};
 }
 
-// The experts' matrices, each of the parts below one another.
-Result<GroupedWeight> load_experts(const Checkpoint& checkpoint, const std::string& prefix, i64 experts, bool stacked,
-                                   const std::vector<ExpertPart>& parts) {
+// This rank's experts' matrices, each of the parts below one another. Those of other ranks are looked at, too: a file
+// that lacks one is no such model.
+Result<GroupedWeight> load_experts(const Checkpoint& checkpoint, const std::string& prefix, i64 experts, Range mine,
+                                   bool stacked, const std::vector<ExpertPart>& parts) {
   std::vector<Weight> weights;
   for (i64 e = 0; e < experts; ++e) {
     std::vector<WeightPart> packed;
@@ -38,6 +39,7 @@ Result<GroupedWeight> load_experts(const Checkpoint& checkpoint, const std::stri
       part.name = stacked ? prefix + part.name : fmt::format("{}{}.{}", prefix, e, part.name);
       WEFT_TRY(add_part(checkpoint, part, e, experts, stacked, &packed));
     }
+    if (e < mine.begin || e >= mine.end) continue;
     WEFT_ASSIGN(Weight weight, Weight::pack(fmt::format("{}{}", prefix, e), packed));
     weights.push_back(std::move(weight));
   }
@@ -59,11 +61,11 @@ Result<Weight> load_router(const Checkpoint& checkpoint, const std::string& name
 }  // namespace
 
 Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
-                                const ShardPlan& plan) {
+                                const ExpertShare& share) {
   MoeLayer layer;
   layer.shape_ = shape;
   const i64 hidden = shape.hidden, ffn = shape.expert_ffn;
-  const Range mine = plan.expert_ffn, all{0, hidden};
+  const Range mine = share.ffn, all{0, hidden};
   const std::string experts = prefix + "mlp.experts.";
   WEFT_ASSIGN(layer.norm_, load_vector(checkpoint, prefix + "post_attention_layernorm.weight", hidden));
   WEFT_ASSIGN(layer.router_, load_router(checkpoint, prefix + "mlp.gate.weight", shape.experts, hidden));
@@ -77,9 +79,9 @@ Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string&
   } else {
     gate_up = {{"gate_proj.weight", ffn, hidden, mine, all}, {"up_proj.weight", ffn, hidden, mine, all}};
   }
-  WEFT_ASSIGN(layer.gate_up_, load_experts(checkpoint, experts, shape.experts, stacked, gate_up));
+  WEFT_ASSIGN(layer.gate_up_, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, gate_up));
   const ExpertPart down{fused ? "down_proj" : "down_proj.weight", hidden, ffn, {0, hidden}, mine};
-  WEFT_ASSIGN(layer.down_, load_experts(checkpoint, experts, shape.experts, stacked, {down}));
+  WEFT_ASSIGN(layer.down_, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, {down}));
   return layer;
 }
 

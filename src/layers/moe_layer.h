@@ -12,13 +12,18 @@ struct MoeLayerShape {
   bool normalise;  // a token's weights add up to 1
 };
 
+// One rank's part: columns [ffn.begin, ffn.end) of some of the experts.
+struct ExpertShare {
+  Range experts, ffn;
+};
+
 class MoeLayer {
  public:
-  // `prefix` is the layer's, for instance "model.layers.3."; `plan` this rank's. Experts come as tensors of their own
+  // `prefix` is the layer's, for instance "model.layers.3."; `share` this rank's. Experts come as tensors of their own
   // (experts.7.gate_proj.weight), fused (experts.gate_up_proj, experts.down_proj), or stacked
   // (experts.gate_proj.weight [experts, ...]). The router is kept in f32, so that rounding changes no choice.
   static Result<MoeLayer> load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
-                               const ShardPlan& plan);
+                               const ExpertShare& share);
   // residual [local rows, hidden] f32 += experts of `tokens` tokens.
   // All ranks and all threads of their teams must call it.
   Status forward(Exec& exec, MoeParallel& moe, i64 tokens, const TensorView& residual) const;

@@ -32,13 +32,14 @@ class Decoder : public Model {
     std::optional<MlpLayer> mlp;  // one of the two
     std::optional<MoeLayer> moe;
   };
-  Status plan_operators(Communicator& tp);
-  Status plan_experts(Communicator& tp);
+  Status plan_operators(ParallelPlan& plan);
+  Status plan_experts(ParallelPlan& plan);
   const Weight& head() const { return head_ ? *head_ : embedding_; }
 
   ModelConfig config_;
   ModelOptions options_;
-  ShardPlan shard_;
+  ShardPlan shard_;      // of what is no expert
+  ExpertShare experts_;  // of each layer
   Weight embedding_;
   std::optional<Weight> head_;  // absent: tied to the embedding
   Tensor norm_, frequencies_;
@@ -59,6 +60,12 @@ i64 quantisation_block(const ModelConfig& config, const Checkpoint& checkpoint) 
     }
   }
   return block;
+}
+
+// Whole experts of some ranks' own, and of these the columns that go with this rank's share of the attention.
+Result<ExpertShare> expert_share(const ModelConfig& config, i64 block, const ParallelPlan& plan) {
+  WEFT_ASSIGN(const ShardPlan columns, make_shard_plan(shard_dims(config, block), plan.tp.size(), plan.tp.rank()));
+  return ExpertShare{split_range(config.moe.experts, plan.ep.size(), plan.ep.rank()), columns.expert_ffn};
 }
 
 // Inverse frequencies [head_dim / 2] of RoPE. llama.cpp's files carry Llama 3's scaling as one divisor for each of
@@ -106,7 +113,10 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
   model->config_ = config;
   model->options_ = options;
   const i64 block = quantisation_block(config, untracked);
-  WEFT_ASSIGN(model->shard_, make_shard_plan(shard_dims(config, block), plan.tp.size(), plan.tp.rank()));
+  WEFT_ASSIGN(model->experts_, expert_share(config, block, plan));
+  ShardDims dims = shard_dims(config, block);
+  dims.expert_ffn = 0;
+  WEFT_ASSIGN(model->shard_, make_shard_plan(dims, plan.layer.size(), plan.layer.rank()));
 
   const LinearPart table{
       "model.embed_tokens.weight", model->shard_.vocab, {0, config.hidden}, config.vocab, config.hidden};
@@ -127,7 +137,7 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
     if (config.is_sparse(i)) {
       const MoeLayerShape shape{config.hidden, config.moe.experts, config.moe.ffn, config.norm_epsilon,
                                 config.moe.normalise};
-      WEFT_ASSIGN(block.moe, MoeLayer::load(checkpoint, prefix, shape, model->shard_));
+      WEFT_ASSIGN(block.moe, MoeLayer::load(checkpoint, prefix, shape, model->experts_));
     } else {
       const MlpLayerShape shape{config.hidden, config.ffn, config.norm_epsilon, config.mlp_bias};
       WEFT_ASSIGN(block.mlp, MlpLayer::load(checkpoint, prefix, shape, model->shard_));
@@ -135,11 +145,11 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
     model->blocks_.push_back(std::move(block));
   }
   WEFT_TRY(refuse_unused(checkpoint, config));
-  WEFT_TRY(model->plan_operators(plan.tp));
+  WEFT_TRY(model->plan_operators(plan));
   return std::unique_ptr<Model>(std::move(model));
 }
 
-Status Decoder::plan_operators(Communicator& tp) {
+Status Decoder::plan_operators(ParallelPlan& plan) {
   const Block& first = blocks_.front();
   TensorParallelShape shape{.max_tokens = options_.max_tokens,
                             .max_logits = options_.max_logits,
@@ -159,7 +169,7 @@ Status Decoder::plan_operators(Communicator& tp) {
       return error(Code::kUnimplemented, "layers whose output projections differ in kind of type are not supported");
     }
   }
-  WEFT_ASSIGN(tp_, TensorParallel::create(tp, shape, options_.mode));
+  WEFT_ASSIGN(tp_, TensorParallel::create(plan.layer, shape, options_.mode));
   workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
                                   .max_logits = options_.max_logits,
                                   .hidden = config_.hidden,
@@ -170,10 +180,10 @@ Status Decoder::plan_operators(Communicator& tp) {
                                   .attention_format = first.attention.out().activation_format(),
                                   .ffn_format = dense ? dense->down().activation_format() : ActivationFormat::kF32,
                                   .head_format = head().activation_format()});
-  return config_.any_sparse() ? plan_experts(tp) : Status();
+  return config_.any_sparse() ? plan_experts(plan) : Status();
 }
 
-Status Decoder::plan_experts(Communicator& tp) {
+Status Decoder::plan_experts(ParallelPlan& plan) {
   const MoeLayer* first = nullptr;
   for (const Block& block : blocks_) {
     if (!block.moe) continue;
@@ -188,10 +198,10 @@ Status Decoder::plan_experts(Communicator& tp) {
                                .hidden = config_.hidden,
                                .experts = config_.moe.experts,
                                .per_token = config_.moe.per_token,
-                               .expert_ffn = shard_.expert_ffn.size(),
+                               .expert_ffn = experts_.ffn.size(),
                                .in_format = first->gate_up().activation_format(),
                                .out_format = first->down().activation_format()};
-  WEFT_ASSIGN(moe_, MoeParallel::create(tp, shape, options_.mode));
+  WEFT_ASSIGN(moe_, MoeParallel::create(plan, shape, options_.mode));
   return {};
 }
 

@@ -33,8 +33,8 @@ class Model {
   virtual Status forward(Exec& exec, const StepBatch& batch, KvCache& cache, const TensorView& logits) = 0;
 };
 
-// Builds the model of `config.architecture` on this rank from its share of the checkpoint. Every rank of plan.tp must
-// call it. `plan` must outlive the model. Errors: kUnimplemented for an unknown architecture; those of loading.
+// Builds the model of `config.architecture` on this rank from its share of the checkpoint. Every rank of plan.layer
+// must call it. `plan` must outlive the model. Errors: kUnimplemented for an unknown architecture; those of loading.
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Checkpoint& checkpoint, ParallelPlan& plan,
                                           const ModelOptions& options);
 

@@ -36,6 +36,30 @@ void multiply_expert(const GroupedRows& tokens, const ExpertGroups& groups, cons
   }
 }
 
+// This thread's share of the products: multiply(expert, begin, end) for columns [begin, end) of an expert that has
+// rows_of(expert) rows.
+template <class RowsOf, class Multiply>
+void share_experts(const Exec& exec, const GroupedWeight& w, RowsOf&& rows_of, Multiply&& multiply) {
+  const i64 panels = (w.n() + Weight::kPanel - 1) / Weight::kPanel;
+  const auto panel_cost = [&](i64 e) {
+    const i64 count = rows_of(e);
+    return count > 0 ? count + kReadRows : 0;
+  };
+  i64 total = 0;
+  for (i64 e = 0; e < w.experts(); ++e) total += panels * panel_cost(e);
+  const i64 lo = total * exec.thread() / exec.num_threads(), hi = total * (exec.thread() + 1) / exec.num_threads();
+  i64 before = 0;
+  for (i64 e = 0; e < w.experts() && before < hi; ++e) {
+    const i64 cost = panel_cost(e);
+    if (cost == 0) continue;
+    // The expert's first panel that starts at or after `at`.
+    const auto panel = [&](i64 at) { return std::clamp<i64>((at - before + cost - 1) / cost, 0, panels); };
+    const i64 begin = panel(lo) * Weight::kPanel, end = std::min(panel(hi) * Weight::kPanel, w.n());
+    before += panels * cost;
+    if (begin < end) multiply(e, begin, end);
+  }
+}
+
 }  // namespace
 
 Result<GroupedWeight> GroupedWeight::create(const std::string& name, std::vector<Weight> experts) {
@@ -69,26 +93,10 @@ Status check_grouped_input(const char* op, const ActivationView& x, i64 rows, co
 
 void grouped_gemm_share(const Exec& exec, const GroupedRows& rows, const ExpertGroups& groups, const GroupedWeight& w,
                         const TensorView& y) {
-  const i64 panels = (w.n() + Weight::kPanel - 1) / Weight::kPanel;
-  const auto panel_cost = [&](i64 e) {
-    const i64 count = groups.rows_of_tokens(e, rows.begin, rows.end).size();
-    return count > 0 ? count + kReadRows : 0;
-  };
-  i64 total = 0;
-  for (i64 e = 0; e < w.experts(); ++e) total += panels * panel_cost(e);
-  const i64 lo = total * exec.thread() / exec.num_threads(), hi = total * (exec.thread() + 1) / exec.num_threads();
-  i64 before = 0;
-  for (i64 e = 0; e < w.experts() && before < hi; ++e) {
-    const i64 cost = panel_cost(e);
-    if (cost == 0) continue;
-    // The expert's first panel that starts at or after `at`.
-    const auto panel = [&](i64 at) { return std::clamp<i64>((at - before + cost - 1) / cost, 0, panels); };
-    const i64 begin = panel(lo) * Weight::kPanel, end = std::min(panel(hi) * Weight::kPanel, w.n());
-    before += panels * cost;
-    if (begin < end) {
-      multiply_expert(rows, groups, w.expert(e), groups.rows_of_tokens(e, rows.begin, rows.end), begin, end, y);
-    }
-  }
+  const auto rows_of = [&](i64 e) { return groups.rows_of_tokens(e, rows.begin, rows.end); };
+  share_experts(
+      exec, w, [&](i64 e) { return rows_of(e).size(); },
+      [&](i64 e, i64 begin, i64 end) { multiply_expert(rows, groups, w.expert(e), rows_of(e), begin, end, y); });
 }
 
 void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
@@ -118,6 +126,20 @@ Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& gro
   WEFT_TRY(check_grouped_input("grouped_gemm", x, groups.tokens(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm: y", y, DType::kF32, {groups.pairs(), w.n()}));
   grouped_gemm_share(exec, {x, 0, 0, groups.tokens()}, groups, w, y);
+  return exec.sync();
+}
+
+Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w,
+                          const TensorView& y) {
+  WEFT_TRY(check_grouped_input("grouped_gemm_pairs", a, groups.pairs(), groups, w));
+  WEFT_TRY(expect_tensor("grouped_gemm_pairs: y", y, DType::kF32, {groups.pairs(), w.n()}));
+  share_experts(
+      exec, w, [&](i64 e) { return groups.rows(e).size(); },
+      [&](i64 e, i64 begin, i64 end) {
+        const Range rows = groups.rows(e);
+        gemm_tile(a.slice(rows.begin, rows.end), w.expert(e), {0, rows.size(), begin, end},
+                  y.row<float>(rows.begin) + begin, y.byte_strides[0] / i64(sizeof(float)));
+      });
   return exec.sync();
 }
 

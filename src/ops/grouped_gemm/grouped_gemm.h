@@ -29,6 +29,10 @@ class GroupedWeight {
 Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& groups, const GroupedWeight& w,
                     const TensorView& y);
 
+// The same for rows that lie in the order of groups already: row r = a[r] times its expert's weight. a [pairs, k].
+Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w,
+                          const TensorView& y);
+
 // y [tokens, n] f32, row stride allowed: row t = (or +=, if accumulate) the sum over its rows r in `groups`, experts
 // ascending, of weights[pair(r)] * (a[r] times its expert's weight). a [pairs, k], weights [tokens, per_token] f32.
 // Otherwise as grouped_gemm(): a token's bits depend on its own rows alone.
