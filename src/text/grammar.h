@@ -52,7 +52,7 @@ class GrammarCompiler {
   static Result<std::shared_ptr<const GrammarCompiler>> create(const Tokenizer& tokenizer, i64 vocab,
                                                                std::span<const i32> eos_ids);
   // From microseconds to seconds, by the grammar. The first call prepares the vocabulary: some 100 ms, and tables that
-  // whoever never has a grammar need not hold (15 MB for 49,152 tokens). Errors: kInvalidArgument with what is wrong in
+  // whoever never has a grammar need not hold (25 MB for 49,152 tokens). Errors: kInvalidArgument with what is wrong in
   // the text.
   Result<Grammar> compile(const GrammarSpec& spec) const;
 
