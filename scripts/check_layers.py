@@ -48,6 +48,7 @@ PUBLIC = {
     "ops/gemm/cases.h",
     "ops/gemm/cuda_bench.h",
     "dist/all_reduce/cuda_bench.h",
+    "dist/expert_parallel/selfcheck.h",
     "ops/gemm/weight.h",
     "ops/grouped_gemm/expert_groups.h",
 }

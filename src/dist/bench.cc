@@ -25,6 +25,7 @@ constexpr Entry kEntries[] = {
     {"reduce_scatter", bench_reduce_scatter, Size::kBytes},
     {"all_to_all", bench_all_to_all, Size::kBytes},
     {"send_recv", bench_send_recv, Size::kBytes},
+    {"expert_parallel", bench_expert_parallel, Size::kBytes},
     {"ag_gemm", bench_ag_gemm, Size::kRows},
     {"gemm_rs", bench_gemm_rs, Size::kRows},
     {"gemm_ar", bench_gemm_ar, Size::kRows},

@@ -79,6 +79,7 @@ Status bench_all_reduce(BenchSite& site);
 Status bench_all_gather(BenchSite& site);
 Status bench_reduce_scatter(BenchSite& site);
 Status bench_all_to_all(BenchSite& site);
+Status bench_expert_parallel(BenchSite& site);
 Status bench_send_recv(BenchSite& site);
 Status bench_ag_gemm(BenchSite& site);
 Status bench_gemm_rs(BenchSite& site);
