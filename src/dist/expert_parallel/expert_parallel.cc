@@ -3,7 +3,7 @@
 #include <atomic>
 
 #include "base/mix.h"
-#include "dist/exchange/plan.h"
+#include "dist/expert_parallel/plan.h"
 
 namespace weft::ep {
 namespace {
@@ -126,33 +126,11 @@ Status AllToAll::plan(const AllToAllShape& s) {
                  l.capacity);
   }
 
-  Buffers& b = buffers_;
-  b.routing_pitch = round_up(l.source_tokens * l.per_token, kFlagsPerLine);
-  b.x_pitch = round_up(l.x_bytes, 16);
-  b.scale_pitch = round_up(l.scale_bytes, 16);
-  b.part_pitch = round_up(dtype_bytes(options_.combine_dtype, l.hidden), 16);
-  const i64 rows = 2 * l.rows(), lines = 2 * l.ranks, returned = l.dp_size * kMaxTiles;
-  SymmetricLayout m;
-  const i64 dispatched = m.reserve<EpochWord>(1), combined = m.reserve<EpochWord>(1);
-  const i64 routed = m.reserve<u32>(l.ranks * kFlagsPerLine), weighed = m.reserve<u32>(l.ranks * kFlagsPerLine);
-  const i64 arrived = m.reserve<u32>(l.ranks * kMaxTiles), back = m.reserve<u32>(l.ranks * returned);
-  const i64 headers = m.reserve<std::byte>(lines * kFlagLineBytes);
-  const i64 indices = m.reserve<i32>(lines * b.routing_pitch), weights = m.reserve<float>(lines * b.routing_pitch);
-  const i64 x = m.reserve<std::byte>(rows * b.x_pitch), scales = m.reserve<std::byte>(rows * b.scale_pitch);
-  const i64 parts = m.reserve<std::byte>(2 * l.parts() * l.max_tokens * b.part_pitch);
-  WEFT_ASSIGN(const auto base, comm_.alloc<std::byte>(m.bytes(), "expert parallel"));
-  b.dispatched = m.at<EpochWord>(base, dispatched);
-  b.combined = m.at<EpochWord>(base, combined);
-  b.routed = {m.at<u32>(base, routed), kFlagsPerLine};
-  b.weighed = {m.at<u32>(base, weighed), kFlagsPerLine};
-  b.arrived = {m.at<u32>(base, arrived), kMaxTiles};
-  b.returned = {m.at<u32>(base, back), returned};
-  b.headers = m.at<u64>(base, headers);
-  b.indices = m.at<i32>(base, indices);
-  b.weights = m.at<float>(base, weights);
-  b.x = m.at<std::byte>(base, x);
-  b.scales = m.at<std::byte>(base, scales);
-  b.parts = m.at<std::byte>(base, parts);
+  const i64 part_bytes = dtype_bytes(options_.combine_dtype, l.hidden);
+  i64 bytes = 0;
+  plan_buffers(l, part_bytes, 0, &bytes);
+  WEFT_ASSIGN(const auto base, comm_.alloc<std::byte>(bytes, "expert parallel"));
+  buffers_ = plan_buffers(l, part_bytes, base.offset, &bytes);
 
   Memory& own = memory_;
   route_.counter_pitch = round_up(l.experts, 16);
