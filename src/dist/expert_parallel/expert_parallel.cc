@@ -241,6 +241,15 @@ Status AllToAll::check(const Exec& exec, const CombineArgs& a) const {
   WEFT_TRY(expect_dense(kCombine, "expert_y", a.expert_y));
   WEFT_TRY(expect_tensor("combine: out", a.out, a.out.dtype, {m, l.hidden}));
   WEFT_TRY(expect_summable("combine: out", a.out.dtype));
+  const i64 sent = route_.tokens[comm_.rank()], rows = route_.begins[local_experts().size()];
+  if (m < sent) {
+    return error(Code::kInvalidArgument, "combine: indices: the dispatch had {} tokens, found {}", sent,
+                 a.indices.describe());
+  }
+  if (a.expert_y.shape.rank() == 2 && a.expert_y.dim(0) < rows) {
+    return error(Code::kInvalidArgument, "combine: expert_y: the dispatch brought {} rows, found {}", rows,
+                 a.expert_y.describe());
+  }
   if (a.accumulate && a.out.dtype != DType::kF32) {
     return error(Code::kInvalidArgument, "combine: out: accumulate needs f32, found {}", a.out.describe());
   }

@@ -157,7 +157,19 @@ TEST(ExpertParallel, BadInputIsReportedByAllAndTheNextCallWorks) {
     EXPECT_EQ(bad.message(), "dispatch: bound_m of rank 2: 2 tokens more than there are");
     EXPECT_EQ(hand.counts.view.as<i32>()[0], 6);  // two of each rank's tokens
     hand.to.bound_m = nullptr;
-    return dispatch();
+    WEFT_TRY(dispatch());
+    const auto combine = [&](const CombineArgs& args) {
+      return pool->run([&](Exec& exec) { return op.combine(exec, args); });
+    };
+    CombineArgs from = hand.from;  // refused by every rank alone: nothing waits
+    from.indices = hand.from.indices.rows(0, 2);
+    from.weights = hand.from.weights.rows(0, 2);
+    from.out = hand.from.out.rows(0, 2);
+    EXPECT_EQ(combine(from).message(), "combine: indices: the dispatch had 4 tokens, found i32 [2, 2]");
+    from = hand.from;
+    from.expert_y = hand.x.view;
+    EXPECT_EQ(combine(from).message(), "combine: expert_y: the dispatch brought 6 rows, found f32 [4, 8]");
+    return combine(hand.from);
   }));
 }
 
