@@ -81,7 +81,7 @@ def test_benchmark(worlds):
     program = worlds.start([WEFT, "launch", "-n", 2, "--raw", "--", BENCH, *small])
     assert program.wait(120) == 0, program.err_text()
     report = json.loads(program.out_text())
-    assert report["ranks"] == 2 and report["tokens"] == 16
+    assert report["ranks"] == 2 and report["tokens"] == 16 and report["combine_mode"] == "pre_reduced"
     for name in ("dispatch", "combine", "pair"):
         assert 0 < report[name]["us"]["min"] <= report[name]["us"]["median"] <= report[name]["us"]["max"]
         assert report[name]["bytes_sent_per_rank"] > 0

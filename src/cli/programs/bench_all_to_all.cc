@@ -152,11 +152,14 @@ Status bench(const BenchFlags& flags, Communicator& comm, ThreadPool& pool) {
   if (comm.rank() != 0) return {};
   const bool counted = flags.combine == "pre_reduced" && flags.dp_size == 1;
   constexpr const char* kNames[] = {"dispatch", "combine", "pair"};
-  nlohmann::ordered_json out = {{"bench", "all_to_all"},        {"device", "cpu"},          {"ranks", comm.size()},
-                                {"threads", flags.threads},     {"tokens", flags.tokens},   {"experts", flags.experts},
-                                {"top_k", flags.top_k},         {"hidden", flags.hidden},   {"dtype", flags.dtype},
-                                {"out_dtype", flags.out_dtype}, {"combine", flags.combine}, {"dp_size", flags.dp_size},
-                                {"routing", flags.routing},     {"map", flags.map},         {"samples", flags.samples}};
+  nlohmann::ordered_json out = {{"bench", "all_to_all"},         {"device", "cpu"},
+                                {"ranks", comm.size()},          {"threads", flags.threads},
+                                {"tokens", flags.tokens},        {"experts", flags.experts},
+                                {"top_k", flags.top_k},          {"hidden", flags.hidden},
+                                {"dtype", flags.dtype},          {"out_dtype", flags.out_dtype},
+                                {"combine_mode", flags.combine}, {"dp_size", flags.dp_size},
+                                {"routing", flags.routing},      {"map", flags.map},
+                                {"samples", flags.samples}};
   if (!flags.json) {
     fmt::print(
         "{} ranks x {} threads, {} tokens, {} experts, top-{}, hidden {}, {} / {}, combine {}, {}; checked; "

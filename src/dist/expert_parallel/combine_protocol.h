@@ -26,35 +26,43 @@ struct CombineInput {
   }
 };
 
-// The sum of the rows that this rank holds for a token, rounded: elements [i, i + count) of it.
-template <class T>
-WEFT_HD Pack<T> local_sum(const Layout& l, const CombineInput<T>& in, const Route& route, const i32* places,
-                          const float* weights, i64 i, i64 count) {
-  constexpr int kElements = Pack<T>::kElements;
-  float sums[kElements] = {};
-  for (i64 j = 0; j < l.per_token; ++j) {
-    if (places[j] < 0) continue;
-    const Pack<T> y = load_pack(in.row(l, route, places[j]) + i, count);
-    for (int e = 0; e < kElements; ++e) sums[e] += weights[j] * widen(y.values[e]);
-  }
-  Pack<T> rounded;
-  for (int e = 0; e < kElements; ++e) rounded.values[e] = narrow<T>(sums[e]);
-  return rounded;
-}
+// Elements [i, i + count) of a sum, count <= kLaneElements: whole packs, the last one filled up with zeros.
+template <class T, class M>
+struct Piece {
+  static constexpr int kElements = Pack<T>::kElements, kMost = kLaneElements<T, M>;
+  float sums[kMost] = {};
 
-// Pieces of a row by the lanes: f(i, count) with count elements of one pack.
-template <class T, class M, class F>
-WEFT_HD void each_pack(M& m, i64 elements, F&& f) {
-  constexpr i64 kElements = Pack<T>::kElements;
-  each_lane(m, (elements + kElements - 1) / kElements, [&](i64 pack) {
-    const i64 i = pack * kElements;
-    f(i, elements - i < kElements ? elements - i : kElements);
-  });
+  WEFT_HD void add(int at, float weight, const Pack<T>& part) {
+    for (int e = 0; e < kElements; ++e) sums[at + e] += weight * widen(part.values[e]);
+  }
+  // weight * the elements of a row in this rank's own memory.
+  WEFT_HD void add_row(const T* row, float weight, i64 count) {
+    for (int at = 0; at < kMost; at += kElements) {
+      if (at < count) add(at, weight, load_pack(row + at, count - at));
+    }
+  }
+  WEFT_HD Pack<T> rounded(int at) const {
+    Pack<T> pack;
+    for (int e = 0; e < kElements; ++e) pack.values[e] = narrow<T>(sums[at + e]);
+    return pack;
+  }
+};
+
+// The sum of the rows that this rank holds for a token.
+template <class M, class T>
+WEFT_HD Piece<T, M> local_sum(const Layout& l, const CombineInput<T>& in, const Route& route, const i32* places,
+                              const float* weights, i64 i, i64 count) {
+  Piece<T, M> piece;
+  for (i64 j = 0; j < l.per_token; ++j) {
+    if (places[j] >= 0) piece.add_row(in.row(l, route, places[j]) + i, weights[j], count);
+  }
+  return piece;
 }
 
 // Waits for the weights of the other ranks where it needs them, and for nothing else. False = the communicator failed.
 template <class T, Fault F = Fault::kNone, class M>
 WEFT_HD bool combine_send(M& m, const Layout& l, const Buffers& b, const CombineInput<T>& in, const Route& route) {
+  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.combined);
   const int half = half_of<F>(epoch), self = m.rank();
   const Run own = l.run_of(self, route.tokens[self]);
@@ -94,22 +102,27 @@ WEFT_HD bool combine_send(M& m, const Layout& l, const Buffers& b, const Combine
           }
         }
         if (!here) continue;
-        for (i64 j = 0; j < (l.exact ? l.per_token : 1); ++j) {
-          if (l.exact && places[j] == kElsewhere) continue;
-          each_pack<T>(m, l.hidden, [&](i64 i, i64 count) {
-            Pack<T> pack{};
-            if (!l.exact) {
-              pack = local_sum(l, in, route, places, weights, i, count);
-            } else if (places[j] >= 0) {
-              pack = load_pack(in.row(l, route, places[j]) + i, count);
+        const auto put = [&](i64 part, i64 i, const Pack<T>& pack) {
+          for (int q = first_member; q < first_member + l.dp_size; ++q) {
+            const sym<std::byte> row = b.part_row(l, half, part, run.begin + t);
+            if (q != self) m.put((row + i * i64(sizeof(T))).template as<Pack<T>>(), q, pack);
+          }
+        };
+        each_piece<T>(m, 0, l.hidden, [&](i64 i, i64 count) {
+          if (!l.exact) {
+            const auto piece = local_sum<M>(l, in, route, places, weights, i, count);
+            for (int at = 0; at < count; at += kElements) put(self, i + at, piece.rounded(at));
+            return;
+          }
+          for (i64 j = 0; j < l.per_token; ++j) {
+            if (places[j] == kElsewhere) continue;
+            for (int at = 0; at < count; at += kElements) {
+              Pack<T> pack{};
+              if (places[j] >= 0) pack = load_pack(in.row(l, route, places[j]) + i + at, count - at);
+              put(j, i + at, pack);
             }
-            for (int q = first_member; q < first_member + l.dp_size; ++q) {
-              if (q == self) continue;
-              const sym<std::byte> row = b.part_row(l, half, l.exact ? j : self, run.begin + t);
-              m.put((row + i * i64(sizeof(T))).template as<Pack<T>>(), q, pack);
-            }
-          });
-        }
+          }
+        });
       }
       stores_done<F>(m);
       if (m.lane() == 0) {
@@ -158,27 +171,33 @@ WEFT_HD bool combine_receive(M& m, const Layout& l, const Buffers& b, const Comb
           for (i64 j = 0; j < l.per_token; ++j) {
             if (l.is_expert(indices[j])) ranks |= u64(1) << l.rank_of(indices[j]);
           }
-          each_pack<T>(m, l.hidden, [&](i64 i, i64 count) {
-            float sums[kElements] = {};
-            const auto add = [&](float weight, const Pack<T>& part) {
-              for (int e = 0; e < kElements; ++e) sums[e] += weight * widen(part.values[e]);
-            };
-            if (l.exact) {
-              for (i64 j = 0; j < l.per_token; ++j) {
-                if (!l.is_expert(indices[j])) continue;
-                if (l.rank_of(indices[j]) != self) {
-                  add(weights[j], staged(j, i));
-                } else if (places[j] >= 0) {
-                  add(weights[j], load_pack(in.row(l, route, places[j]) + i, count));
-                }
+          each_piece<T>(m, 0, l.hidden, [&](i64 i, i64 count) {
+            Piece<T, M> sum;
+            const auto add_part = [&](i64 part, float weight) {
+              for (int at = 0; at < Piece<T, M>::kMost; at += kElements) {
+                if (at < count) sum.add(at, weight, staged(part, i + at));
               }
-            } else {
-              for (int p = 0; p < l.ranks; ++p) {
-                if ((ranks >> p & 1) == 0) continue;
-                add(1.0f, p == self ? local_sum(l, in, route, places, weights, i, count) : staged(p, i));
+            };
+            for (i64 j = 0; l.exact && j < l.per_token; ++j) {
+              if (!l.is_expert(indices[j])) continue;
+              if (l.rank_of(indices[j]) != self) {
+                add_part(j, weights[j]);
+              } else if (places[j] >= 0) {
+                sum.add_row(in.row(l, route, places[j]) + i, weights[j], count);
               }
             }
-            sink(t, i, sums, count);
+            for (int p = 0; !l.exact && p < l.ranks; ++p) {
+              if ((ranks >> p & 1) == 0) continue;
+              if (p != self) {
+                add_part(p, 1.0f);
+                continue;
+              }
+              const auto own = local_sum<M>(l, in, route, places, weights, i, count);
+              for (int at = 0; at < Piece<T, M>::kMost; at += kElements) {
+                if (at < count) sum.add(at, 1.0f, own.rounded(at));
+              }
+            }
+            sink(t, i, sum.sums, count);
           });
         }
       }
