@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "tests/goldens"
-FOLDERS = ["tiny-llama-linear", "tiny-qwen2-yarn", "tiny-qwen3", "tiny-qwen3-moe", "tiny-seed-oss"]
-ARCH = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3,
+FOLDERS = ["tiny-llama-linear", "tiny-mistral", "tiny-qwen2-yarn", "tiny-qwen3", "tiny-qwen3-moe", "tiny-seed-oss"]
+ARCH = {"llama": gguf.MODEL_ARCH.LLAMA, "mistral": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3,
         "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE, "seed_oss": gguf.MODEL_ARCH.SEED_OSS}
 
 
@@ -40,6 +40,8 @@ def metadata(writer, config):
         writer.add_rope_scaling_factor(rope["factor"])
     if kind == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
     if "moe_intermediate_size" in config:
         writer.add_expert_count(config["num_local_experts"])
         writer.add_expert_used_count(config["num_experts_per_tok"])
@@ -75,9 +77,9 @@ def make(folder):
     # llama.cpp knows no qwen3moe layer without experts; its tensors get the names that they have elsewhere.
     maps = [gguf.get_tensor_name_map(a, layers) for a in (arch, gguf.MODEL_ARCH.LLAMA)]
     for name, tensor in tensors.items():
-        if config["model_type"] == "llama" and ".q_proj." in name:
+        if arch == gguf.MODEL_ARCH.LLAMA and ".q_proj." in name:
             tensor = interleave(tensor, heads)
-        if config["model_type"] == "llama" and ".k_proj." in name:
+        if arch == gguf.MODEL_ARCH.LLAMA and ".k_proj." in name:
             tensor = interleave(tensor, kv_heads)
         target = next(filter(None, (m.get_name(name, try_suffixes=(".weight", ".bias")) for m in maps)), None)
         assert target, name

@@ -42,8 +42,12 @@ def sentencepiece():
     scores = [0.0 if kind != 1 else -float(i) for i, kind in enumerate(types)]
     document["model"]["merges"] = generate_merges(vocab, {t: s for t, s in zip(tokens, scores) if t in vocab})
     document["added_tokens"] = [t for t in document["added_tokens"] if special[t["content"]] == 3]
-    return {"tokens": tokens, "types": types, "scores": scores,
-            "cases": cases(Tokenizer.from_str(json.dumps(document)))}
+    prefixed = cases(Tokenizer.from_str(json.dumps(document)))
+    # add_space_prefix = false: what LlamaConverter of transformers leaves out then.
+    document["normalizer"]["normalizers"] = [n for n in document["normalizer"]["normalizers"] if n["type"] != "Prepend"]
+    document["decoder"]["decoders"] = [d for d in document["decoder"]["decoders"] if d["type"] != "Strip"]
+    return {"llama": {"tokens": tokens, "types": types, "scores": scores, "cases": prefixed},
+            "llama without prefix": {"cases": cases(Tokenizer.from_str(json.dumps(document)))}}
 
 
 def byte_level(name):
@@ -56,5 +60,5 @@ def byte_level(name):
     return {"cases": cases(tokenizer)}
 
 
-out = {"llama": sentencepiece(), **{name: byte_level(name) for name in REGEXES}}
+out = {**sentencepiece(), **{name: byte_level(name) for name in REGEXES}}
 (DATA / "gguf_vocabs.json").write_text(json.dumps(out, ensure_ascii=False, separators=(",", ":")) + "\n", newline="")

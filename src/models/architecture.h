@@ -14,6 +14,8 @@ struct Architecture {
   const char* gguf;        // general.architecture of GGUF files; null = llama.cpp knows it by another family's name
   // llama.cpp keeps the two halves of each query and key head interleaved.
   bool gguf_interleaved;
+  // A sliding window in its files slides in all layers.
+  bool gguf_windows;
   // Read what differs, after the common fields: biases, norms of heads, windows, experts, the family's defaults.
   Status (*read_json)(const JsonFields& fields, ModelConfig* config);
   Status (*read_gguf)(const GgufFile& file, ModelConfig* config);

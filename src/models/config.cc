@@ -13,11 +13,11 @@ namespace {
 
 // Keys of llama.cpp's that change the arithmetic in ways this code does not do: present means refused, never run wrong.
 Status refuse_unsupported(const GgufFile& file, const std::string& arch) {
-  for (const char* key :
-       {"attention.sliding_window", "attention.clamp_kqv", "attention.max_alibi_bias", "logit_scale", "residual_scale",
-        "embedding_scale", "attention.scale", "attention.logit_softcapping", "final_logit_softcapping",
-        "expert_shared_count", "expert_weights_scale", "rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor",
-        "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_log_multiplier", "rope.scale_linear"}) {
+  for (const char* key : {"attention.sliding_window_pattern", "attention.clamp_kqv", "attention.max_alibi_bias",
+                          "logit_scale", "residual_scale", "embedding_scale", "attention.scale",
+                          "attention.logit_softcapping", "final_logit_softcapping", "expert_shared_count",
+                          "expert_weights_scale", "rope.scaling.attn_factor", "rope.scaling.yarn_ext_factor",
+                          "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_log_multiplier", "rope.scale_linear"}) {
     const std::string full = arch + "." + key;
     if (file.find(full)) return error(Code::kUnimplemented, "{}: option {} is not supported", file.file().path(), full);
   }
@@ -69,6 +69,20 @@ Status read_scaling(const GgufFile& file, const std::string& arch, ModelConfig* 
   WEFT_ASSIGN(scaling.beta_fast, positive(file, prefix + "yarn_beta_fast", 32));
   WEFT_ASSIGN(scaling.beta_slow, positive(file, prefix + "yarn_beta_slow", 1));
   scaling.attention_factor = scaling.factor <= 1 ? 1 : float(0.1 * std::log(double(scaling.factor)) + 1);
+  return {};
+}
+
+// A window shorter than the context, 0 = none. llama.cpp's files do not say which layers it is for, so only families
+// that have it in all of them may have one.
+Status read_window(const GgufFile& file, const std::string& arch, bool in_all_layers, ModelConfig* config) {
+  const std::string key = arch + ".attention.sliding_window";
+  WEFT_ASSIGN(const u64 window, file.get_or<u64>(key, 0));
+  if (window == 0 || window >= u64(config->context)) return {};
+  if (!in_all_layers) {
+    return error(Code::kUnimplemented, "{}: option {} is not supported: which layers it is for is not said",
+                 file.file().path(), key);
+  }
+  config->windows.assign(size_t(config->layers), i64(window));
   return {};
 }
 
@@ -165,6 +179,7 @@ Result<ModelConfig> config_from_gguf(const GgufFile& file) {
   WEFT_ASSIGN(config.norm_epsilon, positive(file, arch + ".attention.layer_norm_rms_epsilon", 0));
   WEFT_ASSIGN(config.rope_base, positive(file, arch + ".rope.freq_base", 10000));
   WEFT_TRY(read_scaling(file, arch, &config));
+  WEFT_TRY(read_window(file, arch, architecture->gguf_windows, &config));
   read_biases(file, &config);
   WEFT_TRY(architecture->read_gguf(file, &config));
   WEFT_TRY(check_config(file.file().path(), config));

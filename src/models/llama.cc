@@ -15,6 +15,7 @@ static Status read_json(const JsonFields& fields, ModelConfig* config) {
 const Architecture kLlama = {.model_type = "llama",
                              .gguf = "llama",
                              .gguf_interleaved = true,
+                             .gguf_windows = true,
                              .read_json = read_json,
                              .read_gguf = [](const GgufFile&, ModelConfig*) { return Status(); }};
 

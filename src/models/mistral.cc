@@ -17,7 +17,11 @@ static Status read_json(const JsonFields& fields, ModelConfig* config) {
   return read_heads(fields, 8, 0, config);
 }
 
-const Architecture kMistral = {
-    .model_type = "mistral", .gguf = nullptr, .gguf_interleaved = true, .read_json = read_json, .read_gguf = nullptr};
+const Architecture kMistral = {.model_type = "mistral",
+                               .gguf = nullptr,
+                               .gguf_interleaved = true,
+                               .gguf_windows = true,
+                               .read_json = read_json,
+                               .read_gguf = nullptr};
 
 }  // namespace weft

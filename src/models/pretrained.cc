@@ -24,8 +24,7 @@ Result<Tokenizer> tokenizer_from_gguf(const GgufFile& file) {
   WEFT_ASSIGN(const auto scores, file.get_or<std::vector<float>>("tokenizer.ggml.scores", {}));
   if (vocab.model == "llama") {
     vocab.scores = scores;
-    WEFT_ASSIGN(const bool space, file.get_or<bool>("tokenizer.ggml.add_space_prefix", true));
-    if (!space) return error(Code::kUnimplemented, "tokenizer.ggml.add_space_prefix: false is not supported");
+    WEFT_ASSIGN(vocab.add_space_prefix, file.get_or<bool>("tokenizer.ggml.add_space_prefix", true));
   }
   WEFT_ASSIGN(vocab.merges, file.get_or<std::vector<std::string_view>>("tokenizer.ggml.merges", {}));
   WEFT_ASSIGN(vocab.bos_id, maybe<i32>(file, "tokenizer.ggml.bos_token_id"));

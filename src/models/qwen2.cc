@@ -15,6 +15,7 @@ static Status read_json(const JsonFields& fields, ModelConfig* config) {
 const Architecture kQwen2 = {.model_type = "qwen2",
                              .gguf = "qwen2",
                              .gguf_interleaved = false,
+                             .gguf_windows = false,
                              .read_json = read_json,
                              .read_gguf = [](const GgufFile&, ModelConfig*) { return Status(); }};
 

@@ -18,7 +18,11 @@ static Status read_gguf(const GgufFile&, ModelConfig* config) {
   return {};
 }
 
-const Architecture kQwen3 = {
-    .model_type = "qwen3", .gguf = "qwen3", .gguf_interleaved = false, .read_json = read_json, .read_gguf = read_gguf};
+const Architecture kQwen3 = {.model_type = "qwen3",
+                             .gguf = "qwen3",
+                             .gguf_interleaved = false,
+                             .gguf_windows = false,
+                             .read_json = read_json,
+                             .read_gguf = read_gguf};
 
 }  // namespace weft

@@ -52,6 +52,7 @@ Status read_gguf(const GgufFile& file, ModelConfig* config) {
 const Architecture kQwen3Moe = {.model_type = "qwen3_moe",
                                 .gguf = "qwen3moe",
                                 .gguf_interleaved = false,
+                                .gguf_windows = true,
                                 .read_json = read_json,
                                 .read_gguf = read_gguf};
 

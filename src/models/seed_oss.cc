@@ -14,6 +14,7 @@ static Status read_json(const JsonFields& fields, ModelConfig* config) {
 const Architecture kSeedOss = {.model_type = "seed_oss",
                                .gguf = "seed_oss",
                                .gguf_interleaved = false,
+                               .gguf_windows = false,
                                .read_json = read_json,
                                .read_gguf = [](const GgufFile&, ModelConfig*) { return Status(); }};
 

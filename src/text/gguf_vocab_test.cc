@@ -46,6 +46,15 @@ TEST(GgufVocabs, SentencePieceEncodesAndDecodesAsHuggingFace) {
   EXPECT_EQ(tokenizer->encode("", {.add_special = true}).value(), std::vector<i32>{1});  // Llama's habit
 }
 
+TEST(GgufVocabs, SentencePieceWithoutASpaceInFrontEncodesAndDecodesAsHuggingFace) {
+  const Json golden = testdata::json("gguf_vocabs.json");
+  SentencePiece pieces(golden["llama"]);
+  pieces.vocab.add_space_prefix = false;
+  const auto tokenizer = Tokenizer::from_gguf(pieces.vocab);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  expect_cases(*tokenizer, golden["llama without prefix"]["cases"]);
+}
+
 TEST(GgufVocabs, SentencePieceWithoutScoresIsRefused) {
   SentencePiece pieces(testdata::json("gguf_vocabs.json")["llama"]);
   pieces.vocab.scores = {};

@@ -60,6 +60,7 @@ Result<Tokenizer> Tokenizer::from_gguf(const GgufVocab& vocab) {
       .eos_id = vocab.eos_id.value_or(-1),
       .add_bos = flag(vocab.add_bos),
       .add_eos = flag(vocab.add_eos),
+      .add_space_prefix = vocab.add_space_prefix,
   };
   weft_tokenizer* handle = nullptr;
   WEFT_TRY(call(weft_tokenizer_from_gguf, &handle, &arrays));

@@ -25,6 +25,7 @@ struct GgufVocab {
   std::vector<std::string_view> merges = {};  // "left right", best first
   std::optional<i32> bos_id = {}, eos_id = {};
   std::optional<bool> add_bos = {}, add_eos = {};  // without a value: llama, llama-bpe and tekken add BOS, nobody EOS
+  bool add_space_prefix = true;                    // of llama: a text begins with a space that is not there
 };
 
 struct EncodeOptions {

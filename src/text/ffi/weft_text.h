@@ -58,6 +58,7 @@ typedef struct {
   size_t num_merges;
   int32_t bos_id, eos_id;   /* -1: none */
   int32_t add_bos, add_eos; /* 1, 0, or -1: the file does not say, so the pre-tokenizer's habit decides */
+  bool add_space_prefix;    /* of llama: a text begins with a space that is not there */
 } weft_gguf_vocab;
 weft_text_code weft_tokenizer_from_gguf(const weft_gguf_vocab* vocab, weft_tokenizer** out, weft_text_buffer* error);
 

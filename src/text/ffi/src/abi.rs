@@ -134,6 +134,7 @@ pub struct weft_gguf_vocab {
     eos_id: i32,
     add_bos: i32,
     add_eos: i32,
+    add_space_prefix: bool,
 }
 
 #[no_mangle]
@@ -156,6 +157,7 @@ pub unsafe extern "C" fn weft_tokenizer_from_gguf(
             eos_id: u32::try_from(vocab.eos_id).ok(),
             add_bos: flag(vocab.add_bos),
             add_eos: flag(vocab.add_eos),
+            add_space_prefix: vocab.add_space_prefix,
         });
         built.map(boxed)
     })

@@ -30,6 +30,8 @@ pub struct Vocab<'a> {
     pub eos_id: Option<u32>,
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
+    /// Of model `llama`: a text begins with a space that is not there.
+    pub add_space_prefix: bool,
 }
 
 // Of llama.cpp's token types; the others (1 normal, 6 byte) are plain entries of a byte-level vocabulary.
@@ -164,8 +166,8 @@ pub fn build(vocab: &Vocab) -> Result<Tokenizer> {
         tokenizer.with_normalizer(Some(NFC)).map_err(fault)?;
     }
     if sentencepiece {
-        tokenizer.with_normalizer(Some(sentencepiece::normalizer().map_err(fault)?)).map_err(fault)?;
-        tokenizer.with_decoder(Some(sentencepiece::decoder().map_err(fault)?));
+        tokenizer.with_normalizer(Some(sentencepiece::normalizer(vocab.add_space_prefix).map_err(fault)?)).map_err(fault)?;
+        tokenizer.with_decoder(Some(sentencepiece::decoder(vocab.add_space_prefix).map_err(fault)?));
     } else {
         tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&family.split)?));
         tokenizer.with_decoder(Some(ByteLevel::new(true, true, true)));

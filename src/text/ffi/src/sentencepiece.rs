@@ -44,17 +44,18 @@ pub fn merges(vocab: &Vocab, ids: &HashMap<String, u32>) -> Result<Vec<(String, 
 /// Longer pieces are no text; a hostile file shall not cost quadratic time.
 const MAX_PIECE: usize = 1024;
 
-pub fn normalizer() -> tokenizers::Result<NormalizerWrapper> {
-    let steps = vec![Prepend::new(SPACE.to_string()).into(), Replace::new(" ", SPACE)?.into()];
+pub fn normalizer(add_space_prefix: bool) -> tokenizers::Result<NormalizerWrapper> {
+    let mut steps = vec![Replace::new(" ", SPACE)?.into()];
+    if add_space_prefix {
+        steps.insert(0, Prepend::new(SPACE.to_string()).into());
+    }
     Ok(NormalizerSequence::new(steps).into())
 }
 
-pub fn decoder() -> tokenizers::Result<DecoderWrapper> {
-    let steps = vec![
-        Replace::new(SPACE, " ")?.into(),
-        ByteFallback::new().into(),
-        Fuse::new().into(),
-        Strip::new(' ', 1, 0).into(),
-    ];
+pub fn decoder(add_space_prefix: bool) -> tokenizers::Result<DecoderWrapper> {
+    let mut steps = vec![Replace::new(SPACE, " ")?.into(), ByteFallback::new().into(), Fuse::new().into()];
+    if add_space_prefix {
+        steps.push(Strip::new(' ', 1, 0).into());
+    }
     Ok(DecoderSequence::new(steps).into())
 }
