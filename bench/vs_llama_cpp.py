@@ -105,21 +105,10 @@ def rival_main(model, threads):
 
 # --- the driver ----------------------------------------------------------------------------------------------------
 
-def launch(command, **options):
-    """A process that has this script's priority among all others. Linux may share processors between sessions first
-    (sched_autogroup), and a nice value then counts within a session only: so the session gets it, too."""
-    process = subprocess.Popen(command, start_new_session=True, text=True, **options)
-    try:
-        pathlib.Path(f"/proc/{process.pid}/autogroup").write_text(str(os.nice(0)))
-    except OSError:
-        pass  # a kernel without such groups, or a priority that only root may give
-    return process
-
-
 class Child:
     def __init__(self, name, command):
         self.name = name
-        self.process = launch(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.hello = self.read()
 
     def read(self):
@@ -227,10 +216,9 @@ def cold_start(args, python, threads):
     for _ in range(args.rounds):
         forget_file(args.file)
         start = time.perf_counter()
-        process = launch(weft_command(args, threads, PROMPT[:COLD_PROMPT], 1), stdout=subprocess.PIPE)
-        out = process.communicate()[0]
+        out = subprocess.run(weft_command(args, threads, PROMPT[:COLD_PROMPT], 1), check=True, capture_output=True)
         weft.append(time.perf_counter() - start)
-        answer = json.loads(out)
+        answer = json.loads(out.stdout)
         inside.append(answer["load_s"] + answer["ttft_s"])
         forget_file(args.file)
         child = Child("llama.cpp", [python, __file__, "--rival", "--model", args.file, "--threads", str(threads)])
@@ -269,10 +257,10 @@ def memory(args, python, threads):
         watch.join()
         return watch.peak
 
-    weft = launch(weft_command(args, threads, PROMPT, DECODE_TOKENS), stdout=subprocess.DEVNULL)
+    weft = subprocess.Popen(weft_command(args, threads, PROMPT, DECODE_TOKENS), stdout=subprocess.DEVNULL)
     weft_bytes = watched(weft, weft.wait)
-    rival = launch([python, __file__, "--rival", "--model", args.file, "--threads", str(threads)],
-                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    rival = subprocess.Popen([python, __file__, "--rival", "--model", args.file, "--threads", str(threads)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     answers = []
     rival_bytes = watched(rival, lambda: answers.append(rival.communicate("memory\n")[0]))
     before = json.loads(answers[0].splitlines()[0])["pss_before"]
