@@ -50,6 +50,8 @@ PUBLIC = {
     "dist/all_reduce/cuda_bench.h",
     "dist/expert_parallel/selfcheck.h",
     "ops/gemm/weight.h",
+    "ops/grouped_gemm/bench.h",
+    "ops/grouped_gemm/cases.h",
     "ops/grouped_gemm/expert_groups.h",
 }
 

@@ -69,3 +69,11 @@ def test_operators_draw_what_they_measure(op, tmp_path):
     assert all(r["op"] == op[0] and is_spread(r["us"]) for r in reports)
     bars = xml.dom.minidom.parse(str(picture)).documentElement.getElementsByTagName("rect")
     assert len(bars) == 1 + len(reports)
+
+
+def test_grouped_gemm_beside_one_matrix(tmp_path):
+    report = bench("op", "grouped_gemm", "--tokens", 5, "--experts", 6, "--per-token", 2, "--n", 50, "--k", 64, "--samples", 2,
+                   "--routing", "one_hot", "--plot", tmp_path / "grouped.svg")
+    assert all(is_spread(report[key]) for key in ("us", "sum_us", "dense_us"))
+    fails("bench", "op", "grouped_gemm", "--k", 40, says=["k: expected a multiple of 32 for q4_1, found 40"])
+    fails("bench", "op", "grouped_gemm", "--experts", 2, says=["per_token: expected 1 to 2, found 4"])

@@ -70,6 +70,7 @@ void add_bench_op(CLI::App& bench) {
   op->require_subcommand(1);
   add_bench_attention(*op);
   add_bench_rows(*op);
+  add_bench_grouped_gemm(*op);
   CLI::App* gemm = op->add_subcommand("gemm", "y = x W^T: x [m, k], W [n, k]");
   auto flags = std::make_shared<GemmFlags>();
   GemmBenchOptions& options = flags->options;

@@ -30,8 +30,9 @@ void add_bench_model(CLI::App& bench);
 void add_bench_generate(CLI::App& bench);
 void add_bench_serve(CLI::App& bench);
 void add_bench_engine(CLI::App& bench);
-void add_bench_attention(CLI::App& op);  // called by add_bench_op
-void add_bench_rows(CLI::App& op);       // called by add_bench_op
+void add_bench_attention(CLI::App& op);     // called by add_bench_op
+void add_bench_rows(CLI::App& op);          // called by add_bench_op
+void add_bench_grouped_gemm(CLI::App& op);  // called by add_bench_op
 void add_selftest(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_serve_rank(CLI::App& app);  // hidden: what `weft serve` starts

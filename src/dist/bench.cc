@@ -5,7 +5,7 @@
 #include "dist/barrier/barrier.h"
 #include "dist/bench_site.h"
 #include "dist/exchange/thread_ranks.h"
-#include "ops/gemm/cases.h"
+#include "ops/grouped_gemm/cases.h"
 
 namespace weft {
 namespace {
@@ -16,6 +16,7 @@ struct Entry {
   const char* name;
   Status (*fill)(BenchSite&);
   Size size;
+  i64 products = 1;  // of a row of a GEMM
 };
 constexpr Entry kEntries[] = {
     {"barrier", bench_barrier, Size::kNone},
@@ -29,6 +30,9 @@ constexpr Entry kEntries[] = {
     {"ag_gemm", bench_ag_gemm, Size::kRows},
     {"gemm_rs", bench_gemm_rs, Size::kRows},
     {"gemm_ar", bench_gemm_ar, Size::kRows},
+    {"ag_moe", bench_ag_moe, Size::kRows, kBenchPerToken},
+    {"moe_rs", bench_moe_rs, Size::kRows, kBenchPerToken},
+    {"moe_ar", bench_moe_ar, Size::kRows, kBenchPerToken},
 };
 
 Status check_output(const BenchCall& call, int rank) {
@@ -72,6 +76,12 @@ Status measure(Communicator& comm, Exec& exec, Barrier& barrier, std::vector<Ben
   return {};
 }
 
+i64 products_of(const std::string& op) {
+  const auto* entry =
+      std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) { return op == e.name; });
+  return entry == std::end(kEntries) ? 1 : entry->products;  // an entry may measure several operators
+}
+
 CommBenchRow row_of(BenchCall& call, i64 bytes, const CommBenchGemm& gemm) {
   std::sort(call.micros.begin(), call.micros.end());
   CommBenchRow row;
@@ -83,7 +93,7 @@ CommBenchRow row_of(BenchCall& call, i64 bytes, const CommBenchGemm& gemm) {
   row.low_us = call.micros.front();
   row.high_us = call.micros.back();
   row.gb_per_s = double(bytes) / row.median_us / 1e3;
-  row.giga_ops = 2e-3 * double(gemm.m) * double(gemm.n) * double(gemm.k) / row.median_us;
+  row.giga_ops = 2e-3 * double(products_of(call.op) * gemm.m) * double(gemm.n) * double(gemm.k) / row.median_us;
   return row;
 }
 
@@ -173,6 +183,18 @@ Result<const Weight*> BenchSite::weight(i64 n, i64 k) {
 
 ActivationView BenchSite::activations(const Weight& w, i64 rows) {
   return activations_.emplace_back(random_activations(w.activation_format(), rows, w.k(), u32(comm.rank()))).view(rows);
+}
+
+Result<BenchExperts> BenchSite::experts(i64 n, i64 k) {
+  WEFT_ASSIGN(GroupedWeight w, random_experts(gemm.format, kBenchExperts, n, k, u32(comm.rank()) * kBenchExperts));
+  std::vector<i32> ids = random_routing(gemm.m, kBenchExperts, kBenchPerToken, 0);
+  ExpertGroups groups = ExpertGroups::create(i64(ids.size()), kBenchExperts);
+  Team alone(1, 0);
+  Exec exec(alone, 0);
+  WEFT_TRY(groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {gemm.m, kBenchPerToken})));
+  const TensorView weights = y(gemm.m, kBenchPerToken);
+  for (i64 i = 0; i < weights.shape.elements(); ++i) weights.as<float>()[i] = 1.0f / float(1 + i % 7);
+  return BenchExperts{&experts_.emplace_back(std::move(w)), &groups_.emplace_back(std::move(groups)), weights};
 }
 
 void BenchSite::push_gemm(const char* name, std::function<Status(Exec&)> alone, std::function<Status(Exec&)> unfused,

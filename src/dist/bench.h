@@ -17,6 +17,9 @@ struct CommBenchGemm {
   i64 k_share(int ranks, int rank) const;
 };
 
+// Of ag_moe, moe_rs and moe_ar.
+constexpr i64 kBenchExperts = 8, kBenchPerToken = 2;
+
 struct CommBenchOptions {
   int ranks = 2;
   int samples = 21;
@@ -33,7 +36,8 @@ std::vector<std::string> comm_bench_ops();
 struct CommBenchRow {
   std::string op, algorithm;
   // f32 bytes of the whole tensor: of x for all_reduce, reduce_scatter and all_to_all, of y for all_gather, of the data
-  // for broadcast and send_recv, of a rank's tokens for dispatch and combine (expert_parallel); 0 for the barrier and for GEMMs.
+  // for broadcast and send_recv, of a rank's tokens for dispatch and combine (expert_parallel); 0 for the barrier and
+  // for GEMMs.
   i64 bytes = 0;
   i64 m = 0;  // of a GEMM. Its algorithms: `gemm` is the product alone, `unfused` the collective after (or before) it
   double median_us = 0, low_us = 0, high_us = 0;

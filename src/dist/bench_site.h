@@ -9,7 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "comm/communicator.h"
 #include "dist/bench.h"
-#include "ops/gemm/gemm.h"
+#include "ops/grouped_gemm/grouped_gemm.h"
 
 namespace weft {
 
@@ -20,6 +20,13 @@ struct BenchCall {
   std::function<float(i64)> expected;  // element i of y; empty = not checked
   TensorView y;                        // f32, dense
   std::vector<double> micros;          // of the slowest rank
+};
+
+// The experts of a step: owned by the site.
+struct BenchExperts {
+  const GroupedWeight* w;
+  const ExpertGroups* groups;  // of gemm.m tokens, the same on every rank
+  TensorView weights;          // [tokens, per_token] f32, the same on every rank
 };
 
 // The memory and calls of one size on one rank. All tensors are f32.
@@ -53,6 +60,9 @@ class BenchSite {
   Result<const Weight*> weight(i64 n, i64 k);
   ActivationView activations(const Weight& w, i64 rows);
 
+  // kBenchExperts random weights [n, k] in gemm.format, kBenchPerToken of which each of gemm.m tokens chooses.
+  Result<BenchExperts> experts(i64 n, i64 k);
+
   // Adds a call that runs call(op, exec), and keeps `op`.
   template <class Op, class Call>
   void push(const char* name, const std::string& algorithm, Op op, const TensorView& out,
@@ -70,6 +80,8 @@ class BenchSite {
   std::deque<Tensor> tensors_;
   std::deque<Weight> weights_;
   std::deque<ActivationBuffer> activations_;
+  std::deque<GroupedWeight> experts_;
+  std::deque<ExpertGroups> groups_;
 };
 
 // Each stands in the bench.cc of its operator's folder. Collective.
@@ -84,5 +96,8 @@ Status bench_send_recv(BenchSite& site);
 Status bench_ag_gemm(BenchSite& site);
 Status bench_gemm_rs(BenchSite& site);
 Status bench_gemm_ar(BenchSite& site);
+Status bench_ag_moe(BenchSite& site);
+Status bench_moe_rs(BenchSite& site);
+Status bench_moe_ar(BenchSite& site);
 
 }  // namespace weft

@@ -15,8 +15,8 @@ TEST(CommBench, EveryOperatorAndAlgorithmHasARow) {
   options.samples = 1;
   const auto result = run_comm_bench(options);
   ASSERT_TRUE(result.ok()) << result.status().message();
-  // The barrier once; all_reduce has four algorithms, combine two, a GEMM three rows.
-  EXPECT_EQ(result->rows.size(), 1u + 2 * 12 + 2 * 9);
+  // The barrier once; all_reduce has four algorithms, combine two, a GEMM three rows, alone and of experts.
+  EXPECT_EQ(result->rows.size(), 1u + 2 * 12 + 2 * 18);
   for (const CommBenchRow& row : result->rows) EXPECT_GT(row.median_us, 0) << row.op;
 }
 

@@ -52,7 +52,7 @@ std::string trial(int ranks, u64 seed) {
   std::vector<std::vector<i32>> ids;
   for (int call = 0; call < kCalls; ++call) {
     for (i64 i = 0; i < rows_of(call) * kRow; ++i) x[size_t(call)].push_back(element(seed + u64(call), 0, i));
-    ids.push_back(routing(rows_of(call), kExperts, kPerToken, seed + u64(call)));
+    ids.push_back(random_routing(rows_of(call), kExperts, kPerToken, seed + u64(call)));
   }
   std::string wrong;
   const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {

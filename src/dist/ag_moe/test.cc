@@ -20,7 +20,7 @@ Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k
   u64 seed = 0;
   for (const i64 m : {1, 2, 0, 100, 3, 70, 1}) {
     ++seed;
-    std::vector<i32> ids = routing(m, kExperts, kPerToken, seed);
+    std::vector<i32> ids = random_routing(m, kExperts, kPerToken, seed);
     const TensorView id_view = TensorView::dense(ids.data(), DType::kI32, {m, kPerToken});
     WEFT_TRY(pool->run([&](Exec& exec) { return groups.sort(exec, id_view); }));
     WEFT_ASSIGN(const GroupedWeight w, packed_experts(dtype, kExperts, n, k, seed, rows_of_w, {0, k}));

@@ -37,7 +37,7 @@ Status sum_sizes(Communicator& comm, int threads, DType dtype, i64 n, const char
   u64 seed = 0;
   for (const i64 m : {1, 2, 0, 7, 40, 150, 1}) {
     ++seed;
-    std::vector<i32> ids = routing(m, kExperts, kPerToken, seed);
+    std::vector<i32> ids = random_routing(m, kExperts, kPerToken, seed);
     const TensorView id_view = TensorView::dense(ids.data(), DType::kI32, {m, kPerToken});
     WEFT_TRY(pool->run([&](Exec& exec) { return groups.sort(exec, id_view); }));
     const Tensor weights = filled(DType::kF32, {m, kPerToken}, seed, 3);

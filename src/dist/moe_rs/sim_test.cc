@@ -38,7 +38,7 @@ struct Trial {
   int ranks;
   u64 seed;
   i64 tokens(int call) const { return call % 2 == 0 ? kMostTokens : 1 + i64(seed + u64(call)) % 3; }
-  std::vector<i32> ids(int call) const { return routing(tokens(call), kExperts, kPerToken, seed + u64(call)); }
+  std::vector<i32> ids(int call) const { return random_routing(tokens(call), kExperts, kPerToken, seed + u64(call)); }
   std::string expect(int call, int rank, i64 begin, i64 end, const float* y) const {
     const auto routed = ids(call);
     for (i64 i = begin; i < end; ++i) {
