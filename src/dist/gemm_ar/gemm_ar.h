@@ -1,8 +1,6 @@
 // gemm_ar: a row-parallel linear layer whose output every rank has whole.
 #pragma once
-#include "base/aligned_buffer.h"
 #include "comm/communicator.h"
-#include "dist/all_reduce/all_reduce.h"
 #include "dist/gemm_ar/protocol.h"
 #include "ops/gemm/gemm.h"
 
@@ -32,8 +30,7 @@ class GemmAr {
   Status check(const Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y) const;
   Communicator comm_;
   GemmArShape shape_;
-  AllReducePlan<float> plan_;
-  AlignedBuffer partial_;  // this rank's products
+  SplitKReduce reduce_;
 };
 
 }  // namespace weft

@@ -1,3 +1,3 @@
 // GEMM + all-reduce: all_reduce's protocols, whose produce() hook is the GEMM of a run of tiles.
 #pragma once
-#include "dist/all_reduce/all_reduce.h"
+#include "dist/exchange/split_k.h"

@@ -1,6 +1,5 @@
 // gemm_rs: a row-parallel linear layer whose output is split by tokens.
 #pragma once
-#include "base/aligned_buffer.h"
 #include "comm/communicator.h"
 #include "dist/gemm_rs/protocol.h"
 #include "ops/gemm/gemm.h"
@@ -31,8 +30,7 @@ class GemmRs {
   Status check(const Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y) const;
   Communicator comm_;
   GemmRsShape shape_;
-  ReduceScatterBuffers<float> buffers_;
-  AlignedBuffer partial_;  // this rank's products, shard by shard
+  SplitKScatter scatter_;
 };
 
 }  // namespace weft

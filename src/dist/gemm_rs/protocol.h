@@ -2,4 +2,4 @@
 // computed and sent first, the own rows last, when the peers' have had time to arrive; their sum is the epilogue. No
 // zeroing, no atomics, no second pass.
 #pragma once
-#include "dist/reduce_scatter/reduce_scatter.h"
+#include "dist/exchange/split_k.h"

@@ -1,6 +1,5 @@
 // moe_ar: the row-parallel layer of experts whose output every rank has whole.
 #pragma once
-#include "base/aligned_buffer.h"
 #include "dist/moe_ar/protocol.h"
 #include "ops/grouped_gemm/grouped_gemm.h"
 
@@ -30,8 +29,7 @@ class MoeAr {
   MoeAr(Communicator comm, const MoeArShape& shape) : comm_(std::move(comm)), shape_(shape) {}
   Communicator comm_;
   MoeArShape shape_;
-  AllReducePlan<float> plan_;
-  AlignedBuffer partial_;  // this rank's sums
+  SplitKReduce reduce_;
 };
 
 }  // namespace weft

@@ -1,4 +1,4 @@
 // Grouped GEMM + weighted sum + all-reduce: all_reduce's protocols, whose produce() hook computes column tiles of the
 // experts' sums.
 #pragma once
-#include "dist/all_reduce/all_reduce.h"
+#include "dist/exchange/split_k.h"

@@ -1,6 +1,5 @@
 // moe_rs: the row-parallel layer of experts whose output is split by tokens.
 #pragma once
-#include "base/aligned_buffer.h"
 #include "dist/moe_rs/protocol.h"
 #include "ops/grouped_gemm/grouped_gemm.h"
 
@@ -25,8 +24,7 @@ class MoeRs {
   MoeRs(Communicator comm, const MoeRsShape& shape) : comm_(std::move(comm)), shape_(shape) {}
   Communicator comm_;
   MoeRsShape shape_;
-  ReduceScatterBuffers<float> buffers_;
-  AlignedBuffer partial_;  // this rank's sums, shard by shard
+  SplitKScatter scatter_;
 };
 
 }  // namespace weft
