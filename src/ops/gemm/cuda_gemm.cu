@@ -11,6 +11,7 @@ namespace {
 
 // Groups of `group` tile rows; inside a group down the rows first, so that concurrent CTAs share weight tiles.
 struct GroupedSchedule {
+  using At = sm90::TileAt;
   int tiles_m, tiles_n, group;
   __device__ __forceinline__ bool next(int turn, sm90::TileAt& at) const {
     const int index = blockIdx.x + turn * gridDim.x;
@@ -23,8 +24,19 @@ struct GroupedSchedule {
   }
 };
 
-struct AlwaysReady {
-  __device__ __forceinline__ void wait(const sm90::TileAt&, int) const {}
+template <class Config>
+struct LocalSource {
+  static constexpr bool kWaits = false;
+  CUtensorMap x;  // [m, k], boxes of kM x kBlock
+  struct Feeder {
+    const CUtensorMap* x;
+    int row = 0;
+    __device__ __forceinline__ void start(const sm90::TileAt& at) { row = at.m * Config::kM; }
+    __device__ __forceinline__ void load(int block, std::byte* to, u64* full) const {
+      ptx::tma_load_2d(to, x, full, block * Config::kBlock, row);
+    }
+  };
+  __device__ __forceinline__ Feeder feeder(std::byte*) const { return {&x}; }
 };
 
 template <class Config>
@@ -39,14 +51,17 @@ struct LocalEmit {
   __device__ __forceinline__ u32 row_bytes(const sm90::TileAt& at) const {
     return u32(min(Config::kN, n - at.n * Config::kN)) * 2;
   }
-  __device__ __forceinline__ void done(const sm90::TileAt&) const {}
+  template <class>
+  __device__ __forceinline__ auto store(int group, std::byte* staging, std::byte*) const {
+    return sm90::RowStore<Config, LocalEmit>{*this, group, staging};
+  }
 };
 
 template <class Config>
 Status run(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
-  using Params = sm90::GemmParams<GroupedSchedule, AlwaysReady, LocalEmit<Config>>;
+  using Params = sm90::GemmParams<GroupedSchedule, LocalSource<Config>, LocalEmit<Config>>;
   Params params{};
-  WEFT_ASSIGN(params.x, bf16_tensor_map(args.x, Config::kM));
+  WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
   WEFT_ASSIGN(params.w, bf16_tensor_map(args.w, Config::kN));
   params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
   params.schedule = {plan.tiles_m, plan.tiles_n, plan.group};

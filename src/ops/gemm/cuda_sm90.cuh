@@ -1,11 +1,22 @@
 // The Hopper GEMM: y [m, n] bf16 = x [m, k] w [n, k]^T, bf16 in, fp32 sums in K order. Persistent and warp-specialised:
 // one warpgroup feeds tiles of x and w by TMA through a ring in shared memory, two multiply and store. What is computed
-// when, waited for, and stored where, is asked of three hooks, so that the fused operators share this main loop:
-//   bool Schedule::next(int turn, TileAt& at)      this CTA's turn-th tile, false when there is none left
-//   void Ready::wait(const TileAt& at, int block)  (feeder only) returns once x's rows of the tile are there in K block
-//   std::byte* Emit::row(const TileAt& at, int r)  where row r of the tile goes (16-byte aligned; nullptr = nowhere)
-//   u32 Emit::row_bytes(const TileAt& at)          bytes of each row, a multiple of 16
-//   void Emit::done(const TileAt& at)              (multipliers) the tile's rows have been handed to the copy engine
+// when, where x comes from and where the sums go is asked of hooks, so that the fused operators share this main loop:
+//   Schedule::At                             a tile's place; has a member `n`, in tiles
+//   bool Schedule::next(turn, At&)           this CTA's turn-th tile, false when there is none left
+//   Source::feeder(extra) -> Feeder          of the one feeding thread; keeps state over tiles:
+//     start(at)                              the next tile
+//     load(block, to, full)                  waits until x's rows are there in this K block, then copies them to `to`
+//                                            (kBytesX bytes, 128-byte swizzle), completing on `full`
+//   Source::kWaits                           load() may wait: the first ring of weights is then loaded before it
+//   Emit::store<Config>(group, staging, extra) -> Store   of a thread of multiplier `group` (0 or 1):
+//     store(sums, at)                        takes the sums of rows [group * kM / 2, (group + 1) * kM / 2) of the tile
+//     finish()                               before the thread ends: shared memory must outlive its readers
+//   Crew                                     what else a CTA does. kFeederRegisters, kMultiplyRegisters; and if kAny:
+//     enter(extra)                           one thread, before the CTA's first barrier
+//     carries()                              whether this CTA multiplies nothing but helps: carry(thread, extra)
+//     serve<Config>(warp, staging, extra, schedule)   warps 1 to 3 beside the feeder
+//     leave(extra)                           one thread, after all others are done
+// `extra` is kExtraBytes of shared memory for the hooks, 8-byte aligned.
 #pragma once
 #include "device/cuda/sm90.cuh"
 #include "device/cuda/wgmma.cuh"
@@ -25,19 +36,26 @@ struct GemmConfig {
   static constexpr int kBytesX = M * kBlock * 2, kBytesW = N * kBlock * 2, kStageBytes = kBytesX + kBytesW;
   static constexpr int kPitch = N * 2 + 16;  // of the output staging: keeps stmatrix free of bank conflicts
   static constexpr int kStagingBytes = 2 * 64 * kPitch;
-  static constexpr int kSharedBytes = Stages * kStageBytes + kStagingBytes + 2 * Stages * 8 + 1024;
+  static constexpr int kExtraBytes = 64;
+  static constexpr int kSharedBytes = Stages * kStageBytes + kStagingBytes + 2 * Stages * 8 + kExtraBytes + 1024;
   static constexpr int kThreads = 384;
   static_assert(M % 128 == 0 && N % 8 == 0 && kSharedBytes <= 232448);
 };
 
-template <class Schedule, class Ready, class Emit>
+// Nothing but multiplying.
+struct NoCrew {
+  static constexpr bool kAny = false;
+  static constexpr int kFeederRegisters = 24, kMultiplyRegisters = 240;
+};
+
+template <class Schedule, class Source, class Emit, class Crew = NoCrew>
 struct GemmParams {
-  CUtensorMap x;  // [m, k], boxes of kM x kBlock
   CUtensorMap w;  // [n, k], boxes of kN x kBlock
   int k_blocks;
   Schedule schedule;
-  Ready ready;
+  Source source;
   Emit emit;
+  Crew crew;
 };
 
 // The ring in shared memory: which stage, and the parity of its current pass.
@@ -56,11 +74,13 @@ struct GemmShared {
   std::byte* staging;
   u64* full;   // bytes have landed
   u64* empty;  // both multipliers are through
+  std::byte* extra;
   __device__ __forceinline__ explicit GemmShared(std::byte* raw) {
     stages = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
     staging = stages + Config::kStages * Config::kStageBytes;
     full = reinterpret_cast<u64*>(staging + Config::kStagingBytes);
     empty = full + Config::kStages;
+    extra = reinterpret_cast<std::byte*>(empty + Config::kStages);
   }
   __device__ __forceinline__ std::byte* x(int stage) const { return stages + stage * Config::kStageBytes; }
   __device__ __forceinline__ std::byte* w(int stage) const { return x(stage) + Config::kBytesX; }
@@ -69,23 +89,37 @@ struct GemmShared {
 template <class Config, class Params>
 __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared<Config>& shared) {
   RingPosition<Config::kStages> at;
-  TileAt tile;
+  auto feeder = params.source.feeder(shared.extra);
+  auto tile = typename decltype(params.schedule)::At{};
+  const auto load_weights = [&](int stage, int n, int block) {
+    ptx::mbarrier_arrive_expect(shared.full + stage, Config::kStageBytes);
+    ptx::tma_load_2d(shared.w(stage), &params.w, shared.full + stage, block * Config::kBlock, n * Config::kN);
+  };
+  int ahead = 0;  // blocks whose weights are under way: these never wait for the network, activations may
   for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+    if constexpr (decltype(params.source)::kWaits) {
+      if (turn == 0)
+        for (; ahead < min(Config::kStages, params.k_blocks); ++ahead) load_weights(ahead, tile.n, ahead);
+    }
+    feeder.start(tile);
     for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
-      ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
-      ptx::mbarrier_arrive_expect(shared.full + at.stage, Config::kStageBytes);
-      const int k = block * Config::kBlock;
-      ptx::tma_load_2d(shared.w(at.stage), &params.w, shared.full + at.stage, k, tile.n * Config::kN);
-      params.ready.wait(tile, block);  // weights never wait for the network, activations may
-      ptx::tma_load_2d(shared.x(at.stage), &params.x, shared.full + at.stage, k, tile.m * Config::kM);
+      if (ahead > 0) {
+        --ahead;
+      } else {
+        ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
+        load_weights(at.stage, tile.n, block);
+      }
+      feeder.load(block, shared.x(at.stage), shared.full + at.stage);
     }
   }
 }
 
 // One multiplier's fragments as bf16 into its staging rows, then one bulk copy per row, 64 rows at a time.
-template <class Config, class Emit>
-__device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const TileAt& tile,
-                                           int group, std::byte* staging, const Emit& emit) {
+// rows.row(at, r) is the address of row r of the tile (16-byte aligned; nullptr = nowhere), rows.row_bytes(at) the
+// bytes of each row (a multiple of 16).
+template <class Config, class At, class Rows>
+__device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const At& tile, int group,
+                                           std::byte* staging, const Rows& rows) {
   constexpr int kN = Config::kN;
   const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   const u32 row_address = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch;
@@ -106,18 +140,34 @@ __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Con
     ptx::fence_proxy_async_shared();
     ptx::named_barrier(group + 1, 128);
     if (thread < 64) {
-      std::byte* to = emit.row(tile, (group * Config::kFragments + i) * 64 + thread);
-      if (to) ptx::bulk_store(to, staging + thread * Config::kPitch, emit.row_bytes(tile));
+      std::byte* to = rows.row(tile, (group * Config::kFragments + i) * 64 + thread);
+      if (to) ptx::bulk_store(to, staging + thread * Config::kPitch, rows.row_bytes(tile));
       ptx::bulk_commit();
     }
   }
 }
 
+// The Emit::store() of an emit whose rows all go by gemm_store().
+template <class Config, class Rows>
+struct RowStore {
+  const Rows& rows;
+  int group;
+  std::byte* staging;
+  template <class At>
+  __device__ __forceinline__ void store(float (&sums)[Config::kFragments][Config::kN / 2], const At& at) const {
+    gemm_store<Config>(sums, at, group, staging, rows);
+  }
+  __device__ __forceinline__ void finish() const {
+    if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();
+  }
+};
+
 template <class Config, class Params>
 __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmShared<Config>& shared, int group) {
   float sums[Config::kFragments][Config::kN / 2];
   RingPosition<Config::kStages> at;
-  TileAt tile;
+  auto tile = typename decltype(params.schedule)::At{};
+  auto out = params.emit.template store<Config>(group, shared.staging + group * 64 * Config::kPitch, shared.extra);
   const bool elected = threadIdx.x % 128 == 0;
   for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
     int previous = 0;
@@ -139,14 +189,14 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
     }
     ptx::wgmma_wait<0>();
     if (elected) ptx::mbarrier_arrive(shared.empty + previous);
-    gemm_store<Config>(sums, tile, group, shared.staging + group * 64 * Config::kPitch, params.emit);
-    params.emit.done(tile);
+    out.store(sums, tile);
   }
-  if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();  // shared memory must outlive its readers
+  out.finish();
 }
 
 template <class Config, class Params>
 __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __grid_constant__ Params params) {
+  using Crew = decltype(params.crew);
   extern __shared__ std::byte raw[];
   const GemmShared<Config> shared(raw);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
@@ -155,15 +205,33 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
       ptx::mbarrier_init(shared.full + i, 1);
       ptx::mbarrier_init(shared.empty + i, 2);
     }
+    if constexpr (Crew::kAny) params.crew.enter(shared.extra);
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
   if (group == 2) {
-    ptx::registers_shrink<24>();
+    ptx::registers_shrink<Crew::kFeederRegisters>();
     if (threadIdx.x == 256) gemm_feed<Config>(params, shared);
+    if constexpr (Crew::kAny) {
+      const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - 8;
+      if (warp > 0)
+        params.crew.template serve<Config>(warp, shared.staging, shared.extra, params.schedule);
+    }
   } else {
-    ptx::registers_grow<240>();
-    gemm_multiply<Config>(params, shared, group);
+    ptx::registers_grow<Crew::kMultiplyRegisters>();
+    if constexpr (Crew::kAny) {
+      if (params.crew.carries())  // inside the role: ptxas spills when this is a branch of its own before the roles
+        params.crew.carry(threadIdx.x, shared.extra);
+      else
+        gemm_multiply<Config>(params, shared, group);
+    } else {
+      gemm_multiply<Config>(params, shared, group);
+    }
+  }
+  if constexpr (Crew::kAny) {
+    __syncwarp();
+    __syncthreads();
+    if (threadIdx.x == 0) params.crew.leave(shared.extra);
   }
 }
 
