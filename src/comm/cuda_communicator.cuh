@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "comm/arena/cuda_arena.cuh"
-#include "comm/machine/cuda.cuh"
+#include "comm/machine/cuda_peers.cuh"
 
 namespace weft {
 
@@ -50,6 +50,16 @@ class CudaCommunicator {
     group.rank = rank();
     group.fault = faults_.sink(op);
     return group;
+  }
+
+  // The same for kernels whose number of ranks is a run-time value.
+  CudaPeers peers(const char* op) {
+    CudaPeers peers{};
+    for (int peer = 0; peer < size(); ++peer) peers.bases[peer] = arena_->base(peer);
+    peers.rank = rank();
+    peers.ranks = size();
+    peers.fault = faults_.sink(op);
+    return peers;
   }
 
   // Ok, or what a kernel of this rank waited for in vain, or why the world has failed. A fault is told to all ranks.

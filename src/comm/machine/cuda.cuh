@@ -21,6 +21,22 @@ struct CudaGroup {
 inline constexpr u64 kEpochOne = u64(1) << 20;
 static_assert(sizeof(EpochWord) == sizeof(u64));
 
+// The number of the running call: one more than the last finished one.
+__device__ __forceinline__ u32 running_epoch(const u64* counter) {
+  return u32(ptx::ld_relaxed_sys(counter) / kEpochOne) + 1;
+}
+// This CTA's share; those of all CTAs add up to kEpochOne.
+__device__ __forceinline__ u64 epoch_share() {
+  const u32 each = u32(kEpochOne) / gridDim.x;
+  return blockIdx.x == 0 ? u32(kEpochOne) - each * (gridDim.x - 1) : each;
+}
+// [one lane] Counts this CTA and says whether it is the last of the call: then what the others did is ordered before
+// what this lane does next.
+__device__ __forceinline__ bool count_departure(u64* counter) {
+  const u64 share = epoch_share();
+  return (ptx::atom_add_acq_rel_gpu(counter, share) + share) % kEpochOne == 0;
+}
+
 template <int Ranks>
 class CudaMachine {
  public:
@@ -131,20 +147,11 @@ class CudaMachine {
   }
   __device__ __forceinline__ void flush(int) const {}
 
-  __device__ __forceinline__ u32 epoch(sym<EpochWord> word) const {
-    return u32(ptx::ld_relaxed_sys(counter(word)) / kEpochOne) + 1;
-  }
+  __device__ __forceinline__ u32 epoch(sym<EpochWord> word) const { return running_epoch(counter(word)); }
   __device__ __forceinline__ bool arrive(sym<EpochWord> word) const {
     __shared__ bool last;
     __syncthreads();
-    if (threadIdx.x == 0) {
-      u64 before;
-      asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], %2;"
-                   : "=l"(before)
-                   : "l"(counter(word)), "l"(share())
-                   : "memory");
-      last = (before + share()) % kEpochOne == 0;
-    }
+    if (threadIdx.x == 0) last = count_departure(counter(word));
     __syncthreads();
     return last;
   }
@@ -153,8 +160,7 @@ class CudaMachine {
   // As arrive(), for a CTA that need not know whether it is the last: nothing comes back, so nothing is waited for.
   __device__ __forceinline__ void depart(sym<EpochWord> word) const {
     __syncthreads();  // every lane has read the epoch
-    if (threadIdx.x == 0)
-      asm volatile("red.add.relaxed.gpu.global.u64 [%0], %1;" ::"l"(counter(word)), "l"(share()) : "memory");
+    if (threadIdx.x == 0) ptx::red_add_relaxed_gpu(counter(word), epoch_share());
   }
 
  private:
@@ -168,12 +174,6 @@ class CudaMachine {
   __device__ __forceinline__ u64* counter(sym<EpochWord> word) const {
     return reinterpret_cast<u64*>(at(word, rank()));
   }
-  // The shares of all CTAs add up to kEpochOne.
-  __device__ __forceinline__ u64 share() const {
-    const u32 each = u32(kEpochOne) / gridDim.x;
-    return blockIdx.x == 0 ? u32(kEpochOne) - each * (gridDim.x - 1) : each;
-  }
-
   const CudaGroup<Ranks>& group_;
   bool fenced_ = false;  // by this lane, since the last sync()
 };

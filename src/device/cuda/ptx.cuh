@@ -52,6 +52,39 @@ __device__ __forceinline__ void fence_acq_rel_sys() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");
 }
 
+// Counts something for this GPU: what the thread did or saw before is visible to who reads the sum by an acquire.
+__device__ __forceinline__ void red_add_release_gpu(u32* address, u32 value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ u32 ld_acquire_gpu(const u32* address) {
+  u32 value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+__device__ __forceinline__ u64 atom_add_acq_rel_gpu(u64* address, u64 value) {
+  u64 before;
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], %2;" : "=l"(before) : "l"(address), "l"(value) : "memory");
+  return before;
+}
+__device__ __forceinline__ void red_add_relaxed_gpu(u64* address, u64 value) {
+  asm volatile("red.add.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+
+// Words in shared memory that warps of one CTA pass each other. Addresses as __cvta_generic_to_shared() gives them.
+__device__ __forceinline__ void st_release_cta_shared(u32 address, u32 value) {
+  asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ u32 ld_acquire_cta_shared(u32 address) {
+  u32 value;
+  asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+// What this thread has acquired is seen by bulk copies (TMA) that it starts later.
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 // Nanoseconds, one clock for the whole GPU; its step is some tens of ns to 1 us.
 __device__ __forceinline__ u64 globaltimer_ns() {
   u64 now;

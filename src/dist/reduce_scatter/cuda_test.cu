@@ -1,51 +1,23 @@
 #include <vector>
 
-#include "comm/cuda_testing.cuh"
-#include "device/cuda/testing.cuh"
 #include "dist/all_gather/all_gather.cuh"
 #include "dist/barrier/barrier.cuh"
+#include "dist/exchange/cuda_testing.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 
 namespace weft {
 namespace {
 
-// Small integers: their sums over 8 ranks are exact in bf16.
-WEFT_HD float value_of(u32 call, int rank, i64 i) {
-  return float(int((call * 131 + u32(rank) * 17 + u32(i) * 3) % 61) - 30);
-}
-__global__ void fill_kernel(bf16* x, i64 n, int rank, const u32* call) {
-  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
-    x[i] = bf16(value_of(*call, rank, i));
-}
-__global__ void check_kernel(const bf16* y, i64 n, int ranks, const u32* call, u32* wrong) {
-  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
-    float sum = 0;
-    for (int rank = 0; rank < ranks; ++rank) sum += value_of(*call, rank, i);
-    if (!(float(y[i]) == sum)) atomicAdd(wrong, 1u);
-  }
-}
-__global__ void next_call_kernel(u32* call) {
-  ++*call;
-}
-
-TensorView rows_of(void* data, i64 rows, i64 columns) {
-  return TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
-}
+using namespace gpu_test;
 
 // Reduce-scatter, then all-gather of the shards, is an all-reduce: checked calls over many shapes, then as a graph that
 // is replayed a thousand times.
 TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-    for (const void* kernel : {reinterpret_cast<const void*>(fill_kernel), reinterpret_cast<const void*>(check_kernel),
-                               reinterpret_cast<const void*>(next_call_kernel)})
-      WEFT_TRY(prepare_kernel("test kernels", kernel, 0));  // before create(), which waits for all ranks
+    WEFT_ASSIGN(const auto counter, CallCounter::create());
     constexpr i64 kMaxRows = 1111, kMaxColumns = 1000;
     WEFT_ASSIGN(const auto memory, DeviceBuffer::create(size_t(kMaxRows * kMaxColumns) * 6 + 1024));
-    WEFT_ASSIGN(const auto counters, DeviceBuffer::create(8));
-    WEFT_CUDA_TRY(cudaMemset(counters.data(), 0, 8));
-    WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
-    u32* call = counters.as<u32>();
     bf16* x = memory.as<bf16>();
     bf16* shard = x + kMaxRows * kMaxColumns;
     bf16* y = shard + kMaxRows * kMaxColumns;
@@ -57,12 +29,13 @@ TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
       const auto enqueue = [&](i64 rows) -> Status {
         const i64 mine = split_range(rows, comm.size(), comm.rank()).size();
         WEFT_CUDA_TRY(cudaMemsetAsync(y, 0xff, size_t(rows * columns) * 2, stream));
-        WEFT_TRY(launch("fill", fill_kernel, {.grid = 32, .block = 256}, stream, x, rows * columns, comm.rank(), call));
-        WEFT_TRY(scatter.run(stream, rows_of(x, rows, columns), rows_of(shard, mine, columns)));
-        WEFT_TRY(gather.run(stream, rows_of(shard, mine, columns), rows_of(y, rows, columns)));
-        WEFT_TRY(launch("check", check_kernel, {.grid = 32, .block = 256}, stream, y, rows * columns, comm.size(), call,
-                        call + 1));
-        return launch("next_call", next_call_kernel, {}, stream, call);
+        WEFT_TRY(launch("fill", fill_kernel, {.grid = 32, .block = 256}, stream, x, rows * columns, comm.rank(),
+                        counter.call()));
+        WEFT_TRY(scatter.run(stream, bf16_matrix(x, rows, columns), bf16_matrix(shard, mine, columns)));
+        WEFT_TRY(gather.run(stream, bf16_matrix(shard, mine, columns), bf16_matrix(y, rows, columns)));
+        WEFT_TRY(launch("check", check_sum_kernel, {.grid = 32, .block = 256}, stream, y, rows * columns, comm.size(),
+                        counter.call(), counter.wrong()));
+        return counter.next(stream);
       };
       for (const i64 rows : {i64(0), i64(1), i64(comm.size()), i64(13), i64(512), kMaxRows}) {
         WEFT_TRY(enqueue(rows));
@@ -72,12 +45,7 @@ TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
       for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
       calls += 1000;
     }
-    WEFT_TRY(comm.synchronize(stream));
-    u32 seen[2];
-    WEFT_CUDA_TRY(cudaMemcpy(seen, counters.data(), sizeof(seen), cudaMemcpyDefault));
-    if (seen[0] != calls || seen[1] != 0)
-      return error(Code::kAborted, "{} calls of {}, {} wrong elements", seen[0], calls, seen[1]);
-    return {};
+    return counter.verify(comm, stream, calls);
   }));
 }
 
@@ -88,18 +56,14 @@ TEST(CudaReduceScatterAllGather, RefuseWrongInputBeforeALaunch) {
     WEFT_ASSIGN(auto gather, CudaAllGather::create(comm, {.max_bytes_per_rank = 64}));
     WEFT_ASSIGN(const auto memory, DeviceBuffer::create(4096));
     std::byte* data = memory.as<std::byte>();
-    const std::pair<Status, const char*> cases[] = {
-        {scatter.run(stream, rows_of(data, 9, 8), rows_of(data, 4, 8)), "max_rows = 8"},
-        {scatter.run(stream, rows_of(data, 8, 7), rows_of(data, 4, 8)), "x"},
-        {scatter.run(stream, rows_of(data, 8, 8), rows_of(data, 5, 8)), "y"},
-        {scatter.run(stream, rows_of(data + 2, 8, 8), rows_of(data, 4, 8)), "not a multiple of 16"},
-        {gather.run(stream, rows_of(data, 5, 8), rows_of(data, 10, 8)), "max_bytes_per_rank = 64"},
-        {gather.run(stream, rows_of(data, 3, 8), rows_of(data, 8, 8)), "shard"},
-    };
-    for (const auto& [status, text] : cases)
-      if (status.code() != Code::kInvalidArgument || status.message().find(text) == std::string::npos)
-        return error(Code::kAborted, "expected a complaint about '{}', found '{}'", text, status.message());
-    return {};
+    return expect_refused({
+        {scatter.run(stream, bf16_matrix(data, 9, 8), bf16_matrix(data, 4, 8)), "max_rows = 8"},
+        {scatter.run(stream, bf16_matrix(data, 8, 7), bf16_matrix(data, 4, 8)), "x"},
+        {scatter.run(stream, bf16_matrix(data, 8, 8), bf16_matrix(data, 5, 8)), "y"},
+        {scatter.run(stream, bf16_matrix(data + 2, 8, 8), bf16_matrix(data, 4, 8)), "not a multiple of 16"},
+        {gather.run(stream, bf16_matrix(data, 5, 8), bf16_matrix(data, 10, 8)), "max_bytes_per_rank = 64"},
+        {gather.run(stream, bf16_matrix(data, 3, 8), bf16_matrix(data, 8, 8)), "shard"},
+    });
   }));
 }
 

@@ -9,17 +9,13 @@
 namespace weft {
 namespace {
 
-// Groups of `group` tile rows; inside a group down the rows first, so that concurrent CTAs share weight tiles.
 struct GroupedSchedule {
   using At = sm90::TileAt;
   int tiles_m, tiles_n, group;
-  __device__ __forceinline__ bool next(int turn, sm90::TileAt& at) const {
+  __device__ __forceinline__ bool next(int turn, At& at) const {
     const int index = blockIdx.x + turn * gridDim.x;
     if (index >= tiles_m * tiles_n) return false;
-    const int per_group = group * tiles_n;
-    const int which = index / per_group, inside = index % per_group;
-    const int rows = min(group, tiles_m - which * group);
-    at = {which * group + inside % rows, inside / rows};
+    at = sm90::grouped_tile(index, tiles_m, tiles_n, group);
     return true;
   }
 };
@@ -92,19 +88,10 @@ constexpr Instance kInstances[] = {
     instance<128, 128, 5>(), instance<128, 96, 7>(),  instance<128, 64, 8>(),
 };
 
-Status check_matrix(const char* name, const TensorView& view, const Shape& shape) {
-  WEFT_TRY(expect_tensor(name, view, DType::kBF16, shape));
-  if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: not in CUDA memory", name);
-  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.byte_strides[0] % 16 != 0)
-    return error(Code::kInvalidArgument, "{}: address {} and row stride {} must be multiples of 16", name,
-                 static_cast<void*>(view.data), view.byte_strides[0]);
-  return {};
-}
-
 Status check(const CudaGemmArgs& args) {
-  WEFT_TRY(check_matrix("x", args.x, {-1, -1}));
-  WEFT_TRY(check_matrix("w", args.w, {-1, args.x.dim(1)}));
-  WEFT_TRY(check_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}));
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}));
+  WEFT_TRY(expect_cuda_matrix("w", args.w, {-1, args.x.dim(1)}));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}));
   if (args.w.dim(0) % 8 != 0 || args.w.dim(1) % 8 != 0)
     return error(Code::kInvalidArgument, "w {}: both extents must be divisible by 8", args.w.describe());
   for (const TensorView* view : {&args.x, &args.w, &args.y})
@@ -114,6 +101,24 @@ Status check(const CudaGemmArgs& args) {
 }
 
 }  // namespace
+
+Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape) {
+  WEFT_TRY(expect_tensor(name, view, DType::kBF16, shape));
+  if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: not in CUDA memory", name);
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.byte_strides[0] % 16 != 0)
+    return error(Code::kInvalidArgument, "{}: address {} and row stride {} must be multiples of 16", name,
+                 static_cast<void*>(view.data), view.byte_strides[0]);
+  return {};
+}
+
+Status expect_sm90(const char* op) {
+  int device = 0, major = 0, minor = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  if (major == 9 && minor == 0) return {};
+  return error(Code::kUnimplemented, "{}: GPU of compute capability {}.{}, built for 9.0", op, major, minor);
+}
 
 Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
   WEFT_TRY(check(args));
@@ -131,13 +136,10 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
 
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   WEFT_TRY(check(args));
-  int device = 0, sms = 0, major = 0, minor = 0;
+  WEFT_TRY(expect_sm90("gemm"));
+  int device = 0, sms = 0;
   WEFT_CUDA_TRY(cudaGetDevice(&device));
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  if (major != 9 || minor != 0)
-    return error(Code::kUnimplemented, "gemm: GPU of compute capability {}.{}, built for 9.0", major, minor);
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0 || k == 0) return cuda_gemm_with(stream, args, {});

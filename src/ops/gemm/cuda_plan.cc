@@ -32,9 +32,13 @@ std::span<const GemmTileShape> gemm_tile_shapes() {
 }
 
 GemmPlan plan_gemm_sm90(i64 m, i64 n, i64 k, int sms) {
+  return plan_gemm_sm90(m, n, k, sms, kShapes);
+}
+
+GemmPlan plan_gemm_sm90(i64 m, i64 n, i64 k, int sms, std::span<const GemmTileShape> shapes) {
   WEFT_CHECK(m > 0 && n > 0 && k > 0 && sms > 0, m, n, k, sms);
   GemmPlan best;
-  for (const GemmTileShape& tile : kShapes) {
+  for (const GemmTileShape& tile : shapes) {
     GemmPlan plan{tile, int((m + tile.m - 1) / tile.m), int((n + tile.n - 1) / tile.n)};
     const int waves = (plan.tiles() + sms - 1) / sms;
     plan.ctas = (plan.tiles() + waves - 1) / waves;  // whole waves leave the spare SMs to others

@@ -30,5 +30,7 @@ struct GemmPlan {
 // Model, per wave: the larger of the matrix unit (64 x 8 outputs x 16 deep per 8 clocks and SM quarter: 4096
 // multiply-adds a clock) and the operand bytes from L2, plus a fixed cost to fill and drain. m, n, k > 0.
 GemmPlan plan_gemm_sm90(i64 m, i64 n, i64 k, int sms);
+// The same, of `shapes` alone: the fused operators compile fewer.
+GemmPlan plan_gemm_sm90(i64 m, i64 n, i64 k, int sms, std::span<const GemmTileShape> shapes);
 
 }  // namespace weft

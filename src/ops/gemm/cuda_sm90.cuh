@@ -27,6 +27,14 @@ namespace weft::sm90 {
 struct TileAt {
   int m, n;
 };
+// Place `index` of a walk over tiles_m x tiles_n in groups of `group` tile rows; inside a group down the rows first, so
+// that concurrent CTAs share weight tiles.
+__device__ __forceinline__ TileAt grouped_tile(int index, int tiles_m, int tiles_n, int group) {
+  const int per_group = group * tiles_n;
+  const int which = index / per_group, inside = index % per_group;
+  const int rows = min(group, tiles_m - which * group);
+  return {which * group + inside % rows, inside / rows};
+}
 
 template <int M, int N, int Stages>
 struct GemmConfig {
@@ -214,8 +222,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
     if (threadIdx.x == 256) gemm_feed<Config>(params, shared);
     if constexpr (Crew::kAny) {
       const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - 8;
-      if (warp > 0)
-        params.crew.template serve<Config>(warp, shared.staging, shared.extra, params.schedule);
+      if (warp > 0) params.crew.template serve<Config>(warp, shared.staging, shared.extra, params.schedule);
     }
   } else {
     ptx::registers_grow<Crew::kMultiplyRegisters>();

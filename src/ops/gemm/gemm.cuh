@@ -22,4 +22,9 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args);
 // The same with a tile of gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
 Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan);
 
+// A bf16 matrix in CUDA memory, address and row stride multiples of 16 bytes; -1 in `shape` = any extent.
+Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape);
+// The current device must be a Hopper GPU; kUnimplemented otherwise.
+Status expect_sm90(const char* op);
+
 }  // namespace weft

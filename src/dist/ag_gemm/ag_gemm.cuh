@@ -1,0 +1,59 @@
+// ag_gemm on Hopper GPUs: a column-parallel linear layer whose input is split by tokens, communication and GEMM in one
+// kernel (cuda_sm90.cuh) or, for few rows, one after the other.
+#pragma once
+#include <memory>
+
+#include "dist/ag_gemm/cuda_plan.h"
+#include "dist/all_gather/all_gather.cuh"
+#include "dist/exchange/fused_crew.cuh"
+
+namespace weft {
+
+struct CudaAgGemmShape {
+  i64 max_m = 0;  // rows of all ranks
+  i64 k = 0;      // divisible by 8
+};
+
+struct CudaFusedOptions {
+  std::string variant = "auto";  // auto, split, push or copy (dist/exchange/fused_plan.h)
+};
+
+class CudaAgGemm {
+ public:
+  // Collective. The communicator must outlive it. One instance serves every layer of this width. Symmetric memory: one
+  // copy of x for "copy", two for "push". Errors: kInvalidArgument naming the field; kResourceExhausted.
+  static Result<CudaAgGemm> create(CudaCommunicator& comm, const CudaAgGemmShape& shape,
+                                   const CudaFusedOptions& options = {});
+
+  // y = (rows of all ranks) w^T on `stream`. x [M_r, k] bf16, M_r = split_range(m, ranks, rank), m <= max_m the same on
+  // every rank; w [n, k] bf16, n may differ over ranks and be 0; y [m, n] bf16, not overlapping x; row strides are
+  // multiples of 16 bytes. fp32 sums in K order, rounded once: the bits of cuda_gemm on the gathered rows. m = 0 is a
+  // no-op. Captures into a graph; calls of one CudaAgGemm run in one stream order, the same on every rank.
+  // Errors: kInvalidArgument before a launch; the communicator's failure.
+  Status run(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
+
+ private:
+  CudaAgGemm(CudaCommunicator& comm, const CudaAgGemmShape& shape) : comm_(&comm), shape_(shape) {}
+  Status allocate();
+  Status run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
+  Status run_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,
+                   const CudaAgGemmPlan& plan);
+  template <class Config>
+  Status launch_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,
+                      const CudaAgGemmPlan& plan);
+  Status copy_to_peers(const TensorView& x, i64 m);
+
+  CudaCommunicator* comm_;
+  CudaAgGemmShape shape_;
+  FusedVariant forced_ = FusedVariant::kAuto;
+  // The most rows of each variant, 0 = it cannot run.
+  i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
+  FusedWords words_;
+  FlagTable arrived_;
+  sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k] bf16
+  std::unique_ptr<CopyChain> chain_;
+  std::unique_ptr<CudaAllGather> gather_;
+  DeviceBuffer gathered_;  // of "split": [split_rows_, k]
+};
+
+}  // namespace weft

@@ -1,0 +1,186 @@
+#include "device/cuda/tensor_map.cuh"
+#include "dist/ag_gemm/ag_gemm.cuh"
+#include "dist/ag_gemm/cuda_sm90.cuh"
+#include "dist/exchange/plan.h"
+#include "ops/gemm/gemm.cuh"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "ag_gemm";
+
+// Calls f with the configuration of `tile`; exactly cuda_ag_gemm_tiles().
+template <class F>
+Status with_config(const GemmTileShape& tile, F&& f) {
+  if (tile == GemmTileShape{256, 200, 3}) return f(sm90::GemmConfig<256, 200, 3>{});
+  if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3>{});
+  if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3>{});
+  WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
+  return f(sm90::GemmConfig<128, 128, 5>{});
+}
+
+template <class Config>
+auto kernel_of() {
+  return sm90::gemm_sm90_kernel<Config, ag::Params<Config>>;
+}
+
+TensorView bf16_rows(void* data, i64 rows, i64 k) {
+  return TensorView::dense(data, DType::kBF16, {rows, k}, DeviceKind::kCuda);
+}
+
+}  // namespace
+
+Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmShape& shape,
+                                      const CudaFusedOptions& options) {
+  if (shape.max_m < 0 || shape.max_m > i64(1) << 24 || shape.k < 8 || shape.k % 8 != 0 || shape.k > i64(1) << 24)
+    return error(Code::kInvalidArgument, "{}: max_m, k: expected 0 to 2^24 and a multiple of 8 to 2^24, found {}, {}",
+                 kOp, shape.max_m, shape.k);
+  CudaAgGemm op(comm, shape);
+  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  WEFT_TRY(expect_sm90(kOp));
+  if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());
+  return std::move(op);
+}
+
+Status CudaAgGemm::allocate() {
+  // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
+  for (const GemmTileShape& tile : cuda_ag_gemm_tiles())
+    WEFT_TRY(with_config(tile, [](auto config) {
+      using Config = decltype(config);
+      return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
+    }));
+  WEFT_ASSIGN(auto chain, CopyChain::create());
+  chain_ = std::make_unique<CopyChain>(std::move(chain));
+  const int ranks = comm_->size();
+  const auto most = [&](FusedVariant variant, i64 limit) {
+    return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
+  };
+  split_rows_ = most(FusedVariant::kSplit, kFusedLeastShard * ranks);
+  push_rows_ = most(FusedVariant::kPush, kPushMostRows);
+  copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
+  const i64 row_bytes = shape_.k * 2;
+  const i64 flags = flags_per_source(cuda_ag_gemm_flags((push_rows_ + ranks - 1) / ranks, shape_.k));
+  SymmetricLayout layout;
+  const FusedLayout fused(layout, ranks, kFlagsPerLine);
+  const i64 arrived = layout.reserve<u32>(ranks * flags);
+  const i64 pushed = layout.reserve<std::byte>(2 * push_rows_ * row_bytes);
+  const i64 copied = layout.reserve<std::byte>(copy_rows_ * row_bytes);
+  WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
+  words_ = fused.at(base);
+  arrived_ = {layout.at<u32>(base, arrived), flags};
+  pushed_ = layout.at<std::byte>(base, pushed);
+  copied_ = layout.at<std::byte>(base, copied);
+  if (split_rows_ == 0) return {};
+  WEFT_ASSIGN(gathered_, DeviceBuffer::create(size_t(split_rows_ * row_bytes)));
+  WEFT_ASSIGN(auto gather,
+              CudaAllGather::create(*comm_, {.max_bytes_per_rank = (split_rows_ + ranks - 1) / ranks * row_bytes}));
+  gather_ = std::make_unique<CudaAllGather>(std::move(gather));
+  return {};
+}
+
+Status CudaAgGemm::run(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y) {
+  if (m < 0 || m > shape_.max_m)
+    return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: x", x, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.k}));
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: w", w, {-1, shape_.k}));
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: y", y, {m, w.dim(0)}));
+  if (w.dim(0) % 8 != 0 || w.dim(0) > i64(1) << 24)
+    return error(Code::kInvalidArgument, "{}: w {}: the rows must be divisible by 8 and at most 2^24", kOp,
+                 w.describe());
+  WEFT_TRY(comm_->status());
+  if (m == 0) return {};
+  if (comm_->size() == 1) return cuda_gemm(stream, {x, w, y});
+  const CudaAgGemmPlan plan = plan_cuda_ag_gemm(m, w.dim(0), shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  return plan.variant == FusedVariant::kSplit ? run_split(stream, x, m, w, y) : run_fused(stream, x, m, w, y, plan);
+}
+
+Status CudaAgGemm::run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,
+                             const TensorView& y) {
+  WEFT_CHECK(m <= split_rows_, m, split_rows_);
+  const TensorView all = bf16_rows(gathered_.data(), m, shape_.k);
+  TensorView shard = x;
+  if (!x.is_dense()) {
+    const Range rows = split_range(m, comm_->size(), comm_->rank());
+    shard = bf16_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size(), shape_.k);
+    WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, size_t(shape_.k) * 2, x.data, size_t(x.byte_strides[0]),
+                                    size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
+  }
+  WEFT_TRY(gather_->run(stream, shard, all));
+  return cuda_gemm(stream, {all, w, y});
+}
+
+Status CudaAgGemm::run_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,
+                             const CudaAgGemmPlan& plan) {
+  WEFT_CHECK(m <= (plan.variant == FusedVariant::kPush ? push_rows_ : copy_rows_), m, push_rows_, copy_rows_);
+  const bool chained = plan.variant == FusedVariant::kCopy;
+  if (chained) WEFT_TRY(chain_->fork(stream));
+  WEFT_TRY(with_config(plan.gemm.tile,
+                       [&](auto config) { return launch_fused<decltype(config)>(stream, x, m, w, y, plan); }));
+  if (!chained) return {};
+  WEFT_TRY(copy_to_peers(x, m));
+  return chain_->join(stream);
+}
+
+template <class Config>
+Status CudaAgGemm::launch_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,
+                                const TensorView& y, const CudaAgGemmPlan& plan) {
+  const bool push = plan.variant == FusedVariant::kPush;
+  const int ranks = comm_->size(), k_blocks = int((shape_.k + Config::kBlock - 1) / Config::kBlock);
+  const ag::Blocks blocks{RankRows(m, ranks), comm_->rank(), ranks};
+  ag::Params<Config> params{};
+  std::byte* gathered = comm_->at(push ? pushed_ : copied_, comm_->rank());
+  WEFT_ASSIGN(params.source.gathered,
+              bf16_tensor_map(bf16_rows(gathered, push ? 2 * push_rows_ : copy_rows_, shape_.k), kAgBlockRows));
+  params.source.own = params.source.gathered;  // without own rows or columns, what has none is not loaded from
+  params.w = params.source.gathered;
+  if (x.dim(0) > 0) {
+    WEFT_ASSIGN(params.source.own, bf16_tensor_map(x, kAgBlockRows));
+  }
+  if (w.dim(0) > 0) {
+    WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kN));
+  }
+  params.k_blocks = k_blocks;
+  params.schedule = {plan.gemm.tiles_m, plan.gemm.tiles_n, plan.gemm.group, plan.movers};
+  params.source.blocks = blocks;
+  params.source.half_rows = push ? int(push_rows_) : 0;
+  params.source.blocks_per_flag = plan.blocks_per_flag;
+  params.emit = {y.data, y.byte_strides[0], int(w.dim(0)), blocks};
+  ag::Crew& crew = params.crew;
+  crew.peers = comm_->peers(kOp);
+  crew.words = words_;
+  crew.chained = !push;
+  crew.blocks = blocks;
+  crew.movers = plan.movers;
+  crew.chunks = (k_blocks + plan.blocks_per_flag - 1) / plan.blocks_per_flag;
+  crew.chunk_bytes = plan.blocks_per_flag * Config::kBlock * 2;
+  crew.row_bytes = int(shape_.k) * 2;
+  crew.x = x.as<const std::byte>();
+  crew.x_stride = x.byte_strides[0];
+  crew.gather = pushed_;
+  crew.half_bytes = push_rows_ * shape_.k * 2;
+  crew.arrived = arrived_;
+  return launch(
+      kOp, kernel_of<Config>(),
+      {.grid = unsigned(plan.movers + plan.gemm.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes},
+      stream, params);
+}
+
+// To the peer first that needs these rows first.
+Status CudaAgGemm::copy_to_peers(const TensorView& x, i64 m) {
+  const int ranks = comm_->size(), rank = comm_->rank();
+  const CudaPeers peers = comm_->peers("ag_gemm: copies");
+  const size_t row_bytes = size_t(shape_.k) * 2;
+  const Range rows = split_range(m, ranks, rank);
+  const auto peer_of = [&](int d) { return (rank + ranks - d) % ranks; };
+  WEFT_TRY(chain_->link(peers, words_.chain, {.free_peer = peer_of(1)}));
+  for (int d = 1; d < ranks; ++d) {
+    std::byte* to = comm_->at(copied_, peer_of(d)) + rows.begin * i64(row_bytes);
+    WEFT_TRY(chain_->copy(to, row_bytes, x.data, size_t(x.byte_strides[0]), row_bytes, size_t(rows.size())));
+    ChainLink link{.tell_peer = peer_of(d), .last = d == ranks - 1};
+    if (!link.last) link.free_peer = peer_of(d + 1);
+    WEFT_TRY(chain_->link(peers, words_.chain, link));
+  }
+  return {};
+}
+
+}  // namespace weft

@@ -1,0 +1,17 @@
+// Rows split over ranks as split_run() splits them, with the divisions done beforehand: kernels ask often.
+#pragma once
+#include "base/host_device.h"
+#include "base/types.h"
+
+namespace weft {
+
+struct RankRows {
+  int base = 0, extra = 0;  // the first `extra` ranks have base + 1 rows, the others base
+  RankRows() = default;
+  WEFT_HD RankRows(i64 rows, int ranks) : base(int(rows / ranks)), extra(int(rows % ranks)) {}
+  WEFT_HD int size(int rank) const { return base + (rank < extra ? 1 : 0); }
+  WEFT_HD int begin(int rank) const { return rank * base + (rank < extra ? rank : extra); }
+  WEFT_HD int most() const { return base + (extra > 0 ? 1 : 0); }
+};
+
+}  // namespace weft

@@ -1,0 +1,54 @@
+#include "dist/exchange/plan.h"
+#include "dist/gemm_ar/gemm_ar.cuh"
+#include "ops/gemm/gemm.cuh"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "gemm_ar";
+
+}  // namespace
+
+Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                      const CudaGemmRsOptions& options) {
+  CudaGemmAr op(comm, shape);
+  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  const bool any = op.forced_ == FusedVariant::kAuto, split = op.forced_ == FusedVariant::kSplit;
+  const int ranks = comm.size();
+  const auto keep = [](auto& place, auto made) -> Status {
+    if (!made.ok()) return made.status().with_context(kOp);
+    place = std::make_unique<std::remove_reference_t<decltype(*place)>>(std::move(made.value()));
+    return {};
+  };
+  if (any || !split) WEFT_TRY(keep(op.scatter_, CudaGemmRs::create(comm, shape, options)));
+  if (any || !split)
+    WEFT_TRY(keep(op.gather_, CudaAllGather::create(
+                                  comm, {.max_bytes_per_rank = (shape.max_m + ranks - 1) / ranks * shape.n * 2})));
+  const i64 rows = any ? std::min(shape.max_m, kFusedLeastShard * ranks) : shape.max_m;
+  if (any || split)
+    WEFT_TRY(keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = rows * shape.n, .dtype = DType::kBF16})));
+  return std::move(op);
+}
+
+Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: a", a, {-1, -1}));
+  const i64 m = a.dim(0);
+  if (m > shape_.max_m || a.dim(1) > shape_.k)
+    return error(Code::kInvalidArgument, "{}: a {}: expected at most max_m = {} rows and k = {} columns", kOp,
+                 a.describe(), shape_.max_m, shape_.k);
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: w", w, {shape_.n, a.dim(1)}));
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: y", y, {m, shape_.n}));
+  WEFT_TRY(expect_dense(kOp, "y", y));
+  if (m == 0 || shape_.n == 0) return {};
+  if (choose_fused_variant(m, comm_->size(), forced_) == FusedVariant::kSplit) {
+    WEFT_TRY(cuda_gemm(stream, {a, w, y}));
+    return reduce_->run(stream, y, y);
+  }
+  const Range rows = split_range(m, comm_->size(), comm_->rank());
+  const TensorView own = TensorView::dense(y.as<std::byte>() + rows.begin * shape_.n * 2, DType::kBF16,
+                                           {rows.size(), shape_.n}, DeviceKind::kCuda);
+  WEFT_TRY(scatter_->run(stream, a, w, own));
+  return gather_->run(stream, own, y);
+}
+
+}  // namespace weft

@@ -1,0 +1,33 @@
+// gemm_ar on Hopper GPUs: a row-parallel linear layer whose output every rank has whole. Few rows: GEMM, then
+// all_reduce. More: the fused gemm_rs straight into the own rows of y, then all_gather.
+#pragma once
+#include "dist/all_gather/all_gather.cuh"
+#include "dist/all_reduce/all_reduce.cuh"
+#include "dist/gemm_rs/gemm_rs.cuh"
+
+namespace weft {
+
+class CudaGemmAr {
+ public:
+  // Collective. options.variant: split is GEMM, then all_reduce; push and copy are those of gemm_rs.
+  // Errors: kInvalidArgument naming the field; kResourceExhausted.
+  static Result<CudaGemmAr> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                   const CudaGemmRsOptions& options = {});
+
+  // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n] bf16, dense, 16-byte
+  // aligned, overlapping neither. The same bits on every rank and run. m = 0 is a no-op. Captures into a graph; calls
+  // of one CudaGemmAr run in one stream order, the same on every rank.
+  // Errors: kInvalidArgument before a launch; the communicator's failure.
+  Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
+
+ private:
+  CudaGemmAr(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
+  CudaCommunicator* comm_;
+  CudaGemmRsShape shape_;
+  FusedVariant forced_ = FusedVariant::kAuto;
+  std::unique_ptr<CudaGemmRs> scatter_;
+  std::unique_ptr<CudaAllGather> gather_;
+  std::unique_ptr<CudaAllReduce> reduce_;
+};
+
+}  // namespace weft

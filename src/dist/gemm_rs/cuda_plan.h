@@ -1,0 +1,29 @@
+// How a shape runs as GEMM + reduce-scatter on GPUs: a pure function, so that CPU tests can check it.
+#pragma once
+#include "dist/exchange/fused_plan.h"
+#include "ops/gemm/cuda_plan.h"
+
+namespace weft {
+
+// The tiles that the fused kernel is compiled for.
+std::span<const GemmTileShape> cuda_gemm_rs_tiles();
+
+// A copy to one owner is cut into at most so many.
+inline constexpr int kRsMostChunks = 16;
+
+struct CudaGemmRsPlan {
+  FusedVariant variant = FusedVariant::kSplit;
+  GemmPlan gemm;            // tiles_m: of all owners; no tile spans two owners' rows
+  int tiles_per_chunk = 0;  // copy: tiles of one owner that travel together, at most kRsMostChunks runs of them
+};
+
+// m rows over all ranks, n columns, k of this rank; `max_ctas` = CudaCommunicator::max_ctas(). m, n, k > 0. `variant`
+// and `tile` must be the same on all ranks, so pass the largest k of them.
+CudaGemmRsPlan plan_cuda_gemm_rs(i64 m, i64 n, i64 k, int ranks, int max_ctas,
+                                 FusedVariant forced = FusedVariant::kAuto);
+
+// Bytes of one source's tiles for an owner of up to `rows` rows, with any compiled tile, and their number.
+i64 cuda_gemm_rs_slot_bytes(i64 rows, i64 n);
+i64 cuda_gemm_rs_slot_tiles(i64 rows, i64 n);
+
+}  // namespace weft

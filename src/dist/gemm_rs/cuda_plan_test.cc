@@ -1,0 +1,45 @@
+#include "dist/gemm_rs/cuda_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace weft {
+namespace {
+
+constexpr int kSms = 132;  // of an H100 or H200
+
+TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
+  for (const i64 m : {2048, 4096, 8192}) {
+    const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, 5120, 6400, 4, kSms);  // Qwen3-32B down at TP 4
+    EXPECT_EQ(plan.variant, FusedVariant::kCopy) << m;
+    EXPECT_EQ(plan.gemm.tile, (m == 2048 ? GemmTileShape{128, 160, 5} : GemmTileShape{256, 160, 3})) << m;
+    EXPECT_EQ(plan.gemm.ctas, 128) << m;
+    EXPECT_EQ(plan.gemm.tiles() % (4 * plan.gemm.ctas), 0) << m;
+    EXPECT_EQ(plan.tiles_per_chunk, 128) << m;
+  }
+  EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
+  EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
+}
+
+TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
+  for (const auto forced : {FusedVariant::kPush, FusedVariant::kCopy})
+    for (const int ranks : {2, 3, 4, 8})
+      for (const i64 m : {1, 5, 127, 129, 1000, 4099, 16384})
+        for (const i64 n : {8, 200, 1000, 5120})
+          for (const int ctas : {16, 66, kSms}) {
+            const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, n, 520, ranks, ctas, forced);
+            const i64 most = (m + ranks - 1) / ranks;
+            const i64 tiles = (most + plan.gemm.tile.m - 1) / plan.gemm.tile.m * plan.gemm.tiles_n;
+            EXPECT_EQ(plan.variant, forced);
+            EXPECT_GE(plan.gemm.ctas, 1);
+            EXPECT_LT(plan.gemm.ctas, ctas) << "the links of a chain need a free multiprocessor";
+            EXPECT_GE(i64(plan.gemm.tiles_n) * plan.gemm.tile.n, n);
+            EXPECT_LE(tiles, cuda_gemm_rs_slot_tiles(most, n));
+            EXPECT_LE(tiles * plan.gemm.tile.m * plan.gemm.tile.n * 2, cuda_gemm_rs_slot_bytes(most, n));
+            EXPECT_GE(plan.tiles_per_chunk, 1);
+            EXPECT_LE((tiles + plan.tiles_per_chunk - 1) / plan.tiles_per_chunk, kRsMostChunks);
+            EXPECT_EQ(plan.gemm.tile.n % 16, 0) << "the exchange goes in whole fragments";
+          }
+}
+
+}  // namespace
+}  // namespace weft

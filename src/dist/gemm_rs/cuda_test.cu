@@ -1,0 +1,252 @@
+#include <random>
+
+#include "dist/ag_gemm/ag_gemm.cuh"
+#include "dist/all_reduce/all_reduce.cuh"
+#include "dist/exchange/cuda_testing.cuh"
+#include "dist/gemm_ar/gemm_ar.cuh"
+#include "dist/gemm_rs/gemm_rs.cuh"
+
+namespace weft {
+namespace {
+
+using namespace gpu_test;
+
+constexpr i64 kMaxM = 1100, kPad = 8;
+
+// One rank's calls of gemm_rs or gemm_ar with new a and w each, compared with the exact sum on the device. Rank r has
+// 8 r columns of K less.
+template <class Op>
+class CheckedCalls {
+ public:
+  static constexpr bool kScatters = std::is_same_v<Op, CudaGemmRs>;
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, const char* variant) {
+    CheckedCalls calls(comm, n, k);
+    WEFT_ASSIGN(calls.counter_, CallCounter::create());
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .n = n, .k = k}, {.variant = variant}));
+    calls.op_ = std::make_unique<Op>(std::move(op));
+    WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
+    WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(n * k) * 2));
+    WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((kMaxM + 1) * n) * 2));
+    return std::move(calls);
+  }
+  Status enqueue(cudaStream_t stream, i64 m, i64 pad = 0) {
+    const int rank = comm_->rank(), ranks = comm_->size();
+    const Range rows = kScatters ? split_range(m, ranks, rank) : Range{0, m};
+    const i64 k = k_ - 8 * rank;
+    const LaunchShape shape{.grid = 32, .block = 256};
+    WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
+    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, a_.as<bf16>(), k + pad, 0, int(m), int(k), 0, rank,
+                    counter_.call()));
+    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, w_.as<bf16>(), k, 0, int(n_), int(k), 1, rank,
+                    counter_.call()));
+    WEFT_TRY(op_->run(stream, bf16_matrix(a_.data(), m, k, k + pad), bf16_matrix(w_.data(), n_, k),
+                      bf16_matrix(y_.data(), rows.size(), n_)));
+    const ProductCheck check{y_.as<bf16>(), n_, int(rows.begin), int(rows.size()), int(n_), int(k_), 0, 0, ranks, 8};
+    WEFT_TRY(launch("check", check_product_kernel, {.grid = 264, .block = 256}, stream, check, counter_.call(),
+                    counter_.wrong()));
+    return counter_.next(stream);
+  }
+  Status verify(cudaStream_t stream, u32 calls) const { return counter_.verify(*comm_, stream, calls); }
+
+ private:
+  CheckedCalls(CudaCommunicator& comm, i64 n, i64 k) : comm_(&comm), n_(n), k_(k) {}
+  CudaCommunicator* comm_;
+  i64 n_, k_;
+  CallCounter counter_;
+  std::unique_ptr<Op> op_;
+  DeviceBuffer a_, w_, y_;
+};
+
+template <class Op>
+Status check_uneven_shapes(CudaCommunicator& comm, cudaStream_t stream, const char* variant) {
+  for (const auto& [n, k] : {std::pair<i64, i64>{8, 72}, {264, 128}, {424, 448}}) {
+    WEFT_ASSIGN(auto calls, CheckedCalls<Op>::create(comm, n, k, variant));
+    u32 count = 0;
+    for (const i64 m : {i64(1), i64(3), i64(0), i64(130), i64(257), i64(515), i64(1024), kMaxM}) {
+      WEFT_TRY(calls.enqueue(stream, m, m % 2 == 1 ? kPad : 0));
+      const Status outcome = calls.verify(stream, ++count);
+      if (!outcome.ok()) return outcome.with_context(fmt::format("m {} n {} k {}", m, n, k));
+    }
+  }
+  return {};
+}
+
+class CudaGemmRsTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(CudaGemmRsTest, IsExactOnUnevenShapes) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) {
+    return check_uneven_shapes<CudaGemmRs>(comm, stream, GetParam());
+  }));
+}
+
+TEST_P(CudaGemmRsTest, MakesAnAllReduceOnUnevenShapes) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) {
+    return check_uneven_shapes<CudaGemmAr>(comm, stream, GetParam());
+  }));
+}
+
+TEST_P(CudaGemmRsTest, GraphsReplayWithNewInputs) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmRs>::create(comm, 328, 192, GetParam()));
+    WEFT_TRY(calls.enqueue(stream, 300));
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {  // an odd number of calls
+                  for (const i64 m : {600, 7, 512}) WEFT_TRY(calls.enqueue(stream, m));
+                  return {};
+                }));
+    for (int replay = 0; replay < 300; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_TRY(calls.enqueue(stream, kMaxM));
+    return calls.verify(stream, 902);
+  }));
+}
+
+TEST_P(CudaGemmRsTest, LateRanksDoNotMatter) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmRs>::create(comm, 264, 128, GetParam()));
+    std::mt19937 random(u32(comm.rank()) + 1);
+    for (int i = 0; i < 300; ++i) {
+      if (random() % 3 == 0) WEFT_TRY(delay(stream, random() % 300'000));
+      WEFT_TRY(calls.enqueue(stream, 1 + i64(i) * 131 % kMaxM));
+    }
+    return calls.verify(stream, 300);
+  }));
+}
+
+// All fused operators in turn on one communicator, as a graph, with late ranks between replays.
+TEST_P(CudaGemmRsTest, TakesTurnsWithOtherOperators) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto scatter, CheckedCalls<CudaGemmRs>::create(comm, 264, 128, GetParam()));
+    WEFT_ASSIGN(auto reduce, CheckedCalls<CudaGemmAr>::create(comm, 136, 64, GetParam()));
+    WEFT_ASSIGN(const auto memory, DeviceBuffer::create(size_t(kMaxM) * 256 * 2 * 3));
+    WEFT_CUDA_TRY(cudaMemset(memory.data(), 0, memory.bytes()));
+    WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+    WEFT_ASSIGN(auto gather, CudaAgGemm::create(comm, {.max_m = kMaxM, .k = 128}, {.variant = GetParam()}));
+    const auto gather_once = [&](i64 m) {
+      std::byte* d = memory.as<std::byte>();
+      return gather.run(stream, bf16_matrix(d, split_range(m, comm.size(), comm.rank()).size(), 128), m,
+                        bf16_matrix(d + kMaxM * 256, 128, 128), bf16_matrix(d + kMaxM * 512, m, 128));
+    };
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+                  for (const i64 m : {i64(513), i64(40), kMaxM}) {
+                    WEFT_TRY(scatter.enqueue(stream, m));
+                    WEFT_TRY(gather_once(m));
+                    WEFT_TRY(reduce.enqueue(stream, m));
+                    WEFT_TRY(scatter.enqueue(stream, m / 2));
+                  }
+                  return {};
+                }));
+    std::mt19937 random(u32(comm.rank()) + 7);
+    for (int replay = 0; replay < 100; ++replay) {
+      WEFT_TRY(delay(stream, random() % 200'000));
+      WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    }
+    WEFT_TRY(scatter.verify(stream, 600));
+    return reduce.verify(stream, 300);
+  }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, CudaGemmRsTest, testing::Values("split", "push", "copy", "auto"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Real values: within the bound of fp32 sums with the peers' parts rounded to bf16, and the same bits when ranks are
+// late in other ways.
+__global__ void fill_real_kernel(bf16* out, i64 n, u32 seed) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
+    u32 h = u32(i) * 2654435761u + seed * 40503u;
+    h = (h ^ (h >> 16)) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    out[i] = bf16(float((h ^ (h >> 16)) & 0xffff) / 32768.0f - 1.0f);
+  }
+}
+struct RealCheck {
+  const bf16 *a, *w, *y, *again;  // a [ranks][m, k], w [ranks][n, k]; y, again [rows, n]
+  int ranks, m, n, k, first, rows;
+};
+__global__ void check_real_kernel(const RealCheck c, u32* wrong) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.rows) * c.n; i += i64(gridDim.x) * blockDim.x) {
+    const i64 row = c.first + i / c.n, column = i % c.n;
+    double sum = 0, bound = 0;
+    for (int r = 0; r < c.ranks; ++r) {
+      double part = 0, magnitude = 0;
+      for (int j = 0; j < c.k; ++j) {
+        const double product =
+            double(float(c.a[(i64(r) * c.m + row) * c.k + j])) * double(float(c.w[(i64(r) * c.n + column) * c.k + j]));
+        part += product;
+        magnitude += fabs(product);
+      }
+      sum += part;
+      bound += magnitude * (c.k + c.ranks) * 0x1p-24 + fabs(part) * 0x1p-8;  // fp32 sums, one rounding to bf16
+    }
+    bound += (fabs(sum) + bound) * 0x1p-8;
+    if (!(fabs(double(float(c.y[i])) - sum) <= bound)) atomicAdd(wrong, 1u);
+    if (reinterpret_cast<const u16*>(c.y)[i] != reinterpret_cast<const u16*>(c.again)[i]) atomicAdd(wrong + 1, 1u);
+  }
+}
+
+TEST_P(CudaGemmRsTest, RealValuesAreWithinTheBoundAndRepeatToTheBit) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    constexpr i64 kM = 700, kN = 264, kK = 320;
+    WEFT_ASSIGN(const auto counter, CallCounter::create());
+    for (const void* kernel :
+         {reinterpret_cast<const void*>(fill_real_kernel), reinterpret_cast<const void*>(check_real_kernel)})
+      WEFT_TRY(prepare_kernel("test kernels", kernel, 0));
+    WEFT_ASSIGN(auto op, CudaGemmRs::create(comm, {.max_m = kM, .n = kN, .k = kK}, {.variant = GetParam()}));
+    const int ranks = comm.size();
+    WEFT_ASSIGN(const auto a, DeviceBuffer::create(size_t(ranks * kM * kK) * 2));
+    WEFT_ASSIGN(const auto w, DeviceBuffer::create(size_t(ranks * kN * kK) * 2));
+    WEFT_ASSIGN(const auto y, DeviceBuffer::create(size_t(kM * kN) * 2));
+    WEFT_ASSIGN(const auto again, DeviceBuffer::create(size_t(kM * kN) * 2));
+    WEFT_ASSIGN(const auto wrong, DeviceBuffer::create(8));
+    const LaunchShape shape{.grid = 264, .block = 256};
+    WEFT_CUDA_TRY(cudaMemsetAsync(wrong.data(), 0, 8, stream));
+    WEFT_TRY(launch("fill", fill_real_kernel, shape, stream, a.as<bf16>(), ranks * kM * kK, 1u));
+    WEFT_TRY(launch("fill", fill_real_kernel, shape, stream, w.as<bf16>(), ranks * kN * kK, 2u));
+    const Range rows = split_range(kM, ranks, comm.rank());
+    const auto run = [&](const DeviceBuffer& out) {
+      return op.run(stream, bf16_matrix(a.as<bf16>() + comm.rank() * kM * kK, kM, kK),
+                    bf16_matrix(w.as<bf16>() + comm.rank() * kN * kK, kN, kK),
+                    bf16_matrix(out.data(), rows.size(), kN));
+    };
+    const RealCheck check{a.as<bf16>(), w.as<bf16>(), y.as<bf16>(), again.as<bf16>(), ranks,
+                          int(kM),      int(kN),      int(kK),      int(rows.begin),  int(rows.size())};
+    WEFT_TRY(run(y));
+    for (int i = 0; i < 20; ++i) {
+      WEFT_TRY(delay(stream, u64((comm.rank() * 7 + i * 5) % 11) * 20'000));
+      WEFT_CUDA_TRY(cudaMemsetAsync(again.data(), 0xff, again.bytes(), stream));
+      WEFT_TRY(run(again));
+      WEFT_TRY(launch("check", check_real_kernel, shape, stream, check, wrong.as<u32>()));
+    }
+    WEFT_TRY(comm.synchronize(stream));
+    u32 seen[2];
+    WEFT_CUDA_TRY(cudaMemcpy(seen, wrong.data(), sizeof(seen), cudaMemcpyDefault));
+    if (seen[0] != 0 || seen[1] != 0)
+      return error(Code::kAborted, "{} outputs beyond the bound, {} that differ over runs", seen[0], seen[1]);
+    return {};
+  }));
+}
+
+TEST(CudaGemmRs, RefusesWrongInputBeforeALaunch) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(2, [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(auto op, CudaGemmRs::create(comm, {.max_m = 16, .n = 16, .k = 16}));
+    WEFT_ASSIGN(const auto memory, DeviceBuffer::create(4096));
+    std::byte* d = memory.as<std::byte>();
+    return expect_refused({
+        {op.run(stream, bf16_matrix(d, 17, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 9, 16)), "max_m = 16"},
+        {op.run(stream, bf16_matrix(d, 8, 24), bf16_matrix(d, 16, 24), bf16_matrix(d, 4, 16)), "k = 16"},
+        {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 24, 16), bf16_matrix(d, 4, 16)), "w"},
+        {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 8, 16)), "y"},
+        {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 4, 16, 24)), "row stride"},
+        {CudaGemmRs::create(comm, {.max_m = 16, .n = 12, .k = 16}).status(), "n"},
+        {CudaGemmRs::create(comm, {.max_m = 16, .n = 16, .k = 16}, {.variant = "pull"}).status(), "pull"},
+    });
+  }));
+}
+
+}  // namespace
+}  // namespace weft

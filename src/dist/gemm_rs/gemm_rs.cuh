@@ -1,0 +1,63 @@
+// gemm_rs on Hopper GPUs: a row-parallel linear layer whose output is split by tokens, GEMM and communication in one
+// kernel (cuda_sm90.cuh) or, for few rows, one after the other.
+#pragma once
+#include <memory>
+
+#include "dist/exchange/fused_crew.cuh"
+#include "dist/gemm_rs/cuda_plan.h"
+#include "dist/reduce_scatter/reduce_scatter.cuh"
+
+namespace weft {
+
+struct CudaGemmRsShape {
+  i64 max_m = 0;
+  i64 n = 0;  // divisible by 8
+  i64 k = 0;  // the most of any rank, divisible by 8: picks the tile, on which ranks must agree
+};
+
+struct CudaGemmRsOptions {
+  std::string variant = "auto";  // auto, split, push or copy (dist/exchange/fused_plan.h)
+};
+
+class CudaGemmRs {
+ public:
+  // Collective. The communicator must outlive it. One instance serves every layer of this width. Errors:
+  // kInvalidArgument naming the field; kResourceExhausted.
+  static Result<CudaGemmRs> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                   const CudaGemmRsOptions& options = {});
+
+  // y = this rank's rows of the sum over ranks of a w^T, on `stream`. a [m, k_r] bf16, m <= max_m the same on every
+  // rank, 0 < k_r <= k, which may differ; w [n, k_r] bf16; row strides multiples of 16 bytes; y [m_r, n] bf16, dense,
+  // 16-byte aligned, m_r = split_range(m, ranks, rank), overlapping neither. Peers' products travel as bf16; they are
+  // added in fp32 in an order that depends on the owner alone: the same bits on every run. m = 0 is a no-op. Captures
+  // into a graph; calls of one CudaGemmRs run in one stream order, the same on every rank.
+  // Errors: kInvalidArgument before a launch; the communicator's failure.
+  Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
+
+ private:
+  CudaGemmRs(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
+  Status allocate();
+  Status run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
+  Status run_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
+                   const CudaGemmRsPlan& plan);
+  template <class Config>
+  Status launch_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
+                      const CudaGemmRsPlan& plan);
+  Status copy_to_owners(i64 m, const CudaGemmRsPlan& plan);
+
+  CudaCommunicator* comm_;
+  CudaGemmRsShape shape_;
+  FusedVariant forced_ = FusedVariant::kAuto;
+  // The most rows of each variant, 0 = it cannot run, and the bytes of a source's slot in its stage.
+  i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
+  i64 push_slot_ = 0, copy_slot_ = 0;
+  FusedWords words_;
+  FlagTable arrived_;
+  sym<std::byte> pushed_, copied_;  // [2][ranks][push_slot_], [ranks][copy_slot_]
+  DeviceBuffer parked_, parked_count_;
+  std::unique_ptr<CopyChain> chain_;
+  std::unique_ptr<CudaReduceScatter> scatter_;
+  DeviceBuffer product_;  // of "split": [split_rows_, n]
+};
+
+}  // namespace weft
