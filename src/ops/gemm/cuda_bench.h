@@ -17,7 +17,7 @@ struct CudaGemmBenchOptions {
 // Microseconds per call, medians and quartiles over the repeats; `ratio` is ours over cuBLAS', repeat by repeat.
 struct CudaGemmBenchRow {
   i64 m, n, k;
-  std::string tile;  // "256x200"
+  std::string tile;  // "256x200"; of the kernel for few rows "128 tokens, K / 5"
   double us, cublas_us;
   double ratio, ratio_lower, ratio_upper;
 };

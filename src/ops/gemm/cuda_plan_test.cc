@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "ops/gemm/cuda_small_plan.h"
+
 namespace weft {
 namespace {
 
@@ -42,6 +44,26 @@ TEST(CudaGemmPlan, MoreProcessorsAreNeverSlower) {
   for (const i64 m : {64, 700, 4096})
     for (int sms = 2; sms <= kSms; ++sms)
       EXPECT_LE(plan_gemm_sm90(m, 5120, 6400, sms).clocks, plan_gemm_sm90(m, 5120, 6400, sms - 1).clocks);
+}
+
+TEST(CudaSmallGemmPlan, SpreadsTheWeightsEvenly) {
+  const SmallGemmPlan gate_up = plan_small_gemm_sm90(128, 12800, 5120, kSms);
+  EXPECT_EQ(gate_up.tokens, 128);
+  EXPECT_EQ(gate_up.tiles, 100);
+  EXPECT_EQ(gate_up.split, 5);  // 64 blocks of K on the busiest multiprocessor, 60.6 would be even
+  const SmallGemmPlan down = plan_small_gemm_sm90(3, 5120, 6400, kSms);
+  EXPECT_EQ(down.tokens, 8);
+  EXPECT_EQ(down.split, 6);  // 240 CTAs, all resident
+  for (const i64 m : {1, 8, 9, 16, 33, 100, 128})
+    for (const i64 n : {8, 1000, 20000})
+      for (const i64 k : {8, 100, 6400}) {
+        const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, kSms);
+        EXPECT_GE(plan.tokens, m);
+        EXPECT_TRUE(plan.tokens == 8 || plan.tokens / 2 < m);
+        EXPECT_GE(plan.tiles * 128, n);
+        EXPECT_GE(plan.split, 1);
+        EXPECT_LE(plan.split, std::min<i64>(8, (k + 63) / 64));
+      }
 }
 
 }  // namespace

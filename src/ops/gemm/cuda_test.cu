@@ -4,7 +4,7 @@
 
 #include "base/dtype.h"
 #include "device/cuda/testing.cuh"
-#include "ops/gemm/gemm.cuh"
+#include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
 namespace {
@@ -39,7 +39,7 @@ struct Case {
   i64 pad = 0;  // elements between rows
 };
 
-Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan) {
+Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const SmallGemmPlan* small = nullptr) {
   const i64 x_stride = c.k + c.pad, y_stride = c.n + c.pad;
   const auto bytes = [](i64 rows, i64 stride) { return size_t(std::max<i64>(rows * stride, 1)) * 2; };
   WEFT_ASSIGN(const auto x, DeviceBuffer::create(bytes(c.m, x_stride)));
@@ -56,7 +56,9 @@ Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan) {
     return v;
   };
   const CudaGemmArgs args{view(x, c.m, c.k, x_stride), view(w, c.n, c.k, x_stride), view(y, c.m, c.n, y_stride)};
-  WEFT_TRY(plan ? cuda_gemm_with(stream, args, *plan) : cuda_gemm(stream, args));
+  WEFT_TRY(small  ? cuda_gemm_small(stream, args, *small)
+           : plan ? cuda_gemm_with(stream, args, *plan)
+                  : cuda_gemm(stream, args));
   if (c.m * c.n > 0)
     WEFT_TRY(launch("compare", compare_kernel, {.grid = dim3(unsigned((c.n + 127) / 128), unsigned(c.m)), .block = 128},
                     stream, x.as<bf16>(), x_stride, w.as<bf16>(), x_stride, y.as<bf16>(), y_stride, int(c.m), int(c.n),
@@ -97,6 +99,20 @@ TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
   for (const Case& c : {Case{0, 64, 64}, Case{64, 0, 64}, Case{3, 16, 0}, Case{1, 5120, 5120}, Case{127, 1280, 640, 16},
                         Case{512, 12800, 512}, Case{2048, 5120, 640}, Case{777, 2000, 808, 8}})
     WEFT_ASSERT_OK(check(stream->get(), c, nullptr));
+}
+
+TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const Case& c : {Case{1, 8, 8}, Case{8, 136, 512}, Case{9, 1000, 1000, 8}, Case{31, 264, 640},
+                        Case{64, 1280, 72}, Case{100, 520, 1096}, Case{128, 1600, 2048, 16}})
+    for (int split = 1; split <= std::min<i64>(8, (c.k + 63) / 64); ++split) {
+      SmallGemmPlan plan = plan_small_gemm_sm90(c.m, c.n, c.k, 132);
+      plan.split = split;
+      const Status outcome = check(stream->get(), c, nullptr, &plan);
+      ASSERT_TRUE(outcome.ok()) << "split " << split << ": " << outcome.message();
+    }
 }
 
 TEST(CudaGemm, RefusesWrongInput) {
