@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
+#include "dist/exchange/cuda_bench.h"
 #include "ops/gemm/cuda_bench.h"
 #endif
 
@@ -15,11 +16,13 @@ namespace weft {
 namespace {
 
 struct BenchGpuOptions {
-  std::vector<std::string> ops = {"all_reduce", "gemm"};
+  std::vector<std::string> ops = {"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar"};
   int ranks = 0;
   int repeats = 15;
   std::vector<i64> bytes = {8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
   std::vector<std::string> algorithms = {"auto", "ll", "one_shot", "two_shot"};
+  std::vector<std::string> variants = {"auto"};
+  std::vector<std::string> regimes = {"sustained", "burst"};
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
   std::string json_path, revision = "unknown";
@@ -68,11 +71,38 @@ Status bench_gemm(const BenchGpuOptions& options, Json& out) {
   return {};
 }
 
+// Qwen3-32B at TP 4: gate and up for the gather, down for the reductions.
+Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& out) {
+  const auto [n, k] = options.n_k[op == "ag_gemm" ? 0 : 1];
+  WEFT_ASSIGN(const auto report, bench_cuda_fused({options.ranks, op, options.m, n, k, options.variants,
+                                                   options.regimes, options.repeats}));
+  fmt::print(
+      "{}, bf16, N {} K {}, {} ranks, {}, cuBLAS {}, NCCL {}; us per call in a graph, slowest rank, time / cuBLAS "
+      "alone: median (quartiles)\n",
+      op, n, k, report.ranks, report.device, report.cublas, report.nccl);
+  Json rows = Json::array();
+  for (const auto& row : report.rows) {
+    fmt::print("{:>6} {:<10} {:<14} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.regime, row.variant, row.us,
+               row.ratio, row.ratio_lower, row.ratio_upper);
+    rows.push_back({{"m", row.m},
+                    {"regime", row.regime},
+                    {"variant", row.variant},
+                    {"us", row.us},
+                    {"quartiles_us", {row.us_lower, row.us_upper}},
+                    {"ratio", row.ratio},
+                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
+  }
+  out[op] = {{"device", report.device}, {"ranks", report.ranks}, {"n", n},      {"k", k},
+             {"cublas", report.cublas}, {"nccl", report.nccl},   {"rows", rows}};
+  return {};
+}
+
 Status bench_gpu(const BenchGpuOptions& options) {
   Json all = {{"revision", options.revision}, {"repeats", options.repeats}};
   for (const std::string& op : options.ops) {
     if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
     if (op == "gemm") WEFT_TRY(bench_gemm(options, all));
+    if (op != "all_reduce" && op != "gemm") WEFT_TRY(bench_fused(op, options, all));
   }
   if (options.json_path.empty()) return {};
   std::ofstream file(options.json_path);
@@ -92,9 +122,15 @@ void add_bench_gpu(CLI::App& bench) {
   auto options = std::make_shared<BenchGpuOptions>();
   CLI::App* command = bench.add_subcommand(
       "gpu", "Operators on this host's GPUs, beside NCCL and cuBLAS (opened at run time: $WEFT_NCCL, $WEFT_CUBLAS)");
-  command->add_option("--ops", options->ops, "all_reduce, gemm")
+  command->add_option("--ops", options->ops, "all_reduce, gemm, ag_gemm, gemm_rs, gemm_ar")
       ->delimiter(',')
-      ->check(CLI::IsMember({"all_reduce", "gemm"}));
+      ->check(CLI::IsMember({"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar"}));
+  command->add_option("--variants", options->variants, "Of the fused operators: auto, split, push, copy")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"auto", "split", "push", "copy"}));
+  command->add_option("--regimes", options->regimes, "Of the fused operators: sustained, burst")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"sustained", "burst"}));
   command->add_option("--ranks", options->ranks, "Ranks, one GPU each; 0 = as many as there are GPUs")
       ->check(CLI::Range(0, 8))
       ->capture_default_str();
@@ -103,7 +139,7 @@ void add_bench_gpu(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
   command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
-  command->add_option("--m", options->m, "Rows of gemm's x")->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  command->add_option("--m", options->m, "Rows of x, over all ranks")->delimiter(',')->check(CLI::Range(1, 1 << 20));
   command->add_option("--json", options->json_path, "Also write the figures to this file");
   command->add_option("--revision", options->revision, "Source revision to put into the JSON");
   command->callback([options] { finish(bench_gpu(*options)); });

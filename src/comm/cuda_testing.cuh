@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <thread>
 
@@ -14,6 +15,19 @@ inline int test_ranks() {
   if (const char* set = std::getenv("WEFT_TEST_RANKS")) return std::atoi(set);
   const int devices = cuda_device_count();
   return devices < 2 ? 2 : compiled_for_ranks(devices) ? devices : devices < 8 ? 4 : 8;
+}
+
+// The largest of the ranks' `us`, on every rank. Collective.
+inline Result<double> slowest_rank(World& world, double us) {
+  WEFT_ASSIGN(const auto all, world.all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)),
+                                               Deadline::after(std::chrono::seconds(60))));
+  double slowest = 0;
+  for (const std::string& other : all) {
+    double theirs;
+    std::memcpy(&theirs, other.data(), sizeof(theirs));
+    slowest = std::max(slowest, theirs);
+  }
+  return slowest;
 }
 
 // Calls work(communicator, stream) on one thread per rank and returns the first fault, named by its rank. Ends with a

@@ -22,6 +22,8 @@ struct Library {
   int (*comm_init_rank)(Comm*, int, UniqueId, int);
   int (*comm_destroy)(Comm);
   int (*all_reduce)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
+  int (*all_gather)(const void*, void*, size_t, int, Comm, cudaStream_t);
+  int (*reduce_scatter)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
 };
 
 Result<Library> open_library() {
@@ -35,7 +37,8 @@ Result<Library> open_library() {
   };
   if (!find("ncclGetVersion", library.get_version) || !find("ncclGetErrorString", library.get_error_string) ||
       !find("ncclGetUniqueId", library.get_unique_id) || !find("ncclCommInitRank", library.comm_init_rank) ||
-      !find("ncclCommDestroy", library.comm_destroy) || !find("ncclAllReduce", library.all_reduce))
+      !find("ncclCommDestroy", library.comm_destroy) || !find("ncclAllReduce", library.all_reduce) ||
+      !find("ncclAllGather", library.all_gather) || !find("ncclReduceScatter", library.reduce_scatter))
     return error(Code::kUnavailable, "NCCL: a symbol is missing: {}", ::dlerror());
   return library;
 }
@@ -56,6 +59,12 @@ class Loaded final : public NcclCommunicator {
   }
   Status all_reduce_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
     return nccl_status(library_, library_.all_reduce(x, y, count, kBf16, kSum, comm_, stream), "ncclAllReduce");
+  }
+  Status all_gather_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
+    return nccl_status(library_, library_.all_gather(x, y, count, kBf16, comm_, stream), "ncclAllGather");
+  }
+  Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
+    return nccl_status(library_, library_.reduce_scatter(x, y, count, kBf16, kSum, comm_, stream), "ncclReduceScatter");
   }
 
  private:

@@ -17,6 +17,10 @@ class NcclCommunicator {
   virtual std::string version() const = 0;
   // y = sum of x over ranks, `count` bf16 elements on the GPU; captures into a graph.
   virtual Status all_reduce_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
+  // y = the ranks' x, `count` bf16 elements each, in rank order.
+  virtual Status all_gather_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
+  // y = elements [rank * count, (rank + 1) * count) of the sum of x over ranks.
+  virtual Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
 };
 
 }  // namespace weft

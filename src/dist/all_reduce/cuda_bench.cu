@@ -1,7 +1,6 @@
 #include "dist/all_reduce/cuda_bench.h"
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 
 #include "comm/cuda_testing.cuh"
@@ -111,16 +110,7 @@ class RankBench {
     WEFT_TRY(comm_.synchronize(stream_));
     float ms = 0;
     WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    const double us = double(ms) * 1e3 / calls;
-    WEFT_ASSIGN(const auto all, comm_.world().all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)),
-                                                         Deadline::after(std::chrono::seconds(60))));
-    double slowest = 0;
-    for (const std::string& other : all) {
-      double theirs;
-      std::memcpy(&theirs, other.data(), sizeof(theirs));
-      slowest = std::max(slowest, theirs);
-    }
-    return slowest;
+    return slowest_rank(comm_.world(), double(ms) * 1e3 / calls);
   }
 
   Status time(i64 bytes, std::vector<Variant>& variants, CudaBenchReport& report) {

@@ -1,0 +1,230 @@
+#include "dist/exchange/cuda_bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "comm/cuda_testing.cuh"
+#include "comm/nccl.cuh"
+#include "dist/ag_gemm/ag_gemm.cuh"
+#include "dist/gemm_ar/gemm_ar.cuh"
+#include "dist/gemm_rs/gemm_rs.cuh"
+#include "ops/gemm/cublas.cuh"
+#include "ops/gemm/gemm.cuh"
+
+namespace weft {
+namespace {
+
+using Call = std::function<Status()>;
+
+struct Variant {
+  std::string name;
+  Call call;
+  bool compared;  // its output is the operator's
+  CudaGraph graph = {};
+  std::vector<double> us = {};
+};
+
+TensorView matrix(void* data, i64 rows, i64 columns) {
+  return TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
+}
+
+double at_quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  return values[size_t(q * double(values.size()))];
+}
+
+class RankBench {
+ public:
+  RankBench(CudaCommunicator& comm, cudaStream_t stream, const CudaFusedBenchOptions& options)
+      : comm_(comm), stream_(stream), options_(options), gathers_(options.op == "ag_gemm") {}
+
+  Status run(CudaFusedBenchReport& report) {
+    most_ = *std::max_element(options_.m.begin(), options_.m.end());
+    const i64 n = options_.n, k = options_.k;
+    WEFT_ASSIGN(cublas_, Cublas::open(stream_));
+    auto nccl = NcclCommunicator::create(comm_.world(), deadline());
+    if (!nccl.ok() && nccl.status().code() != Code::kUnavailable) return nccl.status();
+    report.cublas = cublas_->version();
+    report.nccl = nccl.ok() ? (*nccl)->version() : nccl.status().message();
+    if (nccl.ok()) nccl_ = std::move(nccl.value());
+    WEFT_ASSIGN(x_, DeviceBuffer::create(size_t(most_ * k) * 2));  // own rows first, for ag_gemm
+    WEFT_ASSIGN(w_, DeviceBuffer::create(size_t(n * k) * 2));
+    WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most_ * n) * 2));
+    WEFT_ASSIGN(expected_, DeviceBuffer::create(size_t(most_ * n) * 2));
+    WEFT_ASSIGN(between_, DeviceBuffer::create(size_t(most_ * std::max(n, k)) * 2));
+    WEFT_ASSIGN(begin_, make_event());
+    WEFT_ASSIGN(end_, make_event());
+    WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * k, u32(comm_.rank()) + 1));
+    WEFT_TRY(fill_random_bf16(stream_, w_.data(), n * k, u32(comm_.rank()) + 101));
+    for (const std::string& name : options_.variants) WEFT_TRY(make(name));
+    for (const i64 m : options_.m) WEFT_TRY(size(m, report));
+    return {};
+  }
+
+ private:
+  static Deadline deadline() { return Deadline::after(std::chrono::seconds(60)); }
+  i64 own_rows(i64 m) const { return split_range(m, comm_.size(), comm_.rank()).size(); }
+
+  Status make(const std::string& name) {
+    const i64 n = options_.n, k = options_.k;
+    if (gathers_) {
+      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k}, {.variant = name}));
+      auto shared = std::make_shared<CudaAgGemm>(std::move(op));
+      ops_.push_back([=, this](i64 m) {
+        return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
+                           matrix(y_.data(), m, n));
+      });
+    } else if (options_.op == "gemm_rs") {
+      WEFT_ASSIGN(auto op, CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
+      auto shared = std::make_shared<CudaGemmRs>(std::move(op));
+      ops_.push_back([=, this](i64 m) {
+        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
+                           matrix(y_.data(), own_rows(m), n));
+      });
+    } else {
+      WEFT_ASSIGN(auto op, CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
+      auto shared = std::make_shared<CudaGemmAr>(std::move(op));
+      ops_.push_back([=, this](i64 m) {
+        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k), matrix(y_.data(), m, n));
+      });
+    }
+    return {};
+  }
+
+  // cuBLAS and NCCL one after the other, into `expected_`. NCCL takes equal shares only.
+  Status unfused(i64 m) {
+    const i64 n = options_.n, k = options_.k, share = m / comm_.size();
+    if (gathers_) {
+      WEFT_TRY(nccl_->all_gather_bf16(x_.data(), between_.data(), size_t(share * k), stream_));
+      return cublas_->gemm(between_.data(), w_.data(), expected_.data(), int(m), int(n), int(k));
+    }
+    WEFT_TRY(cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k)));
+    if (options_.op == "gemm_rs")
+      return nccl_->reduce_scatter_bf16(between_.data(), expected_.data(), size_t(share * n), stream_);
+    return nccl_->all_reduce_bf16(between_.data(), expected_.data(), size_t(m * n), stream_);
+  }
+
+  std::vector<Variant> variants_of(i64 m) {
+    const i64 n = options_.n, k = options_.k;
+    std::vector<Variant> variants;
+    variants.push_back(
+        {"cublas", [=, this] { return cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k)); },
+         false});
+    variants.push_back(
+        {"weft/gemm",
+         [=, this] {
+           return cuda_gemm(stream_, {matrix(x_.data(), m, k), matrix(w_.data(), n, k), matrix(between_.data(), m, n)});
+         },
+         false});
+    if (nccl_ && m % comm_.size() == 0) variants.push_back({"cublas+nccl", [=, this] { return unfused(m); }, false});
+    for (size_t i = 0; i < ops_.size(); ++i)
+      variants.push_back({"weft/" + options_.variants[i], [=, this] { return ops_[i](m); }, true});
+    return variants;
+  }
+
+  Status compare(const Variant& variant, i64 m) {
+    if (!variant.compared || !nccl_ || m % comm_.size() != 0) return {};
+    const i64 elements = (options_.op == "gemm_rs" ? own_rows(m) : m) * options_.n;
+    WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, size_t(elements) * 2, stream_));
+    WEFT_TRY(unfused(m));
+    WEFT_TRY(variant.call());
+    WEFT_TRY(comm_.synchronize(stream_));
+    WEFT_TRY(comm_.world().barrier(deadline()));
+    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, y_.data(), expected_.data(), elements));
+    // Both sides round a rank's product to bf16 (2^-9 of it) and sum in other orders.
+    if (!(distance <= 0x1p-7))
+      return error(Code::kAborted, "{} at m = {}: {} differs from cuBLAS + NCCL by {}", options_.op, m, variant.name,
+                   distance);
+    return comm_.world().barrier(deadline());
+  }
+
+  // Microseconds per call of one launch of the graph, on the slowest rank.
+  Result<double> once(const Variant& variant, int calls, int idle_ms) {
+    if (idle_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(idle_ms));
+    WEFT_TRY(comm_.world().barrier(deadline()));
+    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream_));
+    WEFT_CUDA_TRY(cudaGraphLaunch(variant.graph.get(), stream_));
+    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream_));
+    WEFT_TRY(comm_.synchronize(stream_));
+    float ms = 0;
+    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
+    return slowest_rank(comm_.world(), double(ms) * 1e3 / calls);
+  }
+
+  Status size(i64 m, CudaFusedBenchReport& report) {
+    for (const std::string& regime : options_.regimes) {
+      const bool burst = regime == "burst";
+      const double flop = 2.0 * double(m) * double(options_.n) * double(options_.k);
+      const int calls = burst ? 20 : std::clamp(int(1.7e13 / flop), 20, 400);
+      std::vector<Variant> variants = variants_of(m);
+      for (Variant& variant : variants) {
+        WEFT_TRY(variant.call());  // loads what is loaded lazily
+        WEFT_TRY(comm_.synchronize(stream_));
+        WEFT_TRY(comm_.world().barrier(deadline()));
+        WEFT_TRY(compare(variant, m));
+        WEFT_ASSIGN(variant.graph, capture_graph(stream_, [&]() -> Status {
+                      for (int i = 0; i < calls; ++i) WEFT_TRY(variant.call());
+                      return {};
+                    }));
+        WEFT_TRY(once(variant, calls, 0).status());
+      }
+      for (int i = 0; !burst && i < 8; ++i) WEFT_TRY(once(variants[0], calls, 0).status());  // the sustained clock
+      std::vector<size_t> order(variants.size());
+      for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+      std::mt19937 random(1);  // the same order on every rank
+      for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+        std::shuffle(order.begin(), order.end(), random);
+        for (const size_t i : order) {
+          WEFT_ASSIGN(const double us, once(variants[i], calls, burst ? 20 : 0));
+          variants[i].us.push_back(us);
+        }
+      }
+      for (const Variant& variant : variants) {
+        std::vector<double> ratios;
+        for (size_t i = 0; i < variant.us.size(); ++i) ratios.push_back(variant.us[i] / variants[0].us[i]);
+        report.rows.push_back({m, regime, variant.name, at_quantile(variant.us, 0.5), at_quantile(variant.us, 0.25),
+                               at_quantile(variant.us, 0.75), at_quantile(ratios, 0.5), at_quantile(ratios, 0.25),
+                               at_quantile(ratios, 0.75)});
+      }
+    }
+    return {};
+  }
+
+  CudaCommunicator& comm_;
+  const cudaStream_t stream_;
+  const CudaFusedBenchOptions& options_;
+  const bool gathers_;
+  i64 most_ = 0;
+  std::unique_ptr<Cublas> cublas_;
+  std::unique_ptr<NcclCommunicator> nccl_;
+  std::vector<std::function<Status(i64)>> ops_;
+  DeviceBuffer x_, w_, y_, expected_, between_;
+  CudaEvent begin_, end_;
+};
+
+}  // namespace
+
+Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& options) {
+  CudaFusedBenchReport report;
+  report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
+  if (report.ranks < 2)
+    return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
+  if (options.m.empty()) return error(Code::kInvalidArgument, "{}: no sizes given", options.op);
+  cudaDeviceProp properties;
+  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
+  report.device = properties.name;
+  std::vector<CudaFusedBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
+  WEFT_TRY(run_gpu_ranks(report.ranks,
+                         [&](CudaCommunicator& comm, cudaStream_t stream) {
+                           return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
+                         },
+                         {.arena_bytes = size_t(4) << 30}));
+  report.cublas = reports[0].cublas;
+  report.nccl = reports[0].nccl;
+  report.rows = reports[0].rows;
+  return report;
+}
+
+}  // namespace weft
