@@ -14,10 +14,6 @@ struct CudaAgGemmShape {
   i64 k = 0;      // divisible by 8
 };
 
-struct CudaFusedOptions {
-  std::string variant = "auto";  // auto, split, push or copy (dist/exchange/fused_plan.h)
-};
-
 class CudaAgGemm {
  public:
   // Collective. The communicator must outlive it. One instance serves every layer of this width. Symmetric memory: one

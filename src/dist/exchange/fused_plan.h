@@ -15,6 +15,10 @@ enum class FusedVariant {
   kCopy,   // the copy engine carries them beside the fused kernel
 };
 
+struct CudaFusedOptions {
+  std::string variant = "auto";  // or split, push, copy
+};
+
 inline const char* fused_variant_name(FusedVariant variant) {
   switch (variant) {
     case FusedVariant::kSplit: return "split";

@@ -10,7 +10,7 @@ constexpr const char* kOp = "gemm_ar";
 }  // namespace
 
 Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
-                                      const CudaGemmRsOptions& options) {
+                                      const CudaFusedOptions& options) {
   CudaGemmAr op(comm, shape);
   WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
   const bool any = op.forced_ == FusedVariant::kAuto, split = op.forced_ == FusedVariant::kSplit;

@@ -12,7 +12,7 @@ class CudaGemmAr {
   // Collective. options.variant: split is GEMM, then all_reduce; push and copy are those of gemm_rs.
   // Errors: kInvalidArgument naming the field; kResourceExhausted.
   static Result<CudaGemmAr> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
-                                   const CudaGemmRsOptions& options = {});
+                                   const CudaFusedOptions& options = {});
 
   // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n] bf16, dense, 16-byte
   // aligned, overlapping neither. The same bits on every rank and run. m = 0 is a no-op. Captures into a graph; calls

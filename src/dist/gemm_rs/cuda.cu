@@ -27,7 +27,7 @@ auto kernel_of() {
 }  // namespace
 
 Result<CudaGemmRs> CudaGemmRs::create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
-                                      const CudaGemmRsOptions& options) {
+                                      const CudaFusedOptions& options) {
   for (const i64 extent : {shape.max_m, shape.n, shape.k})
     if (extent < 0 || extent > i64(1) << 24)
       return error(Code::kInvalidArgument, "{}: max_m, n, k: expected 0 to 2^24, found {}, {}, {}", kOp, shape.max_m,

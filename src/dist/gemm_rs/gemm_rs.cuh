@@ -15,16 +15,12 @@ struct CudaGemmRsShape {
   i64 k = 0;  // the most of any rank, divisible by 8: picks the tile, on which ranks must agree
 };
 
-struct CudaGemmRsOptions {
-  std::string variant = "auto";  // auto, split, push or copy (dist/exchange/fused_plan.h)
-};
-
 class CudaGemmRs {
  public:
   // Collective. The communicator must outlive it. One instance serves every layer of this width. Errors:
   // kInvalidArgument naming the field; kResourceExhausted.
   static Result<CudaGemmRs> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
-                                   const CudaGemmRsOptions& options = {});
+                                   const CudaFusedOptions& options = {});
 
   // y = this rank's rows of the sum over ranks of a w^T, on `stream`. a [m, k_r] bf16, m <= max_m the same on every
   // rank, 0 < k_r <= k, which may differ; w [n, k_r] bf16; row strides multiples of 16 bytes; y [m_r, n] bf16, dense,
