@@ -12,7 +12,7 @@ struct Shape {
   i64 tokens, n, k;
 };
 // None, one, odd, a partial panel, more rows than are gathered or summed at once.
-constexpr Shape kShapes[] = {{0, 16, 32}, {1, 16, 64}, {3, 50, 96}, {40, 33, 160}, {150, 300, 64}, {130, 17, 1056}};
+constexpr Shape kShapes[] = {{0, 16, 32}, {1, 16, 64}, {3, 50, 96}, {40, 33, 160}, {150, 80, 64}, {130, 17, 1056}};
 
 struct Case {
   std::vector<Tensor> raws;  // of each expert
@@ -106,11 +106,12 @@ void expect_sums(DType dtype, const Shape& shape, u64 seed, int threads, bool ac
   }
 }
 
-// Even, skewed and sparse routing: seeds 0 to 3.
+// Even, skewed and sparse routing: seeds 0 to 3. The large shapes see half of them with every other type.
 void expect_all(std::span<const DType> dtypes) {
   for (const DType dtype : dtypes) {
     for (const Shape& shape : kShapes) {
       for (u64 seed = 0; seed < 4; ++seed) {
+        if (shape.tokens > 100 && seed % 2 != u64(dtype) % 2) continue;
         expect_products(dtype, shape, seed, 1 + int(seed % 3));
         expect_sums(dtype, shape, seed, 1 + int(seed % 3), seed % 2 == 0);
       }
