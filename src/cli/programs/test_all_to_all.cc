@@ -28,9 +28,8 @@ Status test(const TestFlags& flags, Communicator& comm, ThreadPool& pool) {
   check.bound = flags.bound;
   WEFT_ASSIGN(ep::SelfCheck self, ep::SelfCheck::create(comm, check));
   WEFT_ASSIGN(const u64 first, self.run(pool, 0));
-  u64 dropped = 0;
   for (i64 call = 1; call < flags.calls; ++call) WEFT_TRY(self.run(pool, u64(call)).status());
-  dropped = u64(self.op().dropped_pairs());
+  const u64 dropped = u64(self.op().dropped_pairs());
   WEFT_ASSIGN(const u64 again, self.run(pool, 0));
   if (first != again) return error(Code::kDataLoss, "rank {}: the same call gave other bits", comm.rank());
   WEFT_TRY(comm.exchange(first).status());  // all ranks have passed

@@ -2,16 +2,14 @@
 
 #include <array>
 
+#include "dist/exchange/rank_rows.h"
+
 namespace weft {
 namespace {
 
 constexpr std::array kTiles = {GemmTileShape{256, 200, 3}, GemmTileShape{256, 160, 3}, GemmTileShape{256, 128, 3},
                                GemmTileShape{128, 128, 5}};
 constexpr int kLeastBlocksPerFlag = 4;
-
-constexpr i64 divide_up(i64 n, i64 by) {
-  return (n + by - 1) / by;
-}
 
 }  // namespace
 
@@ -24,13 +22,13 @@ CudaAgGemmPlan plan_cuda_ag_gemm(i64 m, i64 n, i64 k, int ranks, int max_ctas, F
   plan.variant = choose_fused_variant(m, ranks, forced);
   if (plan.variant == FusedVariant::kSplit) return plan;
   const int spare = fused_spare_sms(max_ctas);
-  const i64 extra = m % ranks, base = m / ranks;
-  const i64 blocks = extra * divide_up(base + 1, kAgBlockRows) + (ranks - extra) * divide_up(base, kAgBlockRows);
+  const RankRows rows(m, ranks);
   const i64 k_blocks = divide_up(k, 64);
   if (n > 0) {
-    plan.gemm = plan_gemm_sm90(blocks * kAgBlockRows, n, k, std::max(1, max_ctas - spare), kTiles);
+    plan.gemm =
+        plan_gemm_sm90(rows.blocks(ranks, kAgBlockRows) * kAgBlockRows, n, k, std::max(1, max_ctas - spare), kTiles);
     // Groups of tile rows stay within about one rank's rows, which arrive together.
-    plan.gemm.group = int(std::clamp<i64>(base / plan.gemm.tile.m, 1, 8));
+    plan.gemm.group = int(std::clamp(rows.base / plan.gemm.tile.m, 1, 8));
   } else {  // no tiles, but the peers want this rank's rows
     plan.gemm.tile = kTiles.back();
     plan.gemm.ctas = plan.gemm.group = 1;

@@ -3,15 +3,7 @@
 #include <algorithm>
 
 #include "dist/exchange/cuda_tiles.h"
-
 namespace weft {
-namespace {
-
-constexpr i64 divide_up(i64 n, i64 by) {
-  return (n + by - 1) / by;
-}
-
-}  // namespace
 
 // Where the curves of `weft bench gpu` cross on H200s over NVLink with 2 and 4 ranks; for 8, scaled by the bytes sent.
 i64 cuda_ll_most_bytes(int ranks) {

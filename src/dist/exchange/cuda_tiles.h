@@ -11,9 +11,9 @@ inline constexpr int kCudaMaxCtas = 128;
 
 // At most `count` tiles of whole units of kTileUnit elements; one empty tile for no elements.
 WEFT_HD Tiles cut_into(i64 elements, i64 count) {
-  const i64 even = (elements + count - 1) / count;
-  const i64 stride = even > 0 ? (even + kTileUnit - 1) / kTileUnit * kTileUnit : kTileUnit;
-  const i64 tiles = (elements + stride - 1) / stride;
+  const i64 even = divide_up(elements, count);
+  const i64 stride = even > 0 ? round_up(even, kTileUnit) : kTileUnit;
+  const i64 tiles = divide_up(elements, stride);
   return {tiles > 0 ? tiles : 1, stride, elements};
 }
 
@@ -24,7 +24,7 @@ struct CudaGrid {
 inline CudaGrid cuda_grid(i64 bytes, int max_ctas) {
   const int threads = bytes < 1 << 20 ? 512 : 1024;
   const i64 limit = std::clamp(max_ctas, 1, kCudaMaxCtas);
-  return {int(std::clamp<i64>((bytes + 16 * threads - 1) / (16 * threads), 1, limit)), threads};
+  return {int(std::clamp<i64>(divide_up(bytes, 16 * threads), 1, limit)), threads};
 }
 
 // `tensor` must be dense in CUDA memory, 16-byte aligned.

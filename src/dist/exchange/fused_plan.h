@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "base/divide.h"
 #include "base/status.h"
-#include "base/types.h"
 
 namespace weft {
 
@@ -42,7 +42,7 @@ inline constexpr i64 kPushMostRows = 1536;
 
 inline FusedVariant choose_fused_variant(i64 m, int ranks, FusedVariant forced) {
   if (forced != FusedVariant::kAuto) return forced;
-  if ((m + ranks - 1) / ranks < kFusedLeastShard) return FusedVariant::kSplit;
+  if (divide_up(m, ranks) < kFusedLeastShard) return FusedVariant::kSplit;
   return m <= kPushMostRows ? FusedVariant::kPush : FusedVariant::kCopy;
 }
 

@@ -1,7 +1,6 @@
 // Rows split over ranks as split_run() splits them, with the divisions done beforehand: kernels ask often.
 #pragma once
-#include "base/host_device.h"
-#include "base/types.h"
+#include "base/divide.h"
 
 namespace weft {
 
@@ -12,6 +11,10 @@ struct RankRows {
   WEFT_HD int size(int rank) const { return base + (rank < extra ? 1 : 0); }
   WEFT_HD int begin(int rank) const { return rank * base + (rank < extra ? rank : extra); }
   WEFT_HD int most() const { return base + (extra > 0 ? 1 : 0); }
+  // Blocks of `rows` rows of all `ranks` ranks together; none spans two of them.
+  i64 blocks(int ranks, int rows) const {
+    return extra * divide_up(base + 1, rows) + (ranks - extra) * divide_up(base, rows);
+  }
 };
 
 }  // namespace weft

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "base/divide.h"
 #include "comm/machine/fault.h"
 #include "comm/machine/pack.h"
 
@@ -20,24 +21,20 @@ struct Tiles {
   WEFT_HD i64 end(i64 tile) const { return tile + 1 < count ? (tile + 1) * stride : elements; }
 };
 
-constexpr i64 round_up(i64 n, i64 unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
 // At most kMaxTiles tiles of at least `least` elements; one (empty) tile for no elements, so that something is
 // signalled.
 inline constexpr i64 kMaxTiles = 64;
 inline Tiles cut_tiles(i64 elements, i64 least) {
   Tiles tiles;
   tiles.elements = elements;
-  tiles.stride = round_up(std::max(least, (elements + kMaxTiles - 1) / kMaxTiles), kTileUnit);
-  tiles.count = std::max<i64>(1, (elements + tiles.stride - 1) / tiles.stride);
+  tiles.stride = round_up(std::max(least, divide_up(elements, kMaxTiles)), kTileUnit);
+  tiles.count = std::max<i64>(1, divide_up(elements, tiles.stride));
   return tiles;
 }
 
 // The tiles of `bytes` bytes where the size of a tile is fixed.
 WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
-  const i64 count = (bytes + tile_bytes - 1) / tile_bytes;
+  const i64 count = divide_up(bytes, tile_bytes);
   return {count > 0 ? count : 1, tile_bytes, bytes};
 }
 

@@ -2,16 +2,14 @@
 
 #include <array>
 
+#include "dist/exchange/rank_rows.h"
+
 namespace weft {
 namespace {
 
 // The exchange goes in whole fragments: widths divisible by 16.
 constexpr std::array kTiles = {GemmTileShape{256, 160, 3}, GemmTileShape{256, 128, 3}, GemmTileShape{128, 160, 5},
                                GemmTileShape{128, 128, 5}};
-
-constexpr i64 divide_up(i64 n, i64 by) {
-  return (n + by - 1) / by;
-}
 
 }  // namespace
 
@@ -24,18 +22,15 @@ CudaGemmRsPlan plan_cuda_gemm_rs(i64 m, i64 n, i64 k, int ranks, int max_ctas, F
   plan.variant = choose_fused_variant(m, ranks, forced);
   if (plan.variant == FusedVariant::kSplit) return plan;
   const int ctas = std::max(1, max_ctas - fused_spare_sms(max_ctas));
-  const i64 extra = m % ranks, base = m / ranks, most = base + (extra > 0 ? 1 : 0);
-  const auto tile_rows = [&](int tile_m) {
-    return extra * divide_up(base + 1, tile_m) + (ranks - extra) * divide_up(base, tile_m);
-  };
+  const RankRows rows(m, ranks);
   // The last copy hides under the owner's own rows, if these are a wave; else smaller tiles, whose waves are shorter.
-  const bool large = divide_up(most, 256) * divide_up(n, 160) >= ctas;
+  const bool large = divide_up(rows.most(), 256) * divide_up(n, 160) >= ctas;
   for (const GemmTileShape& tile : kTiles) {
     if ((tile.m == 256) != large) continue;
-    GemmPlan gemm = plan_gemm_sm90(tile_rows(tile.m) * tile.m, n, k, ctas, std::span(&tile, 1));
+    GemmPlan gemm = plan_gemm_sm90(rows.blocks(ranks, tile.m) * tile.m, n, k, ctas, std::span(&tile, 1));
     if (plan.gemm.ctas == 0 || gemm.clocks < plan.gemm.clocks) plan.gemm = gemm;
   }
-  const i64 per_owner = divide_up(most, plan.gemm.tile.m) * plan.gemm.tiles_n;
+  const i64 per_owner = divide_up(rows.most(), plan.gemm.tile.m) * plan.gemm.tiles_n;
   const i64 chunks = std::clamp<i64>(per_owner / plan.gemm.ctas, 1, kRsMostChunks);
   plan.tiles_per_chunk = int(divide_up(per_owner, chunks));
   return plan;

@@ -4,19 +4,11 @@
 
 #include "base/dtype.h"
 #include "device/cuda/testing.cuh"
+#include "ops/gemm/cublas.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
 namespace {
-
-__global__ void random_kernel(bf16* out, i64 n, u32 seed) {
-  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
-    u32 h = u32(i) * 2654435761u + seed;
-    h = (h ^ (h >> 16)) * 0x85ebca6bu;
-    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-    out[i] = bf16(float((h ^ (h >> 16)) & 0xffff) / 32768.0f - 1.0f);
-  }
-}
 
 // One thread per output, fp64. Counts outputs farther than `bound` from it, NaN included.
 __global__ void compare_kernel(const bf16* x, i64 x_stride, const bf16* w, i64 w_stride, const bf16* y, i64 y_stride,
@@ -46,8 +38,8 @@ Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const Sma
   WEFT_ASSIGN(const auto w, DeviceBuffer::create(bytes(c.n, x_stride)));
   WEFT_ASSIGN(const auto y, DeviceBuffer::create(bytes(c.m + 1, y_stride)));  // a row more than is written
   WEFT_ASSIGN(const auto wrong, DeviceBuffer::create(4));
-  WEFT_TRY(launch("random", random_kernel, {.grid = 256, .block = 256}, stream, x.as<bf16>(), i64(x.bytes() / 2), 1u));
-  WEFT_TRY(launch("random", random_kernel, {.grid = 256, .block = 256}, stream, w.as<bf16>(), i64(w.bytes() / 2), 2u));
+  WEFT_TRY(fill_random_bf16(stream, x.data(), i64(x.bytes() / 2), 1));
+  WEFT_TRY(fill_random_bf16(stream, w.data(), i64(w.bytes() / 2), 2));
   WEFT_CUDA_TRY(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream));  // NaN
   WEFT_CUDA_TRY(cudaMemsetAsync(wrong.data(), 0, 4, stream));
   const auto view = [](const DeviceBuffer& buffer, i64 rows, i64 cols, i64 stride) {
