@@ -49,6 +49,7 @@ Status CudaAgGemm::allocate() {
       using Config = decltype(config);
       return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
     }));
+  WEFT_TRY(prepare_cuda_gemm());
   WEFT_ASSIGN(auto chain, CopyChain::create());
   chain_ = std::make_unique<CopyChain>(std::move(chain));
   const int ranks = comm_->size();

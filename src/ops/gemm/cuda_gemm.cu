@@ -9,6 +9,8 @@
 namespace weft {
 namespace {
 
+constexpr const char* kOp = "gemm_sm90";
+
 struct GroupedSchedule {
   using At = sm90::TileAt;
   int tiles_m, tiles_n, group;
@@ -54,31 +56,38 @@ struct LocalEmit {
 };
 
 template <class Config>
+using Params = sm90::GemmParams<GroupedSchedule, LocalSource<Config>, LocalEmit<Config>>;
+
+template <class Config>
+Status prepare() {
+  return prepare_kernel(kOp, reinterpret_cast<const void*>(sm90::gemm_sm90_kernel<Config, Params<Config>>),
+                        Config::kSharedBytes);
+}
+
+template <class Config>
 Status run(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
-  using Params = sm90::GemmParams<GroupedSchedule, LocalSource<Config>, LocalEmit<Config>>;
-  Params params{};
+  Params<Config> params{};
   WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
   WEFT_ASSIGN(params.w, bf16_tensor_map(args.w, Config::kN));
   params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
   params.schedule = {plan.tiles_m, plan.tiles_n, plan.group};
   params.emit = {args.y.data, args.y.byte_strides[0], int(args.y.dim(0)), int(args.y.dim(1))};
-  const auto kernel = sm90::gemm_sm90_kernel<Config, Params>;
-  WEFT_TRY(prepare_kernel("gemm_sm90", reinterpret_cast<const void*>(kernel), Config::kSharedBytes));
-  return launch("gemm_sm90", kernel,
+  WEFT_TRY(prepare<Config>());
+  return launch(kOp, sm90::gemm_sm90_kernel<Config, Params<Config>>,
                 {.grid = unsigned(plan.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes}, stream,
                 params);
 }
 
-using Run = Status (*)(cudaStream_t, const CudaGemmArgs&, const GemmPlan&);
-
 struct Instance {
   GemmTileShape tile;
-  Run run;
+  Status (*prepare)();
+  Status (*run)(cudaStream_t, const CudaGemmArgs&, const GemmPlan&);
 };
 
 template <int M, int N, int Stages>
 constexpr Instance instance() {
-  return {{M, N, Stages}, run<sm90::GemmConfig<M, N, Stages>>};
+  using Config = sm90::GemmConfig<M, N, Stages>;
+  return {{M, N, Stages}, prepare<Config>, run<Config>};
 }
 
 // Exactly gemm_tile_shapes().
@@ -132,6 +141,12 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
     if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
   return error(Code::kInvalidArgument, "no GEMM is compiled for tile {}x{} with {} stages", plan.tile.m, plan.tile.n,
                plan.tile.stages);
+}
+
+Status prepare_cuda_gemm() {
+  WEFT_TRY(expect_sm90("gemm"));
+  for (const Instance& instance : kInstances) WEFT_TRY(instance.prepare());
+  return {};
 }
 
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {

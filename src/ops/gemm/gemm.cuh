@@ -22,6 +22,10 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args);
 // The same with a tile of gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
 Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan);
 
+// Loads the kernels of cuda_gemm() on the current device, which its first calls would do else. A load may wait for all
+// kernels that run there: operators whose kernels wait for other ranks call this before any of them starts.
+Status prepare_cuda_gemm();
+
 // A bf16 matrix in CUDA memory, address and row stride multiples of 16 bytes; -1 in `shape` = any extent.
 Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape);
 // The current device must be a Hopper GPU; kUnimplemented otherwise.
