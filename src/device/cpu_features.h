@@ -11,13 +11,15 @@ enum class CpuIsa : u8 {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // AVX-512 F, BW, VL, DQ
   kAvx512Vnni,  // AVX-512 VNNI and BF16
+  kAmx,         // AMX tiles, BF16 and INT8
 };
-constexpr CpuIsa kCpuIsas[] = {CpuIsa::kGeneric, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni};
+constexpr CpuIsa kCpuIsas[] = {CpuIsa::kGeneric, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni, CpuIsa::kAmx};
 
-// As WEFT_CPU spells it: "generic", "avx2", "avx512", "avx512vnni".
+// As WEFT_CPU spells it: "generic", "avx2", "avx512", "avx512vnni", "amx".
 const char* cpu_isa_name(CpuIsa isa);
 
-// True if this build has kernels for `isa` and the processor and operating system can run them.
+// True if this build has kernels for `isa` and the processor and operating system can run them. The first
+// call for kAmx asks the system for the tiles on behalf of the whole process.
 bool cpu_supports(CpuIsa isa);
 
 // The set that `name` asks for; the best supported one if `name` is null. Errors: kInvalidArgument for an unknown name

@@ -1,5 +1,6 @@
 // Inputs that the tests and the benchmark of gemm share.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -107,6 +108,26 @@ inline double activation_value(const ActivationView& x, i64 i, i64 j) {
     case ActivationFormat::kQ16: return double(x.row_scales(i)[j / 32]) * x.quant(i, j);
   }
   return 0;
+}
+
+// y [x.rows, raw.dim(0)] of bf16 rows and weights in AMX's order (kernels.h), bit for bit.
+inline std::vector<float> bf16_in_tile_order(const ActivationView& x, const TensorView& raw) {
+  std::vector<float> out;
+  for (i64 i = 0; i < x.rows; ++i) {
+    for (i64 j = 0; j < raw.dim(0); ++j) {
+      const bf16* w = raw.row<const bf16>(j);
+      float sum = 0;
+      for (i64 k = 0; k < x.k; k += 32) {
+        float halves[2] = {0, 0};
+        for (i64 t = k; t < std::min(k + 32, x.k); ++t) {
+          halves[t % 2] = std::fma(float(x.row_bf16(i)[t]), float(w[t]), halves[t % 2]);
+        }
+        sum += halves[0] + halves[1];
+      }
+      out.push_back(sum);
+    }
+  }
+  return out;
 }
 
 // |error| of a sum of terms t is at most (number of roundings that a term passes through) * 2^-24 * sum |t|.

@@ -61,6 +61,7 @@ const GemmKernels& gemm_kernels(CpuIsa isa) {
     case CpuIsa::kAvx2: return kGemmAvx2;
     case CpuIsa::kAvx512: return kGemmAvx512;
     case CpuIsa::kAvx512Vnni: return kGemmAvx512Vnni;
+    case CpuIsa::kAmx: return kGemmAmx;
 #endif
     default: return kGemmGeneric;
   }

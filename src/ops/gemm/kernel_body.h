@@ -29,19 +29,21 @@ struct Fetch {
   }
 };
 
-// out[row + r, panel p's columns] = acc (+ bias) (+ out).
+// out[row, the panel's columns] = value (+ bias) (+ out).
+template <class V>
+WEFT_INLINE void write_row(const GemmKernelArgs& a, i64 row, i64 panel, typename V::F value) {
+  const i64 column = panel * kPanelColumns;
+  const int count = int(a.columns - column < kPanelColumns ? a.columns - column : kPanelColumns);
+  float* out = a.out + row * a.out_stride + column;
+  if (a.bias) value = V::add(value, V::load_some(a.bias + column, count));
+  if (a.accumulate) value = V::add(value, V::load_some(out, count));
+  V::store_some(out, value, count);
+}
+
 template <class V, int R, int P>
 WEFT_INLINE void write_tile(const GemmKernelArgs& a, i64 row, i64 panel, const typename V::F (&acc)[R][P]) {
   WEFT_UNROLL for (int p = 0; p < P; ++p) {
-    const i64 column = (panel + p) * kPanelColumns;
-    const int count = int(a.columns - column < kPanelColumns ? a.columns - column : kPanelColumns);
-    WEFT_UNROLL for (int r = 0; r < R; ++r) {
-      float* out = a.out + (row + r) * a.out_stride + column;
-      typename V::F value = acc[r][p];
-      if (a.bias) value = V::add(value, V::load_some(a.bias + column, count));
-      if (a.accumulate) value = V::add(value, V::load_some(out, count));
-      V::store_some(out, value, count);
-    }
+    WEFT_UNROLL for (int r = 0; r < R; ++r) write_row<V>(a, row + r, panel + p, acc[r][p]);
   }
 }
 

@@ -20,10 +20,12 @@ constexpr i64 kQ41PanelBlockBytes = 64 + 4 * 64;
 
 // out[i, j] = x W^T for `rows` rows of x and `columns` columns of consecutive panels; then `+ bias[j]` if bias, then
 // `+ out[i, j]` if accumulate.
-// The order of operations on one output, in every kernel file, so that all give the same bits:
+// The order of operations on one output, in every kernel file but for bf16 on AMX, so that all give the same bits:
 //   f32     acc = fma(x[k], w[k], acc), k ascending.
 //   bf16    per pair of k ascending: acc = fma(x[k+1], w[k+1], acc), then acc = fma(x[k], w[k], acc). That is what
 //           vdpbf16ps does, except that it takes subnormal numbers for zero.
+//           On AMX: per 32 k ascending, even and odd = 0; per pair of k: even = fma(x[k], w[k], even), odd =
+//           fma(x[k+1], w[k+1], odd); then acc += even + odd. That is tdpbf16ps, which has no other order.
 //   q*      per block b ascending, with idot = sum of u q over the block, exact in i32 (256 times that of
 //           the high halves plus that of the low ones):
 //           acc = fma(d * dx[b], f32(idot), acc), then acc = fma(m, sx[b], acc);
@@ -58,7 +60,7 @@ struct GemmKernels {
 
 extern const GemmKernels kGemmGeneric;
 #if defined(__x86_64__)
-extern const GemmKernels kGemmAvx2, kGemmAvx512, kGemmAvx512Vnni;
+extern const GemmKernels kGemmAvx2, kGemmAvx512, kGemmAvx512Vnni, kGemmAmx;
 #endif
 
 }  // namespace weft

@@ -26,6 +26,7 @@ struct Avx512Base {
   static WEFT_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static WEFT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static WEFT_INLINE F from_int(__m512i a) { return _mm512_cvtepi32_ps(a); }
+  static WEFT_INLINE __m512i load_ints(const i32* at) { return _mm512_loadu_si512(at); }
   static WEFT_INLINE __m512i join_halves(__m512i high, __m512i low) {
     return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
   }
@@ -34,6 +35,7 @@ struct Avx512Base {
   }
 
   static WEFT_INLINE Bytes load_bytes(const std::byte* at) { return _mm512_loadu_si512(at); }
+  static WEFT_INLINE void store_bytes(std::byte* at, Bytes a) { _mm512_storeu_si512(at, a); }
   static WEFT_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
   static WEFT_INLINE Bytes high_nibbles(Bytes a) {
     return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
