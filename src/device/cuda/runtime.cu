@@ -10,9 +10,12 @@ Status cuda_status(cudaError_t fault, const char* what) {
   return error(code, "{}: {} ({})", what, cudaGetErrorString(fault), cudaGetErrorName(fault));
 }
 
-Result<CudaStream> make_stream() {
+Result<CudaStream> make_stream(StreamPriority priority) {
+  int least = 0, greatest = 0;
+  WEFT_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   cudaStream_t stream;
-  WEFT_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  WEFT_CUDA_TRY(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                             priority == StreamPriority::kUrgent ? greatest : least));
   return CudaStream(stream);
 }
 
@@ -65,7 +68,7 @@ Status prepare_kernel(const char* name, const void* kernel, size_t shared_bytes)
 }
 
 Status launch_kernel(const char* name, const void* kernel, const LaunchShape& shape, cudaStream_t stream, void** args) {
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
@@ -79,6 +82,10 @@ Status launch_kernel(const char* name, const void* kernel, const LaunchShape& sh
   if (shape.cluster > 1) {
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
     attributes[config.numAttrs++].val.clusterDim = {unsigned(shape.cluster), 1, 1};
+  }
+  if (shape.early) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
   }
   return cuda_status(cudaLaunchKernelExC(&config, kernel, args), name);
 }

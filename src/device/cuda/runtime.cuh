@@ -43,8 +43,10 @@ using CudaStream = CudaHandle<cudaStream_t, cudaStreamDestroy>;
 using CudaEvent = CudaHandle<cudaEvent_t, cudaEventDestroy>;
 using CudaGraph = CudaHandle<cudaGraphExec_t, cudaGraphExecDestroy>;
 
+// Kernels of an urgent stream find a multiprocessor before those of others.
+enum class StreamPriority { kNormal, kUrgent };
 // On the current device. Streams do not synchronise with the default stream; events carry times.
-Result<CudaStream> make_stream();
+Result<CudaStream> make_stream(StreamPriority priority = StreamPriority::kNormal);
 Result<CudaEvent> make_event();
 
 // Records what `work` enqueues on `stream` as a graph, ready for cudaGraphLaunch. Nothing runs.
@@ -87,6 +89,9 @@ struct LaunchShape {
   size_t shared_bytes = 0;   // dynamic; above 48 KB needs prepare_kernel()
   bool cooperative = false;  // all CTAs resident at once, or the launch fails
   int cluster = 1;           // CTAs per cluster, along x
+  // May start while the kernel before it on the stream still runs, if that one has called ptx::launch_dependents();
+  // calls ptx::wait_for_previous_grid() before it touches what others on the stream read or write.
+  bool early = false;
 };
 
 // Loads the kernel and allows its dynamic shared memory. Call once per device before kernels that wait for each

@@ -115,4 +115,15 @@ __device__ __forceinline__ void registers_grow() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
+// ---- grids of one stream that overlap: griddepcontrol ----
+// Once every CTA has called this or ended, the next kernel of the stream may start, if launched with
+// LaunchShape::early.
+__device__ __forceinline__ void launch_dependents() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+// Returns once the kernels before on the stream have ended and what they wrote is visible.
+__device__ __forceinline__ void wait_for_previous_grid() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 }  // namespace weft::ptx

@@ -95,14 +95,12 @@ struct Emit {
   i64 row_stride;  // bytes
   int n;
   Blocks blocks;
-  __device__ __forceinline__ std::byte* row(const sm90::TileAt& at, int r) const {
+  __device__ __forceinline__ void send(const sm90::TileAt& at, int r, const std::byte* from) const {
     const Blocks::At block = blocks.at(at.m * (Config::kM / kAgBlockRows) + r / kAgBlockRows);
-    const int local = block.local * kAgBlockRows + r % kAgBlockRows;
-    if (!block.valid || local >= blocks.rows.size(block.source)) return nullptr;
-    return y + (blocks.rows.begin(block.source) + local) * row_stride + at.n * Config::kN * 2;
-  }
-  __device__ __forceinline__ u32 row_bytes(const sm90::TileAt& at) const {
-    return u32(min(Config::kN, n - at.n * Config::kN)) * 2;
+    const int local = block.local * kAgBlockRows + r % kAgBlockRows, column = at.n * Config::kN;
+    if (!block.valid || local >= blocks.rows.size(block.source)) return;
+    ptx::bulk_store(y + (blocks.rows.begin(block.source) + local) * row_stride + column * 2, from,
+                    u32(min(Config::kN, n - column)) * 2);
   }
   template <class>
   __device__ __forceinline__ auto store(int group, std::byte* staging, std::byte*) const {
@@ -128,37 +126,43 @@ struct Crew : FusedCrew {
   }
   __device__ __forceinline__ bool carries() const { return int(blockIdx.x) < movers; }
 
-  // Two teams of 128 threads. A piece is a part of a block's rows, one chunk wide, for all peers; all rows' first
-  // chunks leave first, so that the peers' tiles can all start. Empty pieces only raise their flags.
+  // By the warp. A piece is a part of a block's rows, one chunk wide, for all peers; all rows' first chunks leave
+  // first, so that the peers' tiles can all start. Empty pieces only raise their flags. A release waits for the stores
+  // before it to arrive, some microseconds: many small teams hide that.
   __device__ __forceinline__ void carry(int thread, std::byte* extra) const {
-    constexpr int kTeam = 128, kUnroll = 8, kPartRows = kAgBlockRows / kAgParts;
-    const int team = thread / kTeam, lane = thread % kTeam;
+    constexpr int kWarps = 8, kUnroll = 16, kPartRows = kAgBlockRows / kAgParts;
+    const int warp = thread / 32, lane = thread % 32;
     const u32 epoch = FusedExtra::in(extra).epoch;
     const int mine = blocks.rows.size(peers.rank), count = Blocks::count(mine);
     const sym<std::byte> target = gather + (epoch & 1) * half_bytes + i64(blocks.rows.begin(peers.rank)) * row_bytes;
     const int per_chunk = count * kAgParts;
-    for (int piece = int(blockIdx.x) * 2 + team; piece < per_chunk * chunks; piece += movers * 2) {
+    for (int piece = int(blockIdx.x) * kWarps + warp; piece < per_chunk * chunks; piece += movers * kWarps) {
       const int chunk = piece / per_chunk, block = piece % per_chunk / kAgParts, part = piece % kAgParts;
-      const int first = block * kAgBlockRows + part * kPartRows;
-      const int rows = max(0, min(kPartRows, mine - first));
-      const int begin = chunk * chunk_bytes, words = min(chunk_bytes, row_bytes - begin) / 16;
-      for (int w = lane; w < rows * words; w += kTeam * kUnroll) {
+      const int first = block * kAgBlockRows + part * kPartRows, begin = chunk * chunk_bytes;
+      const int rows = max(0, min(kPartRows, mine - first)), words = min(chunk_bytes, row_bytes - begin) / 16;
+      const std::byte* from = x + first * x_stride + begin;
+      const sym<std::byte> to = target + i64(first) * row_bytes + begin;
+      const int loads_per_row = (words + 31) / 32, loads = rows * loads_per_row;
+      for (int next = 0; next < loads; next += kUnroll) {
         uint4 held[kUnroll];
-        i64 to[kUnroll];
+        const auto each = [&](auto&& visit) {
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          const int word = w + u * kTeam, row = first + word / words, column = begin + word % words * 16;
-          to[u] = i64(row) * row_bytes + column;
-          if (word < rows * words) held[u] = __ldg(reinterpret_cast<const uint4*>(x + row * x_stride + column));
-        }
+          for (int u = 0; u < kUnroll; ++u) {
+            const int row = (next + u) / loads_per_row, word = (next + u) % loads_per_row * 32 + lane;
+            if (next + u < loads && word < words) visit(u, row, word * 16);
+          }
+        };
+        each([&](int u, int row, int column) {
+          held[u] = __ldg(reinterpret_cast<const uint4*>(from + row * x_stride + column));
+        });
         for (int d = 1; d < peers.ranks; ++d) {
-          std::byte* base = peers.at(target, peers.after(peers.ranks - d));  // who needs it first comes first
-#pragma unroll
-          for (int u = 0; u < kUnroll; ++u)
-            if (w + u * kTeam < rows * words) *reinterpret_cast<uint4*>(base + to[u]) = held[u];
+          std::byte* there = peers.at(to, peers.after(peers.ranks - d));  // who needs it first comes first
+          each([&](int u, int row, int column) {
+            *reinterpret_cast<uint4*>(there + i64(row) * row_bytes + column) = held[u];
+          });
         }
       }
-      ptx::named_barrier(u32(team) + 1, kTeam);
+      __syncwarp();
       if (lane < peers.ranks - 1)
         peers.notify(flag(peers.rank, block, chunk, part), peers.after(peers.ranks - 1 - lane), epoch);
     }

@@ -32,7 +32,12 @@ __global__ void copy_chain_link_kernel(const __grid_constant__ CudaPeers peers,
 Result<CopyChain> CopyChain::create() {
   CopyChain chain;
   WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(copy_chain_link_kernel), 0));
-  WEFT_ASSIGN(chain.side_, make_stream());
+  WEFT_ASSIGN(chain.side_, make_stream(StreamPriority::kUrgent));
+  // Loads what the driver copies with where a peer is on the same GPU.
+  WEFT_ASSIGN(const auto words, DeviceBuffer::create(2 * kFlagsPerLine * sizeof(u32)));
+  WEFT_CUDA_TRY(cudaMemcpyAsync(words.data(), words.as<u32>() + kFlagsPerLine, kFlagsPerLine * sizeof(u32),
+                                cudaMemcpyDefault, chain.side_.get()));
+  WEFT_CUDA_TRY(cudaStreamSynchronize(chain.side_.get()));
   WEFT_ASSIGN(chain.forked_, make_event());
   WEFT_ASSIGN(chain.joined_, make_event());
   return std::move(chain);

@@ -18,10 +18,15 @@ namespace {
 
 using Call = std::function<Status()>;
 
+struct Op {
+  std::function<Status(i64 m)> run;
+  void* y;
+};
+
 struct Variant {
   std::string name;
   Call call;
-  bool compared;  // its output is the operator's
+  void* y;  // where the operator's output comes, nullptr = nowhere
   CudaGraph graph = {};
   std::vector<double> us = {};
 };
@@ -72,23 +77,27 @@ class RankBench {
     if (gathers_) {
       WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k}, {.variant = name}));
       auto shared = std::make_shared<CudaAgGemm>(std::move(op));
-      ops_.push_back([=, this](i64 m) {
-        return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
-                           matrix(y_.data(), m, n));
-      });
+      ops_.push_back({[=, this](i64 m) {
+                        return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
+                                           matrix(y_.data(), m, n));
+                      },
+                      y_.data()});
     } else if (options_.op == "gemm_rs") {
       WEFT_ASSIGN(auto op, CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
       auto shared = std::make_shared<CudaGemmRs>(std::move(op));
-      ops_.push_back([=, this](i64 m) {
-        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
-                           matrix(y_.data(), own_rows(m), n));
-      });
+      ops_.push_back({[=, this](i64 m) {
+                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
+                                           matrix(y_.data(), own_rows(m), n));
+                      },
+                      y_.data()});
     } else {
       WEFT_ASSIGN(auto op, CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
       auto shared = std::make_shared<CudaGemmAr>(std::move(op));
-      ops_.push_back([=, this](i64 m) {
-        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k), matrix(y_.data(), m, n));
-      });
+      ops_.push_back({[=, this](i64 m) {
+                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
+                                           shared->output(m));
+                      },
+                      shared->output(0).data});
     }
     return {};
   }
@@ -111,28 +120,28 @@ class RankBench {
     std::vector<Variant> variants;
     variants.push_back(
         {"cublas", [=, this] { return cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k)); },
-         false});
+         nullptr});
     variants.push_back(
         {"weft/gemm",
          [=, this] {
            return cuda_gemm(stream_, {matrix(x_.data(), m, k), matrix(w_.data(), n, k), matrix(between_.data(), m, n)});
          },
-         false});
-    if (nccl_ && m % comm_.size() == 0) variants.push_back({"cublas+nccl", [=, this] { return unfused(m); }, false});
+         nullptr});
+    if (nccl_ && m % comm_.size() == 0) variants.push_back({"cublas+nccl", [=, this] { return unfused(m); }, nullptr});
     for (size_t i = 0; i < ops_.size(); ++i)
-      variants.push_back({"weft/" + options_.variants[i], [=, this] { return ops_[i](m); }, true});
+      variants.push_back({"weft/" + options_.variants[i], [=, this] { return ops_[i].run(m); }, ops_[i].y});
     return variants;
   }
 
   Status compare(const Variant& variant, i64 m) {
-    if (!variant.compared || !nccl_ || m % comm_.size() != 0) return {};
+    if (!variant.y || !nccl_ || m % comm_.size() != 0) return {};
     const i64 elements = (options_.op == "gemm_rs" ? own_rows(m) : m) * options_.n;
-    WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, size_t(elements) * 2, stream_));
+    WEFT_CUDA_TRY(cudaMemsetAsync(variant.y, 0xff, size_t(elements) * 2, stream_));
     WEFT_TRY(unfused(m));
     WEFT_TRY(variant.call());
     WEFT_TRY(comm_.synchronize(stream_));
     WEFT_TRY(comm_.world().barrier(deadline()));
-    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, y_.data(), expected_.data(), elements));
+    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, variant.y, expected_.data(), elements));
     // Both sides round a rank's product to bf16 (2^-9 of it) and sum in other orders.
     if (!(distance <= 0x1p-7))
       return error(Code::kAborted, "{} at m = {}: {} differs from cuBLAS + NCCL by {}", options_.op, m, variant.name,
@@ -199,7 +208,7 @@ class RankBench {
   i64 most_ = 0;
   std::unique_ptr<Cublas> cublas_;
   std::unique_ptr<NcclCommunicator> nccl_;
-  std::vector<std::function<Status(i64)>> ops_;
+  std::vector<Op> ops_;
   DeviceBuffer x_, w_, y_, expected_, between_;
   CudaEvent begin_, end_;
 };

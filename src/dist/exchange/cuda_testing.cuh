@@ -47,16 +47,16 @@ static __global__ void fill_matrix_kernel(bf16* out, i64 stride, int first, int 
     out[i / columns * stride + i % columns] = bf16(element_of(*call, which, source, first + i / columns, i % columns));
 }
 
-// y [rows + 1, n] must be rows [first, first + rows) of the sum over `terms` of x w^T, and its last row untouched
+// y [rows + guards, n] must be rows [first, first + rows) of the sum over `terms` of x w^T, and the guards untouched
 // (0xffff). Term t: x of source x_source + t, w of source w_source + t, over k - t * k_less columns.
 struct ProductCheck {
   const bf16* y;
   i64 stride;
   int first, rows, n, k;
-  int x_source, w_source, terms, k_less;
+  int x_source, w_source, terms, k_less, guards = 1;
 };
 static __global__ void check_product_kernel(const ProductCheck c, const u32* call, u32* wrong) {
-  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.rows + 1) * c.n;
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.rows + c.guards) * c.n;
        i += i64(gridDim.x) * blockDim.x) {
     const int row = int(i / c.n), column = int(i % c.n);
     const bf16& seen = c.y[row * c.stride + column];

@@ -14,17 +14,14 @@ Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsSh
   CudaGemmAr op(comm, shape);
   WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
   const bool any = op.forced_ == FusedVariant::kAuto, split = op.forced_ == FusedVariant::kSplit;
-  const int ranks = comm.size();
   const auto keep = [](auto& place, auto made) -> Status {
     if (!made.ok()) return made.status().with_context(kOp);
     place = std::make_unique<std::remove_reference_t<decltype(*place)>>(std::move(made.value()));
     return {};
   };
   if (any || !split) WEFT_TRY(keep(op.scatter_, CudaGemmRs::create(comm, shape, options)));
-  if (any || !split)
-    WEFT_TRY(keep(op.gather_, CudaAllGather::create(
-                                  comm, {.max_bytes_per_rank = (shape.max_m + ranks - 1) / ranks * shape.n * 2})));
-  const i64 rows = any ? std::min(shape.max_m, kFusedLeastShard * ranks) : shape.max_m;
+  WEFT_ASSIGN(op.output_, comm.alloc<std::byte>(std::max<i64>(0, shape.max_m * shape.n * 2), kOp));
+  const i64 rows = any ? std::min(shape.max_m, kFusedLeastShard * comm.size()) : shape.max_m;
   if (any || split)
     WEFT_TRY(keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = rows * shape.n, .dtype = DType::kBF16})));
   return std::move(op);
@@ -40,15 +37,19 @@ Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorVie
   WEFT_TRY(expect_cuda_matrix("gemm_ar: y", y, {m, shape_.n}));
   WEFT_TRY(expect_dense(kOp, "y", y));
   if (m == 0 || shape_.n == 0) return {};
+  if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
   if (choose_fused_variant(m, comm_->size(), forced_) == FusedVariant::kSplit) {
     WEFT_TRY(cuda_gemm(stream, {a, w, y}));
     return reduce_->run(stream, y, y);
   }
-  const Range rows = split_range(m, comm_->size(), comm_->rank());
-  const TensorView own = TensorView::dense(y.as<std::byte>() + rows.begin * shape_.n * 2, DType::kBF16,
-                                           {rows.size(), shape_.n}, DeviceKind::kCuda);
-  WEFT_TRY(scatter_->run(stream, a, w, own));
-  return gather_->run(stream, own, y);
+  WEFT_TRY(scatter_->run_to_all(stream, a, w, output_));
+  const std::byte* made = comm_->at(output_, comm_->rank());
+  if (y.data == made) return {};
+  return cuda_status(cudaMemcpyAsync(y.data, made, size_t(m * shape_.n) * 2, cudaMemcpyDeviceToDevice, stream), kOp);
+}
+
+TensorView CudaGemmAr::output(i64 m) const {
+  return TensorView::dense(comm_->at(output_, comm_->rank()), DType::kBF16, {m, shape_.n}, DeviceKind::kCuda);
 }
 
 }  // namespace weft

@@ -1,7 +1,6 @@
 // gemm_ar on Hopper GPUs: a row-parallel linear layer whose output every rank has whole. Few rows: GEMM, then
-// all_reduce. More: the fused gemm_rs straight into the own rows of y, then all_gather.
+// all_reduce. More: the fused gemm_rs, whose owners store what they finish on every rank.
 #pragma once
-#include "dist/all_gather/all_gather.cuh"
 #include "dist/all_reduce/all_reduce.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"
 
@@ -16,9 +15,12 @@ class CudaGemmAr {
 
   // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n] bf16, dense, 16-byte
   // aligned, overlapping neither. The same bits on every rank and run. m = 0 is a no-op. Captures into a graph; calls
-  // of one CudaGemmAr run in one stream order, the same on every rank.
+  // of one CudaGemmAr run in one stream order, the same on every rank. y = output(m) saves a copy.
   // Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
+
+  // The operator's own y [m, n], m <= max_m: valid as y and, on that stream, until the next run().
+  TensorView output(i64 m) const;
 
  private:
   CudaGemmAr(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
@@ -26,7 +28,7 @@ class CudaGemmAr {
   CudaGemmRsShape shape_;
   FusedVariant forced_ = FusedVariant::kAuto;
   std::unique_ptr<CudaGemmRs> scatter_;
-  std::unique_ptr<CudaAllGather> gather_;
+  sym<std::byte> output_;
   std::unique_ptr<CudaAllReduce> reduce_;
 };
 

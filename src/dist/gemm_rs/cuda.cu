@@ -62,15 +62,18 @@ Status CudaGemmRs::allocate() {
   copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
   push_slot_ = cuda_gemm_rs_slot_bytes(shard(push_rows_), shape_.n);
   copy_slot_ = cuda_gemm_rs_slot_bytes(shard(copy_rows_), shape_.n);
+  const i64 done = flags_per_source(2 * comm_->max_ctas());
   const i64 flags = flags_per_source(2 * cuda_gemm_rs_slot_tiles(shard(push_rows_), shape_.n));
   SymmetricLayout layout;
   const FusedLayout fused(layout, ranks, flags_per_source(kRsMostChunks));
   const i64 arrived = layout.reserve<u32>(ranks * flags);
+  const i64 delivered = layout.reserve<u32>(ranks * done);
   const i64 pushed = layout.reserve<std::byte>(2 * ranks * push_slot_);
   const i64 copied = layout.reserve<std::byte>(ranks * copy_slot_);
   WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
   words_ = fused.at(base);
   arrived_ = {layout.at<u32>(base, arrived), flags};
+  delivered_ = {layout.at<u32>(base, delivered), done};
   pushed_ = layout.at<std::byte>(base, pushed);
   copied_ = layout.at<std::byte>(base, copied);
   if (copy_rows_ > 0) {
@@ -101,7 +104,20 @@ Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorVie
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
   const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
-  return plan.variant == FusedVariant::kSplit ? run_split(stream, a, w, y) : run_fused(stream, a, w, y, plan);
+  return plan.variant == FusedVariant::kSplit ? run_split(stream, a, w, y)
+                                              : run_fused(stream, {a, w, y, std::nullopt}, plan);
+}
+
+Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y) {
+  const i64 m = a.dim(0);
+  const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  WEFT_CHECK(comm_->size() > 1 && m > 0 && shape_.n > 0 && plan.variant != FusedVariant::kSplit, m, shape_.n);
+  WEFT_TRY(comm_->status());
+  const Range rows = split_range(m, comm_->size(), comm_->rank());
+  const sym<std::byte> own = y + rows.begin * shape_.n * 2;
+  const TensorView here =
+      TensorView::dense(comm_->at(own, comm_->rank()), DType::kBF16, {rows.size(), shape_.n}, DeviceKind::kCuda);
+  return run_fused(stream, {a, w, here, own}, plan);
 }
 
 Status CudaGemmRs::run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
@@ -111,21 +127,21 @@ Status CudaGemmRs::run_split(cudaStream_t stream, const TensorView& a, const Ten
   return scatter_->run(stream, product, y);
 }
 
-Status CudaGemmRs::run_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
-                             const CudaGemmRsPlan& plan) {
+Status CudaGemmRs::run_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan) {
   const bool chained = plan.variant == FusedVariant::kCopy;
-  WEFT_CHECK(a.dim(0) <= (chained ? copy_rows_ : push_rows_), a.dim(0), push_rows_, copy_rows_);
+  const i64 m = operands.a.dim(0);
+  WEFT_CHECK(m <= (chained ? copy_rows_ : push_rows_), m, push_rows_, copy_rows_);
   if (chained) WEFT_TRY(chain_->fork(stream));
   WEFT_TRY(
-      with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, a, w, y, plan); }));
+      with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, operands, plan); }));
   if (!chained) return {};
-  WEFT_TRY(copy_to_owners(a.dim(0), plan));
+  WEFT_TRY(copy_to_owners(m, plan));
   return chain_->join(stream);
 }
 
 template <class Config>
-Status CudaGemmRs::launch_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
-                                const CudaGemmRsPlan& plan) {
+Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan) {
+  const auto& [a, w, y, everywhere] = operands;
   const bool chained = plan.variant == FusedVariant::kCopy;
   const int ranks = comm_->size();
   rs::Params<Config> params{};
@@ -142,11 +158,16 @@ Status CudaGemmRs::launch_fused(cudaStream_t stream, const TensorView& a, const 
   exchange.parked_count = parked_count_.as<u32>();
   exchange.tiles_per_chunk = chained ? plan.tiles_per_chunk : 0;
   const CudaPeers peers = comm_->peers(kOp);
-  params.emit = {y.data, y.byte_strides[0], int(shape_.n), int(y.dim(0)), exchange, peers};
+  rs::Delivery delivery{};
+  delivery.to_all = everywhere.has_value();
+  if (everywhere) delivery.rows = *everywhere;
+  delivery.done = delivered_;
+  params.emit = {y.data, y.byte_strides[0], int(shape_.n), int(y.dim(0)), exchange, peers, delivery};
   params.crew.peers = peers;
   params.crew.words = words_;
   params.crew.chained = chained;
   params.crew.exchange = exchange;
+  params.crew.delivery = delivery;
   return launch(kOp, kernel_of<Config>(),
                 {.grid = unsigned(plan.gemm.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes},
                 stream, params);

@@ -78,6 +78,17 @@ struct Exchange {
   }
 };
 
+// Of gemm_ar: finished rows go to every rank.
+struct Delivery {
+  bool to_all;
+  sym<std::byte> rows;  // this rank's rows in every rank's y
+  FlagTable done;       // per source [CTA][multiplier]: all it sends has come
+
+  __device__ __forceinline__ sym<u32> done_at(int source, int group) const {
+    return done.at(source, int(blockIdx.x) * 2 + group);
+  }
+};
+
 template <class Config>
 struct Emit {
   using At = typename Schedule<Config>::At;
@@ -86,12 +97,15 @@ struct Emit {
   int n, own_rows;
   Exchange<Config> exchange;
   CudaPeers peers;
+  Delivery delivery;
 
-  __device__ __forceinline__ std::byte* row(const At& at, int r) const {
-    return at.local + r < own_rows ? y + (at.local + r) * row_stride + at.n * Config::kN * 2 : nullptr;
-  }
-  __device__ __forceinline__ u32 row_bytes(const At& at) const {
-    return u32(min(Config::kN, n - at.n * Config::kN)) * 2;
+  __device__ __forceinline__ void send(const At& at, int r, const std::byte* from) const {
+    if (at.local + r >= own_rows) return;
+    const i64 place = (at.local + r) * row_stride + at.n * Config::kN * 2;
+    const u32 bytes = u32(min(Config::kN, n - at.n * Config::kN)) * 2;
+    ptx::bulk_store(y + place, from, bytes);
+    if (!delivery.to_all) return;
+    for (int d = 1; d < peers.ranks; ++d) ptx::bulk_store(peers.at(delivery.rows + place, peers.after(d)), from, bytes);
   }
 
   struct Store {
@@ -115,6 +129,11 @@ struct Emit {
     }
     __device__ __forceinline__ void finish() const {
       if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();
+      if (!emit.delivery.to_all) return;
+      ptx::named_barrier(group + 1, 128);  // of all rows
+      const int d = int(threadIdx.x) % 128 + 1;
+      if (d < emit.peers.ranks)
+        emit.peers.notify(emit.delivery.done_at(emit.peers.rank, group), emit.peers.after(d), shared.epoch);
     }
     // Until the store warp has read what it was given.
     __device__ __forceinline__ void drain() const {
@@ -186,6 +205,7 @@ struct Crew : FusedCrew {
   static constexpr bool kAny = true;
   static constexpr int kFeederRegisters = 40, kMultiplyRegisters = 232;
   Exchange<Config> exchange;
+  Delivery delivery;
 
   __device__ __forceinline__ void enter(std::byte* extra) const {
     FusedCrew::enter(extra);
@@ -226,6 +246,10 @@ struct Crew : FusedCrew {
       if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), ++count);
     }
     if (blockIdx.x == 0) hear_all(epoch);
+    if (blockIdx.x == 0 && delivery.to_all)
+      for (int d = 1; d < peers.ranks; ++d)
+        for (int flag = lane; flag < 2 * int(gridDim.x); flag += 32)
+          peers.await(delivery.done.at(peers.after(d), flag), peers.after(d), epoch);
   }
 
   // One lane per multiplier: carries its runs off and tells who waits for them, while it multiplies on.

@@ -2,6 +2,7 @@
 // kernel (cuda_sm90.cuh) or, for few rows, one after the other.
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "dist/exchange/fused_crew.cuh"
 #include "dist/gemm_rs/cuda_plan.h"
@@ -30,15 +31,24 @@ class CudaGemmRs {
   // Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
 
+  // gemm_ar's form: as run() with a variant other than split and m > 0, on 2 ranks or more, but every rank gets all
+  // rows: each owner stores what it finishes into y [m, n] of every rank, dense symmetric memory. A rank's y may be
+  // read until its next call on the stream: the peers write there only what they have added this rank's next products
+  // to. The caller has checked a and w.
+  Status run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y);
+
  private:
+  struct Operands {
+    const TensorView &a, &w;
+    TensorView y;                              // this rank's rows
+    std::optional<sym<std::byte>> everywhere;  // of run_to_all(): these rows on every rank
+  };
   CudaGemmRs(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
   Status run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
-  Status run_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
-                   const CudaGemmRsPlan& plan);
+  Status run_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan);
   template <class Config>
-  Status launch_fused(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y,
-                      const CudaGemmRsPlan& plan);
+  Status launch_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan);
   Status copy_to_owners(i64 m, const CudaGemmRsPlan& plan);
 
   CudaCommunicator* comm_;
@@ -48,7 +58,7 @@ class CudaGemmRs {
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   i64 push_slot_ = 0, copy_slot_ = 0;
   FusedWords words_;
-  FlagTable arrived_;
+  FlagTable arrived_, delivered_;
   sym<std::byte> pushed_, copied_;  // [2][ranks][push_slot_], [ranks][copy_slot_]
   DeviceBuffer parked_, parked_count_;
   std::unique_ptr<CopyChain> chain_;

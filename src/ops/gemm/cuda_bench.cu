@@ -15,8 +15,7 @@ class GemmBench {
  public:
   GemmBench(cudaStream_t stream, Cublas& cublas, int sms) : stream_(stream), cublas_(cublas), sms_(sms) {}
 
-  // small: the kernel for few rows instead of the one that cuda_gemm() chooses.
-  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, int repeats, bool small) {
+  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, int repeats) {
     constexpr int kWeights = 3;  // together larger than L2
     WEFT_ASSIGN(const auto x, random(m * k, 1));
     std::array<DeviceBuffer, kWeights> weights;
@@ -28,10 +27,10 @@ class GemmBench {
     const auto view = [](const DeviceBuffer& b, i64 rows, i64 cols) {
       return TensorView::dense(b.data(), DType::kBF16, {rows, cols}, DeviceKind::kCuda);
     };
-    const SmallGemmPlan cut = small ? plan_small_gemm_sm90(m, n, k, sms_) : SmallGemmPlan{};
     const auto ours = [&](int i) {
-      const CudaGemmArgs args{view(x, m, k), view(weights[size_t(i % kWeights)], n, k), view(y, m, n)};
-      return small ? cuda_gemm_small(stream_, args, cut) : cuda_gemm(stream_, args);
+      CudaGemmArgs args{view(x, m, k), view(weights[size_t(i % kWeights)], n, k), view(y, m, n)};
+      args.constant_w = true;  // as a model's are
+      return cuda_gemm(stream_, args);
     };
     const auto theirs = [&](int i) {
       return cublas_.gemm(x.data(), weights[size_t(i % kWeights)].data(), expected.data(), int(m), int(n), int(k));
@@ -52,13 +51,19 @@ class GemmBench {
     }
     for (auto* samples : {&us, &cublas_us, &ratio}) std::sort(samples->begin(), samples->end());
     const size_t half = ratio.size() / 2, quarter = ratio.size() / 4, rest = ratio.size() * 3 / 4;
-    const GemmPlan plan = plan_gemm_sm90(m, n, k, sms_);
-    const std::string tile = small ? fmt::format("{} tokens, K / {}", cut.tokens, cut.split)
-                                   : fmt::format("{}x{}", plan.tile.m, plan.tile.n);
-    return CudaGemmBenchRow{m, n, k, tile, us[half], cublas_us[half], ratio[half], ratio[quarter], ratio[rest]};
+    return CudaGemmBenchRow{
+        m, n, k, describe_plan(m, n, k), us[half], cublas_us[half], ratio[half], ratio[quarter], ratio[rest]};
   }
 
  private:
+  std::string describe_plan(i64 m, i64 n, i64 k) const {
+    if (m > kSmallGemmMostRows) {
+      const GemmTileShape tile = plan_gemm_sm90(m, n, k, sms_).tile;
+      return fmt::format("{}x{}", tile.m, tile.n);
+    }
+    const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, sms_);
+    return fmt::format("128x{}, K / {}", plan.tokens, plan.split);
+  }
   Result<DeviceBuffer> random(i64 elements, u32 seed) {
     WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(elements) * 2));
     WEFT_TRY(fill_random_bf16(stream_, buffer.data(), elements, seed));
@@ -109,11 +114,8 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
   GemmBench bench(stream.get(), *cublas, properties.multiProcessorCount);
   for (const auto& [n, k] : options.n_k)
     for (const i64 m : options.m) {
-      for (const bool small : {false, true}) {
-        if (small && m > kSmallGemmMostRows) continue;
-        WEFT_ASSIGN(auto row, bench.run(m, n, k, options.repeats, small));
-        report.rows.push_back(std::move(row));
-      }
+      WEFT_ASSIGN(auto row, bench.run(m, n, k, options.repeats));
+      report.rows.push_back(std::move(row));
     }
   return report;
 }

@@ -5,6 +5,7 @@
 #include "device/cuda/runtime.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/cuda_sm90.cuh"
+#include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
 namespace {
@@ -42,12 +43,9 @@ struct LocalEmit {
   std::byte* y;
   i64 row_stride;  // bytes
   int m, n;
-  __device__ __forceinline__ std::byte* row(const sm90::TileAt& at, int r) const {
-    const int row = at.m * Config::kM + r;
-    return row < m ? y + row * row_stride + at.n * Config::kN * 2 : nullptr;
-  }
-  __device__ __forceinline__ u32 row_bytes(const sm90::TileAt& at) const {
-    return u32(min(Config::kN, n - at.n * Config::kN)) * 2;
+  __device__ __forceinline__ void send(const sm90::TileAt& at, int r, const std::byte* from) const {
+    const int row = at.m * Config::kM + r, column = at.n * Config::kN;
+    if (row < m) ptx::bulk_store(y + row * row_stride + column * 2, from, u32(min(Config::kN, n - column)) * 2);
   }
   template <class>
   __device__ __forceinline__ auto store(int group, std::byte* staging, std::byte*) const {
@@ -146,7 +144,7 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
 Status prepare_cuda_gemm() {
   WEFT_TRY(expect_sm90("gemm"));
   for (const Instance& instance : kInstances) WEFT_TRY(instance.prepare());
-  return {};
+  return prepare_cuda_gemm_small();
 }
 
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
@@ -158,6 +156,7 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0 || k == 0) return cuda_gemm_with(stream, args, {});
+  if (m <= kSmallGemmMostRows) return cuda_gemm_small(stream, args, plan_small_gemm_sm90(m, n, k, sms));
   return cuda_gemm_with(stream, args, plan_gemm_sm90(m, n, k, sms));
 }
 

@@ -46,15 +46,15 @@ TEST(CudaGemmPlan, MoreProcessorsAreNeverSlower) {
       EXPECT_LE(plan_gemm_sm90(m, 5120, 6400, sms).clocks, plan_gemm_sm90(m, 5120, 6400, sms - 1).clocks);
 }
 
-TEST(CudaSmallGemmPlan, SpreadsTheWeightsEvenly) {
-  const SmallGemmPlan gate_up = plan_small_gemm_sm90(128, 12800, 5120, kSms);
-  EXPECT_EQ(gate_up.tokens, 128);
+TEST(CudaSmallGemmPlan, CutsKUntilMostMultiprocessorsHaveWork) {
+  const SmallGemmPlan gate_up = plan_small_gemm_sm90(64, 12800, 5120, kSms);
+  EXPECT_EQ(gate_up.tokens, 64);
   EXPECT_EQ(gate_up.tiles, 100);
-  EXPECT_EQ(gate_up.split, 5);  // 64 blocks of K on the busiest multiprocessor, 60.6 would be even
+  EXPECT_EQ(gate_up.split, 2);
   const SmallGemmPlan down = plan_small_gemm_sm90(3, 5120, 6400, kSms);
   EXPECT_EQ(down.tokens, 8);
-  EXPECT_EQ(down.split, 6);  // 240 CTAs, all resident
-  for (const i64 m : {1, 8, 9, 16, 33, 100, 128})
+  EXPECT_EQ(down.split, 3);  // 120 CTAs
+  for (const i64 m : {1, 8, 9, 16, 33, 50, 64})
     for (const i64 n : {8, 1000, 20000})
       for (const i64 k : {8, 100, 6400}) {
         const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, kSms);

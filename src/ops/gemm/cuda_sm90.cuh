@@ -123,8 +123,8 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
 }
 
 // One multiplier's fragments as bf16 into its staging rows, then one bulk copy per row, 64 rows at a time.
-// rows.row(at, r) is the address of row r of the tile (16-byte aligned; nullptr = nowhere), rows.row_bytes(at) the
-// bytes of each row (a multiple of 16).
+// rows.send(at, r, from) starts the bulk copies of row r of the tile, a multiple of 16 bytes, from the staging, or
+// none.
 template <class Config, class At, class Rows>
 __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const At& tile, int group,
                                            std::byte* staging, const Rows& rows) {
@@ -148,8 +148,7 @@ __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Con
     ptx::fence_proxy_async_shared();
     ptx::named_barrier(group + 1, 128);
     if (thread < 64) {
-      std::byte* to = rows.row(tile, (group * Config::kFragments + i) * 64 + thread);
-      if (to) ptx::bulk_store(to, staging + thread * Config::kPitch, rows.row_bytes(tile));
+      rows.send(tile, (group * Config::kFragments + i) * 64 + thread, staging + thread * Config::kPitch);
       ptx::bulk_commit();
     }
   }

@@ -9,6 +9,11 @@ namespace {
 constexpr const char* kOp = "gemm_small_sm90";
 
 template <class Config>
+Status prepare() {
+  return prepare_kernel(kOp, reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config>), Config::kSharedBytes);
+}
+
+template <class Config>
 Status run(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
   sm90::SmallParams params{};
   WEFT_ASSIGN(params.x, bf16_tensor_map(args.x, Config::kTokens));
@@ -19,17 +24,36 @@ Status run(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& p
   params.n = int(args.y.dim(1));
   params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
   params.split = plan.split;
-  const auto kernel = sm90::gemm_small_sm90_kernel<Config>;
-  WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(kernel), Config::kSharedBytes));
-  return launch(kOp, kernel,
+  params.constant_w = args.constant_w;
+  WEFT_TRY(prepare<Config>());
+  return launch(kOp, sm90::gemm_small_sm90_kernel<Config>,
                 {.grid = unsigned(plan.tiles * plan.split),
                  .block = Config::kThreads,
                  .shared_bytes = Config::kSharedBytes,
-                 .cluster = plan.split},
+                 .cluster = plan.split,
+                 .early = args.constant_w},
                 stream, params);
 }
 
+// Calls f with the configuration for `tokens` rows.
+template <class F>
+Status with_config(int tokens, F&& f) {
+  switch (tokens) {
+    case 8: return f(sm90::SmallConfig<8, 6>{});
+    case 16: return f(sm90::SmallConfig<16, 6>{});
+    case 32: return f(sm90::SmallConfig<32, 5>{});
+    case 64: return f(sm90::SmallConfig<64, 4>{});
+    default: return error(Code::kInvalidArgument, "gemm: no small kernel is compiled for {} tokens", tokens);
+  }
+}
+
 }  // namespace
+
+Status prepare_cuda_gemm_small() {
+  for (const int tokens : {8, 16, 32, 64})
+    WEFT_TRY(with_config(tokens, [](auto config) { return prepare<decltype(config)>(); }));
+  return {};
+}
 
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
   WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}));
@@ -41,14 +65,7 @@ Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const Smal
       plan.split > 8 || plan.split > (k + 63) / 64 || plan.tiles != (n + 127) / 128)
     return error(Code::kInvalidArgument, "gemm: {} tokens in {} tiles, K cut by {}, do not fit [{}, {}, {}]",
                  plan.tokens, plan.tiles, plan.split, m, n, k);
-  switch (plan.tokens) {
-    case 8: return run<sm90::SmallConfig<8, 6>>(stream, args, plan);
-    case 16: return run<sm90::SmallConfig<16, 6>>(stream, args, plan);
-    case 32: return run<sm90::SmallConfig<32, 5>>(stream, args, plan);
-    case 64: return run<sm90::SmallConfig<64, 4>>(stream, args, plan);
-    case 128: return run<sm90::SmallConfig<128, 3>>(stream, args, plan);
-    default: return error(Code::kInvalidArgument, "gemm: no small kernel is compiled for {} tokens", plan.tokens);
-  }
+  return with_config(plan.tokens, [&](auto config) { return run<decltype(config)>(stream, args, plan); });
 }
 
 }  // namespace weft

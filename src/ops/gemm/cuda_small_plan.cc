@@ -13,15 +13,9 @@ SmallGemmPlan plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms) {
   }
   plan.tiles = int((n + 127) / 128);
   const i64 k_blocks = (k + 63) / 64;
-  i64 least = 0;
-  for (int split = 1; split <= std::min<i64>(8, k_blocks); ++split) {
-    const i64 ctas = i64(plan.tiles) * split;
-    const i64 load = (ctas + sms - 1) / sms * ((k_blocks + split - 1) / split);  // blocks of the busiest multiprocessor
-    if (plan.split == 0 || load < least || (load == least && ctas <= 2 * sms)) {
-      plan.split = split;
-      least = load;
-    }
-  }
+  const int most = int(std::min<i64>(8, k_blocks));
+  plan.split = 1;
+  while (plan.split < most && i64(plan.tiles) * plan.split * 10 < i64(sms) * 9) ++plan.split;
   return plan;
 }
 

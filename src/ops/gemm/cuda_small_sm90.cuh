@@ -1,4 +1,4 @@
-// The Hopper GEMM for up to 128 rows: y [m, n] = x [m, k] w [n, k]^T with the operands swapped, so that the matrix
+// The Hopper GEMM for up to 64 rows: y [m, n] = x [m, k] w [n, k]^T with the operands swapped, so that the matrix
 // unit's 64 rows are weights and its width the tokens. A CTA takes 128 weight rows and one part of K; the CTAs of a
 // cluster share the rows, and add their fp32 parts, in order, through each other's shared memory. Reading the weights
 // is all that takes time, so they stream past L2's other contents (evict first).
@@ -27,6 +27,7 @@ struct SmallParams {
   std::byte* y;
   i64 row_stride;             // bytes
   int m, n, k_blocks, split;  // split = CTAs of a cluster, at most k_blocks
+  bool constant_w;            // launched early: the kernel before on the stream may still run
 };
 
 template <class Config>
@@ -47,6 +48,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
       ptx::mbarrier_init(empty + i, 2);
     }
     ptx::mbarrier_init_fence();
+    ptx::launch_dependents();
   }
   __syncthreads();
   int stage = 0;
@@ -57,13 +59,21 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   if (warp == 8) {
     if (lane == 0) {
       const u64 evict_first = ptx::policy_evict_first();
+      const auto load_weights = [&](int to, int i) {
+        ptx::mbarrier_arrive_expect(full + to, Config::kStageBytes);
+        ptx::tma_load_2d_hint(ring + to * Config::kStageBytes, &params.w, full + to, (first + i) * Config::kBlock,
+                              tile * Config::kRows, evict_first);
+      };
+      const int ahead = min(count, Config::kStages);
+      for (int i = 0; i < ahead; ++i) load_weights(i, i);
+      if (params.constant_w) ptx::wait_for_previous_grid();  // what follows depends on it: x, and so y
       for (int i = 0; i < count; ++i, advance()) {
-        ptx::mbarrier_wait(empty + stage, parity ^ 1);
-        ptx::mbarrier_arrive_expect(full + stage, Config::kStageBytes);
-        std::byte* to = ring + stage * Config::kStageBytes;
-        const int k = (first + i) * Config::kBlock;
-        ptx::tma_load_2d_hint(to, &params.w, full + stage, k, tile * Config::kRows, evict_first);
-        ptx::tma_load_2d(to + Config::kBytesW, &params.x, full + stage, k, 0);
+        if (i >= ahead) {
+          ptx::mbarrier_wait(empty + stage, parity ^ 1);
+          load_weights(stage, i);
+        }
+        ptx::tma_load_2d(ring + stage * Config::kStageBytes + Config::kBytesW, &params.x, full + stage,
+                         (first + i) * Config::kBlock, 0);
       }
     }
     __syncwarp();

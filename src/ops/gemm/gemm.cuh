@@ -12,11 +12,14 @@ struct CudaGemmArgs {
   TensorView w;  // [n, k] bf16, row stride a multiple of 16 bytes
   TensorView y;  // [m, n] bf16, row stride a multiple of 16 bytes; must not overlap x or w
   int sms = 0;   // multiprocessors to use, 0 = all
+  // No work still under way on the stream writes w: for few rows it is then read while the kernel before ends.
+  bool constant_w = false;
 };
 
-// y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile alone, not on the grid.
-// All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n = 0 is a no-op, k = 0 writes
-// zeros. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented on a GPU other than sm_90.
+// y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile (for up to 64 rows its
+// cut of K) alone, not on the grid. All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n
+// = 0 is a no-op, k = 0 writes zeros. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented
+// on a GPU other than sm_90.
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args);
 
 // The same with a tile of gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.

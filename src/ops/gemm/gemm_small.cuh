@@ -1,4 +1,4 @@
-// gemm on Hopper GPUs for up to 128 rows (cuda_small_sm90.cuh). cuda_gemm() does not choose it yet.
+// gemm on Hopper GPUs for up to 64 rows (cuda_small_sm90.cuh).
 #pragma once
 #include "ops/gemm/cuda_small_plan.h"
 #include "ops/gemm/gemm.cuh"
@@ -8,5 +8,8 @@ namespace weft {
 // y = x w^T as cuda_gemm(), m <= plan.tokens; the bits depend on plan.split. Captures into a graph. Errors:
 // kInvalidArgument naming the tensor, or for a plan that does not fit.
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan);
+
+// Loads the kernels, as prepare_cuda_gemm() does.
+Status prepare_cuda_gemm_small();
 
 }  // namespace weft
