@@ -54,7 +54,7 @@ Status AttentionLayer::normalise_heads(Exec& exec, const TensorView& qkv) const 
 }
 
 Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch,
-                               const KvLayer& cache, const TensorView& frequencies, const TensorView& residual) const {
+                               const KvLayer& cache, const TensorView& residual) const {
   const i64 tokens = batch.tokens(), d = shape_.head_dim;
   const ActivationView x = tp.column_input(qkv_.activation_format(), tokens);
   WEFT_TRY(rms_norm(exec, {.x = residual, .weight = norm_.view, .epsilon = shape_.norm_epsilon, .y = x}));
@@ -62,9 +62,8 @@ Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& worksp
   WEFT_TRY(tp.column(exec, x, tokens, qkv_, qkv, qkv_bias_.view));
   if (shape_.qk_norm) WEFT_TRY(normalise_heads(exec, qkv));
   WEFT_TRY(rope_kv_write(exec, {.qkv = qkv,
-                                .positions = batch.positions,
+                                .angles = leading(workspace.angles, tokens, d),
                                 .slots = batch.slots,
-                                .frequencies = frequencies,
                                 .q_heads = q_heads_,
                                 .kv_heads = kv_heads_,
                                 .head_dim = d,

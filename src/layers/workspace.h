@@ -11,6 +11,7 @@ namespace weft {
 struct WorkspaceShape {
   i64 max_tokens, max_logits;
   i64 hidden;
+  i64 head_dim;
   i64 qkv;                                                     // columns of this rank's fused QKV projection
   i64 attention;                                               // columns of this rank's attention output
   i64 ffn;                                                     // columns of this rank's FFN shard
@@ -18,13 +19,15 @@ struct WorkspaceShape {
   ActivationFormat attention_format, ffn_format, head_format;  // what o_proj, down_proj and the head read
 };
 
-// Buffers shared by all layers of a model; each is used by one operator at a time, in the order of the forward pass.
+// Buffers shared by all layers of a model; each but `angles` is used by one operator at a time, in the order of the
+// forward pass.
 struct Workspace {
   Tensor residual;      // [max_tokens, hidden] f32
   Tensor all_rows;      // [max_tokens, hidden] f32: every token's row, where the residual is sharded
   Tensor wide;          // [max_tokens, max(qkv, 2 ffn)] f32: QKV, later gate and up
   Tensor wanted;        // [max_logits, hidden] f32
   Tensor logits_shard;  // [max_logits, vocab] f32
+  Tensor angles;        // [max_tokens, head_dim] f32: rope_angles() of the step
   Tensor parts;         // [kAttentionParts] f32: where threads share a sequence's KV blocks
   ActivationBuffer attention, ffn, head;
 
@@ -35,6 +38,7 @@ struct Workspace {
         .wide = Tensor::zeros(DType::kF32, {shape.max_tokens, std::max(shape.qkv, 2 * shape.ffn)}),
         .wanted = Tensor::zeros(DType::kF32, {shape.max_logits, shape.hidden}),
         .logits_shard = Tensor::zeros(DType::kF32, {shape.max_logits, shape.vocab}),
+        .angles = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.head_dim}),
         .parts = Tensor::zeros(DType::kF32, {kAttentionParts}),
         .attention = ActivationBuffer::create(shape.attention_format, shape.max_tokens, shape.attention),
         .ffn = ActivationBuffer::create(shape.ffn_format, shape.max_tokens, shape.ffn),

@@ -173,6 +173,7 @@ Status Decoder::plan_operators(ParallelPlan& plan) {
   workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
                                   .max_logits = options_.max_logits,
                                   .hidden = config_.hidden,
+                                  .head_dim = config_.head_dim,
                                   .qkv = first.attention.qkv().n(),
                                   .attention = first.attention.out().k(),
                                   .ffn = dense ? dense->down().k() : 0,
@@ -222,10 +223,10 @@ Status Decoder::forward(Exec& exec, const StepBatch& batch, KvCache& cache, cons
                  batch.wanted(), options_.max_tokens, options_.max_logits);
   }
   const TensorView residual = leading(workspace_.residual, tp_->local_tokens(tokens).size(), config_.hidden);
+  WEFT_TRY(rope_angles(exec, batch.positions, frequencies_.view, leading(workspace_.angles, tokens, config_.head_dim)));
   WEFT_TRY(embed_tokens(exec, *tp_, workspace_, batch, embedding_, shard_.vocab, residual));
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    WEFT_TRY(
-        blocks_[i].attention.forward(exec, *tp_, workspace_, batch, cache.layer(i64(i)), frequencies_.view, residual));
+    WEFT_TRY(blocks_[i].attention.forward(exec, *tp_, workspace_, batch, cache.layer(i64(i)), residual));
     const Block& block = blocks_[i];
     WEFT_TRY(block.moe ? block.moe->forward(exec, *moe_, tokens, residual)
                        : block.mlp->forward(exec, *tp_, workspace_, tokens, residual));

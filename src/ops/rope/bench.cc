@@ -23,10 +23,12 @@ Result<RowBenchResult> bench_rope(const RowBenchOptions& o) {
       rope_reference(expected.view.row<float>(t) + h * kHeadDim, kHeadDim, i32(t), table.data());
     }
   }
+  const Tensor angles = Tensor::zeros(DType::kF32, {o.tokens, kHeadDim});
+  WEFT_TRY(run_once(o.threads,
+                    [&](Exec& exec) { return rope_angles(exec, positions.view, frequencies.view, angles.view); }));
   const RopeKvWriteArgs args{.qkv = qkv.view,
-                             .positions = positions.view,
+                             .angles = angles.view,
                              .slots = slots.view,
-                             .frequencies = frequencies.view,
                              .q_heads = q_heads,
                              .kv_heads = kv_heads,
                              .head_dim = kHeadDim,

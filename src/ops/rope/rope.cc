@@ -13,13 +13,12 @@ constexpr double kPi = 3.14159265358979323846;
 
 Status check(const RopeKvWriteArgs& args) {
   WEFT_TRY(expect_tensor("qkv", args.qkv, DType::kF32, {-1, (args.q_heads + 2 * args.kv_heads) * args.head_dim}));
-  WEFT_TRY(expect_tensor("positions", args.positions, DType::kI32, {args.qkv.dim(0)}));
   WEFT_TRY(expect_tensor("slots", args.slots, DType::kI32, {args.qkv.dim(0)}));
   if (args.head_dim < 2 || args.head_dim % 2 != 0 || args.head_dim > 2 * kRopeMaxHalf) {
     return error(Code::kUnimplemented, "qkv: head_dim must be even and in [2, {}], found {}", 2 * kRopeMaxHalf,
                  args.head_dim);
   }
-  WEFT_TRY(expect_tensor("frequencies", args.frequencies, DType::kF32, {args.head_dim / 2}));
+  WEFT_TRY(expect_tensor("angles", args.angles, DType::kF32, {args.qkv.dim(0), args.head_dim}));
   const TensorView& k = args.cache.k;
   if (k.dtype != DType::kBF16 && k.dtype != DType::kF16 && k.dtype != DType::kF32) {
     return error(Code::kInvalidArgument, "cache.k: expected bf16, f16 or f32, found {}", k.describe());
@@ -40,11 +39,11 @@ void write_cache(const TensorView& cache, i64 slot, i64 head, const float* x) {
 
 // Heads [begin, end) of one token: query heads first, then KV heads.
 void rotate_heads(const RopeKvWriteArgs& args, i64 token, i64 begin, i64 end) {
-  alignas(64) float cos[kRopeMaxHalf], sin[kRopeMaxHalf], rotated[2 * kRopeMaxHalf];
+  alignas(64) float rotated[2 * kRopeMaxHalf];
   const i64 half = args.head_dim / 2, slot = args.slots.as<const i32>()[token];
   float* qkv = args.qkv.row<float>(token);
-  const auto rope_table = WEFT_SIMD_BEST(rope_table);
-  rope_table(args.positions.as<const i32>()[token], args.frequencies.as<const float>(), half, cos, sin);
+  const float* cos = args.angles.row<const float>(token);
+  const float* sin = cos + half;
   for (i64 head = begin; head < end; ++head) {
     float* x = qkv + head * args.head_dim;
     if (head < args.q_heads) {
@@ -58,6 +57,20 @@ void rotate_heads(const RopeKvWriteArgs& args, i64 token, i64 begin, i64 end) {
 }
 
 }  // namespace
+
+Status rope_angles(Exec& exec, const TensorView& positions, const TensorView& frequencies, const TensorView& angles) {
+  WEFT_TRY(expect_tensor("positions", positions, DType::kI32, {-1}));
+  WEFT_TRY(expect_tensor("frequencies", frequencies, DType::kF32, {-1}));
+  const i64 half = frequencies.dim(0);
+  WEFT_TRY(expect_tensor("angles", angles, DType::kF32, {positions.dim(0), 2 * half}));
+  const Range tokens = exec.share(positions.dim(0));
+  for (i64 token = tokens.begin; token < tokens.end; ++token) {
+    float* row = angles.row<float>(token);
+    const auto rope_table = WEFT_SIMD_BEST(rope_table);
+    rope_table(positions.as<const i32>()[token], frequencies.as<const float>(), half, row, row + half);
+  }
+  return exec.sync();
+}
 
 Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args) {
   WEFT_TRY(check(args));

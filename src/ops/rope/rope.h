@@ -31,18 +31,21 @@ inline float rope_score_factor(const RopeScaling& scaling) {
   return scaling.attention_factor * scaling.attention_factor;
 }
 
+// angles [tokens, head_dim] f32, dense: cosines [head_dim / 2], then sines, of float(position) * frequency; positions
+// [tokens] i32, frequencies [head_dim / 2] f32. The layers of a step share them. Cut by tokens; ends with exec.sync().
+Status rope_angles(Exec& exec, const TensorView& positions, const TensorView& frequencies, const TensorView& angles);
+
 struct RopeKvWriteArgs {
   TensorView
       qkv;  // [tokens, (q_heads + 2 * kv_heads) * head_dim] f32: Q, K, V; Q is rotated in place, K and V are only read
-  TensorView positions;    // [tokens] i32
-  TensorView slots;        // [tokens] i32, -1 = not written
-  TensorView frequencies;  // [head_dim / 2] f32
+  TensorView angles;  // [tokens, head_dim] f32, of rope_angles()
+  TensorView slots;   // [tokens] i32, -1 = not written
   i64 q_heads, kv_heads, head_dim;
   KvLayer cache;
 };
 
 // Rotates halves as Hugging Face does: (x[i], x[i + head_dim / 2]) by position * frequency[i]. Cut by tokens and heads
-// over the team; ends with exec.sync(). Angles, sines and cosines are f32 (angle = float(position) * frequency).
+// over the team; ends with exec.sync().
 Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args);
 
 // Naive oracle in f64 of one head: rotates x [head_dim] in place.

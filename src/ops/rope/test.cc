@@ -114,17 +114,16 @@ void run_case(const Case& c, int threads) {
   std::vector<float> frequencies = rope_inverse_frequencies(c.head_dim, 10000, {});
   auto cache = KvCache::create({1, pages, c.kv_heads, c.page_tokens, c.head_dim, c.dtype});
   ASSERT_TRUE(cache.ok()) << cache.status().message();
+  const Tensor angles = Tensor::zeros(DType::kF32, {c.tokens, c.head_dim});
   const RopeKvWriteArgs args{
-      qkv.view,
-      TensorView::dense(positions.data(), DType::kI32, {c.tokens}),
-      TensorView::dense(slots.data(), DType::kI32, {c.tokens}),
-      TensorView::dense(frequencies.data(), DType::kF32, {c.head_dim / 2}),
-      c.q_heads,
-      c.kv_heads,
-      c.head_dim,
-      cache->layer(0),
+      qkv.view,   angles.view,     TensorView::dense(slots.data(), DType::kI32, {c.tokens}), c.q_heads, c.kv_heads,
+      c.head_dim, cache->layer(0),
   };
-  const Status status = run_team(threads, [&](Exec& exec) { return rope_kv_write(exec, args); });
+  const Status status = run_team(threads, [&](Exec& exec) -> Status {
+    WEFT_TRY(rope_angles(exec, TensorView::dense(positions.data(), DType::kI32, {c.tokens}),
+                         TensorView::dense(frequencies.data(), DType::kF32, {c.head_dim / 2}), angles.view));
+    return rope_kv_write(exec, args);
+  });
   ASSERT_TRUE(status.ok()) << status.message();
 
   i64 written = 0;
@@ -179,29 +178,28 @@ TEST(RopeKvWrite, RotatesQueriesAndWritesTheCache) {
 TEST(RopeKvWrite, ErrorsNameTheTensor) {
   PaddedMatrix qkv(2, 24, 0, 7);
   std::vector<i32> ids(2);
-  std::vector<float> frequencies(4);
+  std::vector<float> frequencies(4), angles(16);
+  const TensorView positions_view = TensorView::dense(ids.data(), DType::kI32, {2}),
+                   frequencies_view = TensorView::dense(frequencies.data(), DType::kF32, {4}),
+                   angles_view = TensorView::dense(angles.data(), DType::kF32, {2, 8});
   auto cache = KvCache::create({1, 2, 1, 4, 8, DType::kF32});
   ASSERT_TRUE(cache.ok());
   RopeKvWriteArgs args{
-      qkv.view,
-      TensorView::dense(ids.data(), DType::kI32, {2}),
-      TensorView::dense(ids.data(), DType::kI32, {2}),
-      TensorView::dense(frequencies.data(), DType::kF32, {4}),
-      1,
-      1,
-      8,
-      cache->layer(0),
+      qkv.view, angles_view, TensorView::dense(ids.data(), DType::kI32, {2}), 1, 1, 8, cache->layer(0),
   };
   const auto message = [&] { return run_team(2, [&](Exec& exec) { return rope_kv_write(exec, args); }).message(); };
   EXPECT_EQ(message(), "");
   args.kv_heads = 2;
   EXPECT_EQ(message(), "qkv: expected f32 [-1, 40], found f32 [2, 24]");
   args.q_heads = 1, args.kv_heads = 1;
-  args.frequencies = args.frequencies.rows(0, 3);
-  EXPECT_EQ(message(), "frequencies: expected f32 [4], found f32 [3]");
-  args.frequencies = TensorView::dense(frequencies.data(), DType::kF32, {4});
+  args.angles = angles_view.rows(0, 1);
+  EXPECT_EQ(message(), "angles: expected f32 [2, 8], found f32 [1, 8]");
+  args.angles = angles_view;
   args.slots = args.slots.rows(0, 1);
   EXPECT_EQ(message(), "slots: expected i32 [2], found i32 [1]");
+  const Status status = run_team(
+      2, [&](Exec& exec) { return rope_angles(exec, positions_view, frequencies_view.rows(0, 3), angles_view); });
+  EXPECT_EQ(status.message(), "angles: expected f32 [2, 6], found f32 [2, 8]");
 }
 
 }  // namespace
