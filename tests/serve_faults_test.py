@@ -136,7 +136,7 @@ def test_a_rank_hangs_inside_a_step(hanging, victim):
         assert b"[DONE]" not in answer and answer.endswith(b"0\r\n\r\n")
         fault = events(answer.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n").decode())[-1]["error"]
         # Rank 0 reports whom it waited for; of a hanging rank 0 the engine knows only that nothing came.
-        told = {"deadline_exceeded": "no result of a step within 2000 ms", "engine_unavailable": f"for rank {victim}"}
+        told = {"deadline_exceeded": "no result of a step from rank 0 within 2000 ms", "engine_unavailable": f"for rank {victim}"}
         assert told[fault["code"]] in fault["message"], fault
     wait_for_restart(server, before)
     assert server.chat(max_tokens=2)[0] == 200

@@ -309,7 +309,8 @@ class Engine::Loop {
       }
       const auto now = Clock::now();
       if (scheduler_->in_flight() > 0 && now >= step_started_ + options_.step_deadline) {
-        return error(Code::kDeadlineExceeded, "no result of a step within {} ms", options_.step_deadline.count());
+        return error(Code::kDeadlineExceeded, "no result of a step from rank 0 within {} ms",
+                     options_.step_deadline.count());
       }
       scheduler_->expire(now);
       bool submitted = false;

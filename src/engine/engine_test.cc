@@ -201,7 +201,7 @@ TEST(Engine, AnIdleExecutorThatHangsIsNoticed) {
   EXPECT_EQ(rig.events.tokens(2), expected(request(2)));  // a probe leaves no trace
   rig.control.hang();
   for (int i = 0; i < 1000 && rig.engine->stats().health.ok(); ++i) std::this_thread::sleep_for(milliseconds(5));
-  EXPECT_EQ(rig.engine->stats().health.message(), "no result of a step within 100 ms");
+  EXPECT_EQ(rig.engine->stats().health.message(), "no result of a step from rank 0 within 100 ms");
 }
 
 TEST(Engine, ARequestEndsAtItsDeadline) {
@@ -244,7 +244,7 @@ TEST(Engine, AHangingStepIsAFailure) {
   ASSERT_TRUE(rig.engine->submit(request(1), rig.events.sink()).ok());
   ASSERT_TRUE(rig.events.wait_ended(1));
   EXPECT_EQ(rig.events.of(1).back().error.code(), Code::kDeadlineExceeded);
-  EXPECT_EQ(rig.events.of(1).back().error.message(), "no result of a step within 100 ms");
+  EXPECT_EQ(rig.events.of(1).back().error.message(), "no result of a step from rank 0 within 100 ms");
 }
 
 TEST(Engine, WithoutAnExecutorTheThreadSleeps) {
