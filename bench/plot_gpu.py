@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Draws what `weft bench gpu --json FILE` wrote, an SVG per operator. Usage: bench/plot_gpu.py FILE.json FOLDER
+Needs matplotlib (pip install matplotlib). Of the fused operators: time over cuBLAS alone; of others microseconds."""
+import argparse
+import json
+import pathlib
+
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit("plot_gpu.py: needs matplotlib: pip install matplotlib")
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "weft", "font.size": 10, "axes.spines.top": False,
+                            "axes.spines.right": False})
+COLOURS = {"weft": "#2b6cb0", "rival": "#c05621", "ours": "#90cdf4", "other": "#a0aec0"}
+
+
+def colour(variant):
+    if variant in ("weft/auto", "weft"):
+        return COLOURS["weft"]
+    if variant == "weft/gemm":
+        return COLOURS["ours"]
+    return COLOURS["rival"] if "nccl" in variant or "cublas" in variant.lower() else COLOURS["other"]
+
+
+def bars(ax, groups, series):
+    """series: name -> [(median, (lower, upper)) or None of each group]."""
+    width = 0.8 / len(series)
+    for place, (name, values) in enumerate(series.items()):
+        for group, value in enumerate(values):
+            if value is None:
+                continue
+            median, (lower, upper) = value
+            at = group + (place - (len(series) - 1) / 2) * width
+            ax.bar(at, median, width * 0.92, color=colour(name), label=name if group == 0 else None,
+                   yerr=[[max(0, median - lower)], [max(0, upper - median)]], error_kw={"lw": 1})
+    ax.set_xticks(range(len(groups)), groups)
+    top = max(upper for values in series.values() for value in values if value for upper in [value[1][1]])
+    ax.set_ylim(0, top * 1.15)
+    if len(series) > 1:
+        ax.legend(frameon=False, ncols=len(series), loc="upper right")
+
+
+def save(fig, path):
+    fig.tight_layout()
+    fig.savefig(path, metadata={"Date": None})
+    plt.close(fig)
+    print(path)
+
+
+def fused(op, report, source, path):
+    sizes = sorted({row["m"] for row in report["rows"]})
+    regimes = list(dict.fromkeys(row["regime"] for row in report["rows"]))
+    fig, axes = plt.subplots(1, len(regimes), figsize=(5.5 * len(regimes), 3.4), sharey=True, squeeze=False)
+    for ax, regime in zip(axes[0], regimes):
+        rows = {(row["variant"], row["m"]): (row["ratio"], row["ratio_quartiles"]) for row in report["rows"]
+                if row["regime"] == regime}
+        names = [n for n in dict.fromkeys(variant for variant, _ in rows) if n != "cublas"]
+        bars(ax, sizes, {name: [rows.get((name, m)) for m in sizes] for name in names})
+        ax.axhline(1, color="black", lw=0.8, ls="--")
+        ax.set(title=f"{op}, {regime}", xlabel=f"M (N {report['n']}, K {report['k']})")
+    axes[0][0].set_ylabel("time / cuBLAS alone")
+    fig.suptitle(f"{report['ranks']}x {report['device']}, NCCL {report['nccl']}; {source}", fontsize=9)
+    save(fig, path)
+
+
+def gemm(op, report, source, path):
+    shapes = list(dict.fromkeys((row["n"], row["k"]) for row in report["rows"]))
+    fig, axes = plt.subplots(1, len(shapes), figsize=(5.5 * len(shapes), 3.2), sharey=True, squeeze=False)
+    for ax, (n, k) in zip(axes[0], shapes):
+        rows = [row for row in report["rows"] if (row["n"], row["k"]) == (n, k)]
+        bars(ax, [row["m"] for row in rows], {"weft": [(row["ratio"], row["ratio_quartiles"]) for row in rows]})
+        ax.axhline(1, color="black", lw=0.8, ls="--")
+        ax.set(title=f"{op}, N {n} K {k}", xlabel="M")
+    axes[0][0].set_ylabel("time / cuBLAS")
+    fig.suptitle(f"{report['device']}, cuBLAS {report['cublas']}; {source}", fontsize=9)
+    save(fig, path)
+
+
+def lines(op, report, source, path, key, unit):
+    fig, ax = plt.subplots(figsize=(6.5, 3.6))
+    for name in dict.fromkeys(row["variant"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["variant"] == name]
+        ax.plot([row[key] for row in rows], [row["us"] for row in rows], marker="o", ms=3, label=name,
+                color=colour(name), lw=2 if name == "weft/auto" else 1,
+                ls="-" if name in ("weft/auto", "nccl") else ":")
+    ax.set(xscale="log", yscale="log", xlabel=unit, ylabel="us per call",
+           title=f"{op}, {report['ranks']}x {report['device']}")
+    ax.legend(frameon=False)
+    fig.suptitle(source, fontsize=9)
+    save(fig, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("folder", type=pathlib.Path)
+    flags = parser.parse_args()
+    try:
+        everything = json.loads(flags.file.read_text())
+    except (OSError, ValueError) as fault:
+        raise SystemExit(f"plot_gpu.py: {flags.file}: {fault}")
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    source = f"{flags.file.name}, revision {everything.get('revision')}"
+    for op, report in everything.items():
+        if not isinstance(report, dict) or "rows" not in report:
+            continue
+        path = flags.folder / f"{flags.file.stem}-{op}.svg"
+        if op == "gemm":
+            gemm(op, report, source, path)
+        elif "bytes" in report["rows"][0] and "regime" not in report["rows"][0] and "tokens" not in report["rows"][0]:
+            lines(op, report, source, path, "bytes", "bytes")
+        elif "tokens" in report["rows"][0]:
+            lines(op, report, source, path, "tokens", "tokens of each rank")
+        else:
+            fused(op, report, source, path)
+
+
+if __name__ == "__main__":
+    main()
