@@ -4,6 +4,8 @@ CTEST := .venv/bin/ctest --test-dir build/release --output-on-failure --no-label
 JOBS ?= $(shell nproc)
 QUESTION ?= What is gravity?
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# A first build is shorter with precompiled headers, if less of it is cached.
+export WEFT_PCH ?= ON
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
