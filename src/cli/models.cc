@@ -12,20 +12,21 @@ namespace weft {
 namespace {
 
 struct ModelsFlags {
-  int tp = 1;
+  int tp = 1, ep = 1;
   bool json = false;
 };
 
-Result<nlohmann::ordered_json> describe(std::string_view name, int tp) {
+Result<nlohmann::ordered_json> describe(std::string_view name, int tp, int ep) {
   WEFT_ASSIGN(const ModelConfig config, preset_config(name, 0));
-  const auto memory = rank_memory(config, tp);
+  const auto memory = rank_memory(config, tp, ep);
   nlohmann::ordered_json entry = {{"name", name},
                                   {"architecture", config.architecture},
                                   {"parameters", count_parameters(config)},
                                   {"layers", config.layers},
                                   {"context", config.context},
                                   {"kv_bytes_per_token", kv_bytes_per_token(config)},
-                                  {"tp", tp}};
+                                  {"tp", tp},
+                                  {"ep", ep}};
   // A size that the model cannot be cut into is no fault of the list.
   entry["weight_bytes_per_rank"] = memory.ok() ? nlohmann::ordered_json(memory->weight_bytes) : nullptr;
   entry["kv_bytes_per_token_per_rank"] = memory.ok() ? nlohmann::ordered_json(memory->kv_bytes_per_token) : nullptr;
@@ -36,7 +37,7 @@ Result<nlohmann::ordered_json> describe(std::string_view name, int tp) {
 Status run_models(const ModelsFlags& flags) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const std::string_view name : preset_names()) {
-    WEFT_ASSIGN(nlohmann::ordered_json entry, describe(name, flags.tp));
+    WEFT_ASSIGN(nlohmann::ordered_json entry, describe(name, flags.tp, flags.ep));
     all.push_back(std::move(entry));
   }
   if (flags.json) {
@@ -44,7 +45,7 @@ Status run_models(const ModelsFlags& flags) {
     return {};
   }
   fmt::print("{:<16} {:<10} {:>10} {:>7} {:>14} {:>16} {:>14}\n", "name", "family", "parameters", "layers",
-             "KV B/token", fmt::format("GB/rank (tp {})", flags.tp), "KV B/token/rank");
+             "KV B/token", fmt::format("GB/rank (of {})", flags.tp * flags.ep), "KV B/token/rank");
   for (const auto& entry : all) {
     const bool fits = !entry["weight_bytes_per_rank"].is_null();
     fmt::print("{:<16} {:<10} {:>9.2f}B {:>7} {:>14} {:>16} {:>14}{}\n", entry["name"].get<std::string>(),
@@ -64,6 +65,9 @@ void add_models(CLI::App& app) {
   auto flags = std::make_shared<ModelsFlags>();
   CLI::App* models = app.add_subcommand("models", "List the models known by name, and what they need");
   models->add_option("--tp", flags->tp, "Ranks to cut each model into")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  models->add_option("--ep", flags->ep, "Groups of --tp ranks to spread a mixture's experts over")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   models->add_flag("--json", flags->json, "Print JSON");

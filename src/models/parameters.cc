@@ -117,16 +117,19 @@ i64 kv_bytes_per_token(const ModelConfig& config) {
   return 2 * config.layers * config.kv_heads * config.head_dim * i64(sizeof(bf16));
 }
 
-Result<RankMemory> rank_memory(const ModelConfig& c, int tp) {
+Result<RankMemory> rank_memory(const ModelConfig& c, int tp, int ep) {
+  if (ep > 1 && c.moe.experts == 0) return error(Code::kInvalidArgument, "ep {}: the model has no experts", ep);
   RankMemory most;
   i64 sparse = 0;
   for (i64 i = 0; i < c.layers; ++i) sparse += c.is_sparse(i);
-  for (int rank = 0; rank < tp; ++rank) {
-    WEFT_ASSIGN(const ShardPlan plan, make_shard_plan(shard_dims(c, 1), tp, rank));
+  for (int rank = 0; rank < tp * ep; ++rank) {
+    WEFT_ASSIGN(const ShardPlan plan, make_shard_plan(shard_dims(c, 1), tp * ep, rank));
+    WEFT_ASSIGN(const ShardPlan columns, make_shard_plan(shard_dims(c, 1), tp, rank % tp));
+    const i64 here = split_range(c.moe.experts, ep, rank / tp).size();
     const i64 heads = 2 * (plan.q_heads.size() + plan.kv_heads.size());  // Q and output, K and V
     const i64 attention = c.layers * heads * c.head_dim * c.hidden;
     const i64 dense = (c.layers - sparse) * 3 * plan.ffn.size() * c.hidden;
-    const i64 experts = sparse * c.moe.experts * 3 * plan.expert_ffn.size() * c.hidden;
+    const i64 experts = sparse * here * 3 * columns.expert_ffn.size() * c.hidden;
     const i64 ends = (c.tied_embeddings ? 1 : 2) * plan.vocab.size() * c.hidden;
     const i64 biases = c.qkv_bias ? c.layers * (plan.q_heads.size() + 2 * plan.kv_heads.size()) * c.head_dim : 0;
     const i64 norms = (2 * c.layers + 1) * c.hidden + (c.qk_norm ? 2 * c.layers * c.head_dim : 0);

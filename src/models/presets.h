@@ -27,11 +27,12 @@ i64 count_parameters(const ModelConfig& config);
 // Bytes that one token's keys and values take in all layers and on all ranks but copies, in bf16.
 i64 kv_bytes_per_token(const ModelConfig& config);
 // Bytes of weights in bf16, norms and routers in f32, on the rank that holds most, and of one token's keys and values
-// there. Errors: those of make_shard_plan().
+// there, of tp * ep ranks: a mixture's experts are spread over `ep` groups, each cut over `tp` ranks. Errors:
+// kInvalidArgument for ep > 1 without experts; those of make_shard_plan().
 struct RankMemory {
   i64 weight_bytes = 0, kv_bytes_per_token = 0;
 };
-Result<RankMemory> rank_memory(const ModelConfig& config, int tp);
+Result<RankMemory> rank_memory(const ModelConfig& config, int tp, int ep);
 
 // Random bf16 weights of deviation 1 / sqrt(columns), norms of 1, the same for the same config on every rank and for
 // every size of the world. Takes a few MB: rows are overlapping runs of one random sequence per width.

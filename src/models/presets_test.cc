@@ -26,13 +26,24 @@ TEST(Presets, HaveThePublishedNumbersOfParameters) {
 TEST(Presets, OneRankHoldsEverythingAndTwoAboutHalf) {
   for (const std::string_view name : preset_names()) {
     const ModelConfig config = *preset_config(name, 0);
-    const auto one = rank_memory(config, 1), two = rank_memory(config, 2);
+    const auto one = rank_memory(config, 1, 1), two = rank_memory(config, 2, 1);
     ASSERT_TRUE(one.ok() && two.ok());
     EXPECT_EQ(one->kv_bytes_per_token, kv_bytes_per_token(config));
     EXPECT_GE(one->weight_bytes, 2 * count_parameters(config));  // norms and routers take more
     EXPECT_GE(2 * two->weight_bytes, one->weight_bytes);
     EXPECT_LE(two->weight_bytes, one->weight_bytes * 6 / 10) << name;
   }
+}
+
+// Attention over all ranks alike; of the experts each group holds its own.
+TEST(Presets, ExpertsSpreadOverGroupsTakeAsMuchAsExpertsCut) {
+  const ModelConfig config = *preset_config("qwen3-30b-a3b", 0);
+  const auto cut = rank_memory(config, 4, 1), spread = rank_memory(config, 1, 4), both = rank_memory(config, 2, 2);
+  ASSERT_TRUE(cut.ok() && spread.ok() && both.ok());
+  EXPECT_EQ(spread->weight_bytes, cut->weight_bytes);  // 128 experts and 768 columns divide by 4
+  EXPECT_EQ(both->weight_bytes, cut->weight_bytes);
+  EXPECT_GT(rank_memory(config, 1, 3)->weight_bytes, cut->weight_bytes);
+  EXPECT_EQ(rank_memory(*preset_config("qwen3-8b", 0), 1, 2).status().message(), "ep 2: the model has no experts");
 }
 
 TEST(Presets, ErrorsNameTheChoices) {
