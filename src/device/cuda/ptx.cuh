@@ -47,6 +47,15 @@ __device__ __forceinline__ uint4 ld_relaxed_sys(const uint4* address) {
   return value;
 }
 
+// Two neighbouring u64 (16-byte aligned) in one instruction. A vector access is one access per element, in no order:
+// each u64 arrives whole, the pair need not.
+__device__ __forceinline__ void st_relaxed_sys_v2(u64* address, u64 first, u64 second) {
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};" ::"l"(address), "l"(first), "l"(second) : "memory");
+}
+__device__ __forceinline__ void ld_relaxed_sys_v2(const u64* address, u64& first, u64& second) {
+  asm volatile("ld.relaxed.sys.global.v2.u64 {%0,%1}, [%2];" : "=l"(first), "=l"(second) : "l"(address) : "memory");
+}
+
 // Orders this thread's earlier accesses, and those it has observed, before its later ones, for every observer.
 __device__ __forceinline__ void fence_acq_rel_sys() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");
