@@ -100,7 +100,7 @@ std::vector<float> make_weights(const AllToAllShape& shape, u64 call, int group,
 }
 
 // What every rank knows of a call, computed for itself.
-struct SelfCheck::Step {
+struct CallChecker::Step {
   u64 call;
   int group;                              // this rank's
   i64 tokens;                             // of the own group
@@ -108,43 +108,42 @@ struct SelfCheck::Step {
   std::vector<i32> own_indices;           // of the own group, longer where a bound cuts them
   std::vector<float> weights;
   std::vector<std::vector<Origin>> rows;  // by expert
-  i64 wanted_rows;                        // before the capacity cuts them
+  i64 wanted_rows, wanted_here;           // before the capacity cuts them: of all experts, of this rank's
 };
 
-Result<SelfCheck> SelfCheck::create(Communicator& comm, CheckCase check) {
+void CallChecker::fill_row_sizes(CheckCase& check) {
   AllToAllShape& s = check.shape;
-  s.rank = comm.rank();
-  s.world_size = comm.size();
   const i64 scales = check.scale_block > 0 ? (s.hidden_dim + check.scale_block - 1) / check.scale_block : 0;
   s.hidden_dim_bytes = dtype_bytes(check.x_dtype, s.hidden_dim);
   s.hidden_dim_scale_bytes = scales * i64(sizeof(float));
-  WEFT_ASSIGN(AllToAll op, AllToAll::create(comm, s, check.options));
-  const i64 m = s.max_num_tokens, k = s.experts_per_token, local = op.local_experts().size(), cap = op.capacity();
-  const i64 gathered = op.gathered_rows();
-  SelfCheck made(check, std::move(op));
-  made.x_ = Tensor::zeros(check.x_dtype, {m, s.hidden_dim});
-  made.scales_ = Tensor::zeros(DType::kF32, {m, scales});
-  made.counts_ = Tensor::zeros(DType::kI32, {local});
-  if (check.map) {
-    made.row_map_ = Tensor::zeros(DType::kI32, {local, cap});
-    made.row_experts_ = Tensor::zeros(DType::kI32, {gathered, k});
-  } else {
-    made.expert_x_ = Tensor::zeros(check.x_dtype, {local, cap, s.hidden_dim});
-    if (scales > 0) made.expert_scales_ = Tensor::zeros(DType::kF32, {local, cap, scales});
-  }
-  made.y_ = Tensor::zeros(check.options.combine_dtype, {local, cap, s.hidden_dim});
-  made.out_ = Tensor::zeros(check.out_dtype, {m, s.hidden_dim});
-  return made;
 }
 
-i64 SelfCheck::tokens_of(u64 call, int group) const {
+CallChecker::CallChecker(const CheckCase& check, Range local_experts, i64 capacity, i64 gathered_rows)
+    : case_(check), local_(local_experts), capacity_(capacity), gathered_rows_(gathered_rows) {
+  const AllToAllShape& s = check.shape;
+  const i64 m = s.max_num_tokens, local = local_.size(), scales = s.hidden_dim_scale_bytes / i64(sizeof(float));
+  x_ = Tensor::zeros(check.x_dtype, {m, s.hidden_dim});
+  scales_ = Tensor::zeros(DType::kF32, {m, scales});
+  counts_ = Tensor::zeros(DType::kI32, {local});
+  if (check.map) {
+    row_map_ = Tensor::zeros(DType::kI32, {local, capacity});
+    row_experts_ = Tensor::zeros(DType::kI32, {gathered_rows, s.experts_per_token});
+  } else {
+    expert_x_ = Tensor::zeros(check.x_dtype, {local, capacity, s.hidden_dim});
+    if (scales > 0) expert_scales_ = Tensor::zeros(DType::kF32, {local, capacity, scales});
+  }
+  y_ = Tensor::zeros(check.options.combine_dtype, {local, capacity, s.hidden_dim});
+  out_ = Tensor::zeros(check.out_dtype, {m, s.hidden_dim});
+}
+
+i64 CallChecker::tokens_of(u64 call, int group) const {
   const i64 most = case_.shape.max_num_tokens;
   if (case_.routing == Routing::kMixed && call % 8 == 5) return group == 0 ? 0 : most;
   if (case_.routing == Routing::kMixed && call % 16 == 14) return 0;
   return case_.vary_tokens ? i64(mixed(call, u64(group), 5) % u64(most + 1)) : most;
 }
 
-SelfCheck::Step SelfCheck::make_step(u64 call) const {
+CallChecker::Step CallChecker::make_step(u64 call) const {
   const AllToAllShape& s = case_.shape;
   const int groups = s.world_size / s.dp_size;
   Step step{.call = call,
@@ -154,10 +153,14 @@ SelfCheck::Step SelfCheck::make_step(u64 call) const {
             .own_indices = {},
             .weights = {},
             .rows = {},
-            .wanted_rows = 0};
+            .wanted_rows = 0,
+            .wanted_here = 0};
   for (int g = 0; g < groups; ++g) {
     step.indices.push_back(make_indices(s, case_.routing, call, g, tokens_of(call, g)));
-    for (const i32 index : step.indices.back()) step.wanted_rows += index >= 0;
+    for (const i32 index : step.indices.back()) {
+      step.wanted_rows += index >= 0;
+      step.wanted_here += index >= local_.begin && index < local_.end;
+    }
   }
   step.tokens = tokens_of(call, step.group);
   // Behind a bound lie indices that nobody may read.
@@ -165,11 +168,11 @@ SelfCheck::Step SelfCheck::make_step(u64 call) const {
   if (case_.bound) step.own_indices.resize(size_t(s.max_num_tokens * s.experts_per_token), i32(0x7fffffff));
   const i64 given = i64(step.own_indices.size()) / s.experts_per_token;
   step.weights = make_weights(s, call, step.group, given);
-  step.rows = route_reference(step.indices, s.num_experts, s.experts_per_token, op_.capacity());
+  step.rows = route_reference(step.indices, s.num_experts, s.experts_per_token, capacity_);
   return step;
 }
 
-void SelfCheck::fill_inputs(const Step& step) {
+void CallChecker::fill_inputs(const Step& step) {
   const AllToAllShape& s = case_.shape;
   for (i64 t = 0; t < step.tokens; ++t) {
     fill_bytes(x_.view.row<std::byte>(t), s.hidden_dim_bytes, x_seed(step.call, step.group, t));
@@ -178,17 +181,17 @@ void SelfCheck::fill_inputs(const Step& step) {
   for (const Tensor* output : {&expert_x_, &expert_scales_, &counts_, &row_map_, &row_experts_, &out_}) poison(*output);
 }
 
-Status SelfCheck::check_row(const Step& step, i64 place, int group, i64 token) const {
+Status CallChecker::check_row(const CheckedCalls& calls, const Step& step, i64 place, int group, i64 token) const {
   const AllToAllShape& s = case_.shape;
   const std::byte *x = expert_x_.storage.data() + place * s.hidden_dim_bytes,
                   *scales = expert_scales_.storage.data() + place * s.hidden_dim_scale_bytes;
   if (case_.map) {
     const i32 row = row_map_.view.as<i32>()[place];
-    if (row < 0 || row >= op_.gathered_rows()) return error(Code::kDataLoss, "row_map [{}]: found {}", place, row);
-    x = op_.gathered_x() + row * op_.gathered_pitch();
-    scales = op_.gathered_x_scale() + row * op_.gathered_scale_pitch();
+    if (row < 0 || row >= gathered_rows_) return error(Code::kDataLoss, "row_map [{}]: found {}", place, row);
+    x = calls.gathered->gathered_x() + row * calls.gathered->gathered_pitch();
+    scales = calls.gathered->gathered_x_scale() + row * calls.gathered->gathered_scale_pitch();
     const i32* experts = row_experts_.view.row<i32>(row);
-    const i32 expert = i32(place / op_.capacity());
+    const i32 expert = i32(place / capacity_);
     if (std::find(experts, experts + s.experts_per_token, expert) == experts + s.experts_per_token) {
       return error(Code::kDataLoss, "row_experts [{}]: expert {} is missing", row, expert);
     }
@@ -200,9 +203,9 @@ Status SelfCheck::check_row(const Step& step, i64 place, int group, i64 token) c
                token, group);
 }
 
-Status SelfCheck::check_dispatch(const Step& step) const {
-  const Range mine = op_.local_experts();
-  const i64 cap = op_.capacity();
+Status CallChecker::check_dispatch(const CheckedCalls& calls, const Step& step) const {
+  const Range mine = local_;
+  const i64 cap = capacity_;
   i64 pairs = 0;
   for (i64 e = mine.begin; e < mine.end; ++e) {
     const auto& rows = step.rows[size_t(e)];
@@ -211,7 +214,7 @@ Status SelfCheck::check_dispatch(const Step& step) const {
       return error(Code::kDataLoss, "call {}: expert {}: expected {} rows, found {}", step.call, e, rows.size(), count);
     }
     for (i64 i = 0; i < i64(rows.size()); ++i, ++pairs) {
-      WEFT_TRY(check_row(step, (e - mine.begin) * cap + i, rows[size_t(i)].group, rows[size_t(i)].token));
+      WEFT_TRY(check_row(calls, step, (e - mine.begin) * cap + i, rows[size_t(i)].group, rows[size_t(i)].token));
     }
     const i64 row_bytes = case_.map ? 0 : case_.shape.hidden_dim_bytes;
     const auto* rest = expert_x_.storage.data() + ((e - mine.begin) * cap + i64(rows.size())) * row_bytes;
@@ -227,9 +230,9 @@ Status SelfCheck::check_dispatch(const Step& step) const {
   return error(Code::kDataLoss, "call {}: row_experts: expected {} pairs, found {}", step.call, pairs, noted);
 }
 
-void SelfCheck::fill_y(const Step& step) {
-  const Range mine = op_.local_experts();
-  const i64 cap = op_.capacity(), hidden = case_.shape.hidden_dim;
+void CallChecker::fill_y(const Step& step) {
+  const Range mine = local_;
+  const i64 cap = capacity_, hidden = case_.shape.hidden_dim;
   // Rows that no token has are NaN: nobody may add them.
   std::ranges::fill(y_.storage.span(), std::byte{0xff});
   i64 at = 0;
@@ -247,7 +250,7 @@ void SelfCheck::fill_y(const Step& step) {
   }
 }
 
-Status SelfCheck::check_out(const Step& step) const {
+Status CallChecker::check_out(const Step& step) const {
   const AllToAllShape& s = case_.shape;
   const i64 k = s.experts_per_token, hidden = s.hidden_dim;
   Layout layout;
@@ -298,7 +301,7 @@ Status SelfCheck::check_out(const Step& step) const {
   return {};
 }
 
-Result<u64> SelfCheck::run(ThreadPool& pool, u64 call) {
+Result<u64> CallChecker::run(const CheckedCalls& calls, u64 call) {
   const AllToAllShape& s = case_.shape;
   Step step = make_step(call);
   fill_inputs(step);
@@ -314,38 +317,59 @@ Result<u64> SelfCheck::run(ThreadPool& pool, u64 call) {
                         .expert_x_scale = expert_scales_.view,
                         .row_map = row_map_.view,
                         .row_experts = row_experts_.view};
-  const auto between = [] { std::this_thread::yield(); };
-  const Status sent = pool.run([&](Exec& exec) -> Status {
-    if (!case_.split) return op_.dispatch(exec, to);
-    WEFT_TRY(op_.dispatch_send(exec, to));
-    between();
-    return op_.dispatch_receive(exec, to);
-  });
-  i64 kept = 0;
-  for (const auto& rows : step.rows) kept += i64(rows.size());
-  if (kept == step.wanted_rows) WEFT_TRY(sent);
-  if (kept != step.wanted_rows && sent.code() != Code::kResourceExhausted) {
-    return error(Code::kDataLoss, "call {}: {} pairs beyond the capacity were not reported: {}", call,
-                 step.wanted_rows - kept, sent.message());
+  CheckedCalls::Dropped dropped{step.wanted_rows, step.wanted_here};
+  for (i64 e = 0; e < i64(step.rows.size()); ++e) {
+    dropped.everywhere -= i64(step.rows[size_t(e)].size());
+    if (e >= local_.begin && e < local_.end) dropped.here -= i64(step.rows[size_t(e)].size());
   }
-  WEFT_TRY(check_dispatch(step));
+  WEFT_TRY(calls.dispatch(to, dropped));
+  WEFT_TRY(check_dispatch(calls, step));
   fill_y(step);
   TensorView y = y_.view;
   if (case_.packed) y = TensorView::dense(y.data, y.dtype, {y.dim(0) * y.dim(1), s.hidden_dim});
-  const CombineArgs from{.expert_y = y,
-                         .indices = indices,
-                         .weights = TensorView::dense(step.weights.data(), DType::kF32, {given, s.experts_per_token}),
-                         .out = leading_rows(out_, given)};
-  WEFT_TRY(pool.run([&](Exec& exec) -> Status {
-    if (!case_.split) return op_.combine(exec, from);
-    WEFT_TRY(op_.combine_send(exec, from));
-    between();
-    return op_.combine_receive(exec, from);
-  }));
+  WEFT_TRY(calls.combine({.expert_y = y,
+                          .indices = indices,
+                          .weights = TensorView::dense(step.weights.data(), DType::kF32, {given, s.experts_per_token}),
+                          .out = leading_rows(out_, given)}));
   WEFT_TRY(check_out(step));
   u64 hash = 0;
   for (const std::byte b : out_.storage.span()) hash = mix64(hash + u64(b) + 1);
   return hash;
+}
+
+Result<SelfCheck> SelfCheck::create(Communicator& comm, CheckCase check) {
+  check.shape.rank = comm.rank();
+  check.shape.world_size = comm.size();
+  CallChecker::fill_row_sizes(check);
+  WEFT_ASSIGN(AllToAll op, AllToAll::create(comm, check.shape, check.options));
+  return SelfCheck(check, std::move(op));
+}
+
+Result<u64> SelfCheck::run(ThreadPool& pool, u64 call) {
+  const auto between = [] { std::this_thread::yield(); };
+  CheckedCalls calls;
+  calls.gathered = &op_;
+  calls.dispatch = [&](const DispatchArgs& to, const CheckedCalls::Dropped& dropped) -> Status {
+    const Status sent = pool.run([&](Exec& exec) -> Status {
+      if (!case_.split) return op_.dispatch(exec, to);
+      WEFT_TRY(op_.dispatch_send(exec, to));
+      between();
+      return op_.dispatch_receive(exec, to);
+    });
+    if (dropped.everywhere == 0 || !sent.ok()) {
+      return dropped.everywhere > 0 && sent.code() == Code::kResourceExhausted ? Status() : sent;
+    }
+    return error(Code::kDataLoss, "call {}: {} pairs beyond the capacity were not reported", call, dropped.everywhere);
+  };
+  calls.combine = [&](const CombineArgs& from) {
+    return pool.run([&](Exec& exec) -> Status {
+      if (!case_.split) return op_.combine(exec, from);
+      WEFT_TRY(op_.combine_send(exec, from));
+      between();
+      return op_.combine_receive(exec, from);
+    });
+  };
+  return checker_.run(calls, call);
 }
 
 }  // namespace weft::ep

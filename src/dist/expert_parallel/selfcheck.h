@@ -1,6 +1,7 @@
 // Checked calls of dispatch and combine on tokens, routing and weights that every rank can compute for itself. Used by
 // the tests, by the program test_all_to_all and by the benchmark.
 #pragma once
+#include <functional>
 #include <string>
 
 #include "device/thread_pool.h"
@@ -32,33 +33,65 @@ struct CheckCase {
 std::vector<i32> make_indices(const AllToAllShape& shape, Routing routing, u64 call, int group, i64 tokens);
 std::vector<float> make_weights(const AllToAllShape& shape, u64 call, int group, i64 tokens);
 
-class SelfCheck {
+// What is checked: a dispatch and a combine on CPU tensors, whole or in halves, wherever they really run.
+struct CheckedCalls {
+  // Pairs beyond the capacity in the world and of this rank's experts: the call must report them as its form does, and
+  // then returns ok.
+  struct Dropped {
+    i64 everywhere, here;
+  };
+  std::function<Status(const DispatchArgs&, const Dropped&)> dispatch;
+  std::function<Status(const CombineArgs&)> combine;
+  const AllToAll* gathered = nullptr;  // for maps
+};
+
+// The inputs of calls, and what must come out of them.
+class CallChecker {
  public:
-  // Collective.
-  static Result<SelfCheck> create(Communicator& comm, CheckCase check);
+  // `check` with shape.rank, world_size and the row sizes filled in.
+  CallChecker(const CheckCase& check, Range local_experts, i64 capacity, i64 gathered_rows);
+  // hidden_dim_bytes and hidden_dim_scale_bytes as the types have them.
+  static void fill_row_sizes(CheckCase& check);
 
   // Dispatch and combine number `call`, everything compared: counts, the bytes of every row and scale against
   // route_reference(), maps, what lies beyond the counts, and the result against a sum in f64, within the error that
   // the roundings may make. Returns a hash of the result's bits. Errors: kDataLoss naming the first difference; those
-  // of the operator that this call should not have had.
-  Result<u64> run(ThreadPool& pool, u64 call);
-  AllToAll& op() { return op_; }
+  // of the calls.
+  Result<u64> run(const CheckedCalls& calls, u64 call);
 
  private:
   struct Step;
-  SelfCheck(const CheckCase& check, AllToAll op) : case_(check), op_(std::move(op)) {}
   i64 tokens_of(u64 call, int group) const;
   Step make_step(u64 call) const;
   void fill_inputs(const Step& step);
-  Status check_dispatch(const Step& step) const;
-  Status check_row(const Step& step, i64 place, int group, i64 token) const;
+  Status check_dispatch(const CheckedCalls& calls, const Step& step) const;
+  Status check_row(const CheckedCalls& calls, const Step& step, i64 place, int group, i64 token) const;
   void fill_y(const Step& step);
   Status check_out(const Step& step) const;
 
   CheckCase case_;
-  AllToAll op_;
+  Range local_;
+  i64 capacity_, gathered_rows_;
   Tensor x_, scales_, expert_x_, expert_scales_, counts_, row_map_, row_experts_, y_, out_;
   u32 bound_ = 0;
+};
+
+// The checked CPU form.
+class SelfCheck {
+ public:
+  // Collective.
+  static Result<SelfCheck> create(Communicator& comm, CheckCase check);
+  // CallChecker::run() on the team's threads.
+  Result<u64> run(ThreadPool& pool, u64 call);
+  AllToAll& op() { return op_; }
+
+ private:
+  SelfCheck(const CheckCase& check, AllToAll op)
+      : case_(check), op_(std::move(op)), checker_(case_, op_.local_experts(), op_.capacity(), op_.gathered_rows()) {}
+
+  CheckCase case_;
+  AllToAll op_;
+  CallChecker checker_;
 };
 
 }  // namespace weft::ep
