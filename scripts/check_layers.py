@@ -51,6 +51,7 @@ PUBLIC = {
     "ops/gemm/cuda_plan.h",
     "ops/gemm/cuda_sm90.cuh",
     "dist/all_reduce/cuda_bench.h",
+    "dist/expert_parallel/cuda_bench.h",
     "dist/expert_parallel/selfcheck.h",
     "ops/gemm/weight.h",
     "ops/grouped_gemm/bench.h",

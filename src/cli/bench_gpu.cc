@@ -9,6 +9,7 @@
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
 #include "dist/exchange/cuda_bench.h"
+#include "dist/expert_parallel/cuda_bench.h"
 #include "ops/gemm/cuda_bench.h"
 #endif
 
@@ -16,7 +17,7 @@ namespace weft {
 namespace {
 
 struct BenchGpuOptions {
-  std::vector<std::string> ops = {"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar"};
+  std::vector<std::string> ops = {"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar", "ep"};
   int ranks = 0;
   int repeats = 15;
   std::vector<i64> bytes = {8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
@@ -25,6 +26,9 @@ struct BenchGpuOptions {
   std::vector<std::string> regimes = {"sustained", "burst"};
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
+  std::vector<i64> tokens = {1, 8, 32, 64, 128};
+  i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
+  std::string routing = "uniform";
   std::string json_path, revision = "unknown";
 };
 
@@ -97,12 +101,41 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& 
   return {};
 }
 
+Status bench_experts(const BenchGpuOptions& options, Json& out) {
+  WEFT_ASSIGN(const auto report, ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k,
+                                                         options.hidden, options.routing, options.repeats}));
+  fmt::print(
+      "expert parallel, {} experts, top {}, hidden {}, {} routing, dispatch fp8, combine bf16, {} ranks, {}, NCCL {}; "
+      "us "
+      "per call in a graph, slowest rank: median (quartiles)\n",
+      options.experts, options.top_k, options.hidden, options.routing, report.ranks, report.device, report.nccl);
+  Json rows = Json::array();
+  for (const auto& row : report.rows) {
+    fmt::print("{:>6} {:<20} {:8.2f}  ({:.2f} {:.2f})", row.tokens, row.variant, row.median_us, row.lower_us,
+               row.upper_us);
+    if (row.bytes > 0)
+      fmt::print("  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
+    fmt::print("\n");
+    rows.push_back({{"tokens", row.tokens},
+                    {"variant", row.variant},
+                    {"us", row.median_us},
+                    {"quartiles_us", {row.lower_us, row.upper_us}},
+                    {"bytes", row.bytes},
+                    {"floor_us", row.floor_us}});
+  }
+  out["ep"] = {
+      {"device", report.device},  {"ranks", report.ranks},      {"experts", options.experts}, {"top_k", options.top_k},
+      {"hidden", options.hidden}, {"routing", options.routing}, {"nccl", report.nccl},        {"rows", rows}};
+  return {};
+}
+
 Status bench_gpu(const BenchGpuOptions& options) {
   Json all = {{"revision", options.revision}, {"repeats", options.repeats}};
   for (const std::string& op : options.ops) {
     if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
     if (op == "gemm") WEFT_TRY(bench_gemm(options, all));
-    if (op != "all_reduce" && op != "gemm") WEFT_TRY(bench_fused(op, options, all));
+    if (op == "ep") WEFT_TRY(bench_experts(options, all));
+    if (op != "all_reduce" && op != "gemm" && op != "ep") WEFT_TRY(bench_fused(op, options, all));
   }
   if (options.json_path.empty()) return {};
   std::ofstream file(options.json_path);
@@ -122,9 +155,9 @@ void add_bench_gpu(CLI::App& bench) {
   auto options = std::make_shared<BenchGpuOptions>();
   CLI::App* command = bench.add_subcommand(
       "gpu", "Operators on this host's GPUs, beside NCCL and cuBLAS (opened at run time: $WEFT_NCCL, $WEFT_CUBLAS)");
-  command->add_option("--ops", options->ops, "all_reduce, gemm, ag_gemm, gemm_rs, gemm_ar")
+  command->add_option("--ops", options->ops, "all_reduce, gemm, ag_gemm, gemm_rs, gemm_ar, ep")
       ->delimiter(',')
-      ->check(CLI::IsMember({"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar"}));
+      ->check(CLI::IsMember({"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar", "ep"}));
   command->add_option("--variants", options->variants, "Of the fused operators: auto, split, push, copy")
       ->delimiter(',')
       ->check(CLI::IsMember({"auto", "split", "push", "copy"}));
@@ -140,6 +173,19 @@ void add_bench_gpu(CLI::App& bench) {
   command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
   command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
   command->add_option("--m", options->m, "Rows of x, over all ranks")->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--experts", options->experts, "Of ep")->check(CLI::Range(1, 65535))->capture_default_str();
+  command->add_option("--top-k", options->top_k, "Of ep: experts of a token")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  command->add_option("--hidden", options->hidden, "Of ep: elements of a row, a multiple of 16")
+      ->check(CLI::Range(16, 1 << 16))
+      ->capture_default_str();
+  command->add_option("--routing", options->routing, "Of ep: uniform, zipf, one_hot, holes, mixed")
+      ->check(CLI::IsMember({"uniform", "zipf", "one_hot", "holes", "mixed"}))
+      ->capture_default_str();
   command->add_option("--json", options->json_path, "Also write the figures to this file");
   command->add_option("--revision", options->revision, "Source revision to put into the JSON");
   command->callback([options] { finish(bench_gpu(*options)); });

@@ -1,0 +1,252 @@
+#include "dist/expert_parallel/cuda_bench.h"
+
+#include <algorithm>
+
+#include "comm/nccl.cuh"
+#include "dist/expert_parallel/cuda_testing.cuh"
+
+namespace weft::ep {
+namespace {
+
+constexpr int kRoutings = 5, kLength = 20;  // of a graph, in calls
+constexpr i64 kScaleBlock = 128;
+
+struct Variant {
+  std::string name;
+  std::function<Status(int)> call;  // with routing number
+  i64 row_bytes;                    // that travel per (token, peer); 0 = a rival
+  bool one_routing = false;
+  CudaGraph graph = {};
+  std::vector<double> us = {};
+};
+
+AllToAllShape shape_of(const CudaExpertBenchOptions& o, i64 tokens, int rank, int ranks) {
+  return {.max_num_tokens = tokens,
+          .num_experts = o.experts,
+          .experts_per_token = o.top_k,
+          .rank = rank,
+          .world_size = ranks,
+          .hidden_dim = o.hidden,
+          .hidden_dim_bytes = o.hidden,
+          .hidden_dim_scale_bytes = divide_up(o.hidden, kScaleBlock) * i64(sizeof(float))};
+}
+// All that can come, but for many tokens, which would fill hosts: there twice the average.
+AllToAllOptions options_of(const CudaExpertBenchOptions& o, i64 tokens, int ranks) {
+  const i64 all = tokens * ranks, average = all * o.top_k / o.experts;
+  return {.expert_capacity = all <= 1024 ? all : 2 * average + 64};
+}
+
+// One size on one rank.
+class SizeBench {
+ public:
+  SizeBench(CudaCommunicator& comm, cudaStream_t stream, NcclCommunicator* nccl, const CudaExpertBenchOptions& options,
+            i64 tokens)
+      : comm_(comm), stream_(stream), nccl_(nccl), options_(options), tokens_(tokens) {}
+
+  Status run(CudaExpertBenchReport& report) {
+    WEFT_TRY(check());
+    WEFT_TRY(prepare());
+    std::vector<Variant> variants = make_variants();
+    for (Variant& variant : variants) {
+      if (variant.one_routing) WEFT_TRY(dispatch(0));                                           // whose rows it returns
+      for (int r = 0; r < kRoutings; ++r) WEFT_TRY(variant.call(variant.one_routing ? 0 : r));  // warm
+      WEFT_ASSIGN(variant.graph, capture_graph(stream_, [&]() -> Status {
+                    for (int i = 0; i < kLength; ++i) WEFT_TRY(variant.call(variant.one_routing ? 0 : i % kRoutings));
+                    return {};
+                  }));
+      WEFT_TRY(once(variant, 2).status());
+    }
+    std::mt19937 random(1);  // the same order on every rank
+    std::vector<size_t> order(variants.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      std::shuffle(order.begin(), order.end(), random);
+      for (const size_t i : order) {
+        WEFT_ASSIGN(const double us, once(variants[i], tokens_ <= 256 ? 10 : 2));
+        variants[i].us.push_back(us);
+      }
+    }
+    const i64 travels = busiest_rows();
+    for (Variant& v : variants) {
+      std::sort(v.us.begin(), v.us.end());
+      const size_t n = v.us.size();
+      const i64 bytes = travels * v.row_bytes;
+      report.rows.push_back(
+          {tokens_, v.name, v.us[n / 2], v.us[n / 4], v.us[n * 3 / 4], bytes, double(bytes) / (kLinkGBs * 1e3)});
+    }
+    return {};
+  }
+
+ private:
+  Status check() {
+    CheckCase check;
+    check.shape = shape_of(options_, tokens_, comm_.rank(), comm_.size());
+    check.options = options_of(options_, tokens_, comm_.size());
+    check.x_dtype = DType::kU8;
+    check.scale_block = kScaleBlock;
+    WEFT_ASSIGN(check.routing, parse_routing(options_.routing));
+    WEFT_ASSIGN(const auto self, CudaCheck::create(comm_, stream_, check));
+    for (u64 call = 0; call < 2; ++call) WEFT_TRY(self->run(call).status());
+    return {};
+  }
+
+  Status prepare() {
+    const AllToAllShape s = shape_of(options_, tokens_, comm_.rank(), comm_.size());
+    WEFT_ASSIGN(routing_, parse_routing(options_.routing));
+    WEFT_ASSIGN(auto op, CudaAllToAll::create(comm_, s, options_of(options_, tokens_, comm_.size())));
+    op_ = std::make_unique<CudaAllToAll>(std::move(op));
+    const size_t places = size_t(op_->local_experts().size() * op_->capacity()), m = size_t(tokens_);
+    const size_t pairs = m * size_t(s.experts_per_token), hidden = size_t(s.hidden_dim);
+    WEFT_ASSIGN(x_, DeviceBuffer::create(m * hidden));
+    WEFT_ASSIGN(scales_, DeviceBuffer::create(m * size_t(s.hidden_dim_scale_bytes)));
+    WEFT_ASSIGN(indices_, DeviceBuffer::create(kRoutings * pairs * 4));
+    WEFT_ASSIGN(weights_, DeviceBuffer::create(kRoutings * pairs * 4));
+    WEFT_ASSIGN(counts_, DeviceBuffer::create(size_t(op_->local_experts().size()) * 4));
+    WEFT_ASSIGN(expert_x_, DeviceBuffer::create(places * hidden));
+    WEFT_ASSIGN(expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    WEFT_ASSIGN(y_, DeviceBuffer::create(places * hidden * 2));
+    WEFT_ASSIGN(out_, DeviceBuffer::create(m * hidden * 2));
+    WEFT_ASSIGN(gathered_, DeviceBuffer::create(m * hidden * 2 * size_t(comm_.size())));
+    WEFT_ASSIGN(begin_, make_event());
+    WEFT_ASSIGN(end_, make_event());
+    for (DeviceBuffer* buffer : {&x_, &scales_, &y_, &gathered_})
+      WEFT_CUDA_TRY(cudaMemsetAsync(buffer->data(), 0x31, buffer->bytes(), stream_));
+    for (int r = 0; r < kRoutings; ++r) {
+      const auto indices = make_indices(s, routing_, u64(r), comm_.rank(), tokens_);
+      const auto weights = make_weights(s, u64(r), comm_.rank(), tokens_);
+      WEFT_CUDA_TRY(cudaMemcpy(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * 4, cudaMemcpyDefault));
+      WEFT_CUDA_TRY(cudaMemcpy(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * 4, cudaMemcpyDefault));
+    }
+    return comm_.synchronize(stream_);
+  }
+
+  static TensorView view(const DeviceBuffer& buffer, DType dtype, const Shape& shape, i64 offset_bytes = 0) {
+    return TensorView::dense(buffer.as<std::byte>() + offset_bytes, dtype, shape, DeviceKind::kCuda);
+  }
+  Status dispatch(int routing) {
+    const i64 k = options_.top_k, local = op_->local_experts().size(), cap = op_->capacity();
+    const i64 scales = divide_up(options_.hidden, kScaleBlock);
+    return op_->dispatch(stream_, {.x = view(x_, DType::kU8, {tokens_, options_.hidden}),
+                                   .x_scale = view(scales_, DType::kF32, {tokens_, scales}),
+                                   .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
+                                   .out_num_tokens = view(counts_, DType::kI32, {local}),
+                                   .expert_x = view(expert_x_, DType::kU8, {local, cap, options_.hidden}),
+                                   .expert_x_scale = view(expert_scales_, DType::kF32, {local, cap, scales})});
+  }
+  Status combine(int routing) {
+    const i64 k = options_.top_k;
+    return op_->combine(
+        stream_, {.expert_y = view(y_, DType::kBF16, {op_->local_experts().size(), op_->capacity(), options_.hidden}),
+                  .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
+                  .weights = view(weights_, DType::kF32, {tokens_, k}, routing * tokens_ * k * 4),
+                  .out = view(out_, DType::kBF16, {tokens_, options_.hidden})});
+  }
+
+  std::vector<Variant> make_variants() {
+    const i64 x_bytes = options_.hidden + divide_up(options_.hidden, kScaleBlock) * 4, y_bytes = options_.hidden * 2;
+    std::vector<Variant> variants;
+    variants.push_back({"weft/dispatch", [this](int r) { return dispatch(r); }, x_bytes});
+    variants.push_back({"weft/combine", [this](int r) { return combine(r); }, y_bytes, true});
+    variants.push_back({"weft/pair",
+                        [this](int r) -> Status {
+                          WEFT_TRY(dispatch(r));
+                          return combine(r);
+                        },
+                        x_bytes + y_bytes});
+    if (nccl_ == nullptr) return variants;
+    const auto gather = [=, this] {
+      return nccl_->all_gather_bf16(gathered_.as<std::byte>(), y_.data(), size_t(tokens_ * x_bytes / 2), stream_);
+    };
+    const auto reduce = [this] {
+      return nccl_->reduce_scatter_bf16(gathered_.data(), out_.data(), size_t(tokens_ * options_.hidden), stream_);
+    };
+    variants.push_back({"nccl/all_gather", [=](int) { return gather(); }, 0});
+    variants.push_back({"nccl/reduce_scatter", [=](int) { return reduce(); }, 0});
+    variants.push_back({"nccl/pair",
+                        [=](int) -> Status {
+                          WEFT_TRY(gather());
+                          return reduce();
+                        },
+                        0});
+    return variants;
+  }
+
+  // Microseconds per call on the slowest rank.
+  Result<double> once(const Variant& variant, int replays) {
+    if (variant.one_routing) WEFT_TRY(dispatch(0));
+    WEFT_TRY(comm_.synchronize(stream_));
+    WEFT_TRY(comm_.world().barrier(Deadline::after(std::chrono::seconds(60))));
+    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream_));
+    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(variant.graph.get(), stream_));
+    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream_));
+    WEFT_TRY(comm_.synchronize(stream_));
+    float ms = 0;
+    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
+    return slowest_rank(comm_.world(), double(ms) * 1e3 / (replays * kLength));
+  }
+
+  // The most (token, peer) rows that any rank sends or receives, over the first routing.
+  i64 busiest_rows() const {
+    const AllToAllShape s = shape_of(options_, tokens_, 0, comm_.size());
+    const auto wire = plan_cuda_wire(s, {});
+    std::vector<i64> sent(size_t(comm_.size())), received(size_t(comm_.size()));
+    for (int r = 0; r < comm_.size(); ++r) {
+      const auto indices = make_indices(s, routing_, 0, r, tokens_);
+      for (i64 t = 0; t < tokens_; ++t) {
+        u32 ranks = 0;
+        for (i64 j = 0; j < options_.top_k; ++j)
+          if (const i32 index = indices[size_t(t * options_.top_k + j)]; index >= 0)
+            ranks |= 1u << wire->rank_of(index);
+        for (int p = 0; p < comm_.size(); ++p)
+          if (p != r && (ranks >> p & 1) != 0) ++sent[size_t(r)], ++received[size_t(p)];
+      }
+    }
+    return std::max(*std::max_element(sent.begin(), sent.end()), *std::max_element(received.begin(), received.end()));
+  }
+
+  CudaCommunicator& comm_;
+  const cudaStream_t stream_;
+  NcclCommunicator* const nccl_;
+  const CudaExpertBenchOptions& options_;
+  const i64 tokens_;
+  Routing routing_ = Routing::kUniform;
+  std::unique_ptr<CudaAllToAll> op_;
+  DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
+  CudaEvent begin_, end_;
+};
+
+}  // namespace
+
+Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& options) {
+  CudaExpertBenchReport report;
+  report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
+  if (options.tokens.empty()) return error(Code::kInvalidArgument, "no numbers of tokens given");
+  cudaDeviceProp properties;
+  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
+  report.device = properties.name;
+  i64 arena = 64 << 20;  // what the operators of all sizes take, those of the checks too
+  for (const i64 tokens : options.tokens) {
+    WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape_of(options, tokens, 0, report.ranks), {}));
+    i64 bytes = 0;
+    plan_cuda_buffers(wire, 0, &bytes);
+    arena += 2 * round_up(bytes, 4096);
+  }
+  std::vector<CudaExpertBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
+  WEFT_TRY(
+      run_gpu_ranks(report.ranks,
+                    [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+                      CudaExpertBenchReport& mine = reports[size_t(comm.rank())];
+                      auto nccl = NcclCommunicator::create(comm.world(), Deadline::after(std::chrono::seconds(60)));
+                      if (!nccl.ok()) mine.nccl = nccl.status().message();  // ranks that share a GPU, too
+                      if (nccl.ok()) mine.nccl = (*nccl)->version();
+                      for (const i64 tokens : options.tokens)
+                        WEFT_TRY(SizeBench(comm, stream, nccl.ok() ? nccl->get() : nullptr, options, tokens).run(mine));
+                      return {};
+                    },
+                    {.arena_bytes = size_t(arena)}));
+  report.nccl = reports[0].nccl;
+  report.rows = reports[0].rows;
+  return report;
+}
+
+}  // namespace weft::ep

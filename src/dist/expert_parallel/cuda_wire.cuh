@@ -1,0 +1,72 @@
+// What the kernels of expert parallelism share: words that say by themselves whether they have arrived, and the credit
+// that lets them be used again.
+#pragma once
+#include "comm/machine/cuda_peers.cuh"
+#include "device/cuda/sm90.cuh"
+#include "dist/expert_parallel/cuda_plan.h"
+
+namespace weft::ep {
+
+inline constexpr u64 kArrivedBit = u64(1) << 63;
+
+// This rank's own memory: written by dispatch, read by combine.
+struct CudaRoute {
+  i32* places;  // [ranks, source_tokens, per_token]: row of expert_y; kElsewhere, kDropped. Rows in use only.
+  i32* begins;  // [local experts + 1]: first row of each expert where they lie without gaps
+  i32* tokens;  // [ranks]: tokens of each source's group
+};
+
+// In pinned host memory, written by dispatch when something is wrong; one writer per field and call.
+struct CudaReport {
+  u64 dropped;       // (token, expert) pairs of this rank's experts beyond the capacity, in all calls
+  u32 expert, rows;  // the last such expert, and the rows that came for it
+  u64 refused;       // tokens of bound_m beyond the tensor, in all calls
+  u32 bad_indices;   // 1 = there was an index of this rank's tokens that is no expert
+  i32 bad_index;     // the last of them
+};
+
+__device__ __forceinline__ void put_word(Word* to, const Word& word) {
+  ptx::st_relaxed_sys_v2(&to->lo, word.lo, word.hi);
+}
+__device__ __forceinline__ Word peek_word(const Word* from) {
+  Word word;
+  ptx::ld_relaxed_sys_v2(&from->lo, word.lo, word.hi);
+  return word;
+}
+__device__ __forceinline__ u64 tagged(u32 value, u32 epoch) {
+  return u64(epoch) << 32 | value;
+}
+__device__ __forceinline__ bool has_tag(u64 unit, u32 epoch) {
+  return u32(unit >> 32) == epoch;
+}
+__device__ __forceinline__ const u64* counter_of(const CudaPeers& peers, sym<EpochWord> word) {
+  return reinterpret_cast<const u64*>(peers.at(word, peers.rank));
+}
+__device__ __forceinline__ int warp_of_cta() {
+  return int(threadIdx.x) / 32;
+}
+__device__ __forceinline__ int lane_of_warp() {
+  return int(threadIdx.x) % 32;
+}
+
+// The credit behind all buffers. Whoever writes into a half for call e + 2 has been told by its reader that call e + 1
+// has begun there, hence that call e has read and cleared it. By one warp each, a lane per peer; those that carry data
+// wait for neither.
+__device__ __forceinline__ void tell_begun(const CudaPeers& peers, const CudaBuffers& b, sym<u32> begun, u32 epoch) {
+  const int peer = lane_of_warp();
+  if (peer < peers.ranks && peer != peers.rank)
+    ptx::st_release_sys(peers.at(b.begun_at(begun, peers.rank), peer), epoch);
+}
+__device__ __forceinline__ void hear_begun(const CudaPeers& peers, const CudaBuffers& b, sym<u32> begun, u32 epoch) {
+  const int peer = lane_of_warp();
+  if (peer < peers.ranks && peer != peers.rank) peers.await(b.begun_at(begun, peer), peer, epoch);
+  __syncwarp();
+}
+
+// [cta] The last of a call: this CTA has read the epoch and cleared what it read.
+__device__ __forceinline__ void depart(const CudaPeers& peers, sym<EpochWord> word) {
+  __syncthreads();
+  if (threadIdx.x == 0) ptx::red_add_relaxed_gpu(const_cast<u64*>(counter_of(peers, word)), epoch_share());
+}
+
+}  // namespace weft::ep
