@@ -249,6 +249,15 @@ ApiFault ApiSchema::check_value(const Json& reference, const Json& value, const 
 }
 
 ApiFault ApiSchema::check_object(const Json& schema, const Json& value, const std::string& path, int depth) const {
+  const Json none = Json::object();
+  const Json& properties = schema.contains("properties") ? schema["properties"] : none;
+  // What kind of object it is comes first: an image part has no "text", but that is not what is wrong with it.
+  for (const auto& [key, property] : properties.items()) {
+    const auto sent = value.find(key);
+    if (sent != value.end() && (property.contains("const") || property.contains("enum"))) {
+      WEFT_API_TRY(check_value(property, *sent, member(path, key), depth + 1));
+    }
+  }
   if (schema.contains("required")) {
     for (const Json& key : schema["required"]) {
       const auto& name = key.get_ref<const std::string&>();
@@ -262,8 +271,6 @@ ApiFault ApiSchema::check_object(const Json& schema, const Json& value, const st
     return invalid(path, "object_above_max_properties",
                    fmt::format("Invalid {}: expected at most {} keys.", where(path), schema["maxProperties"].dump()));
   }
-  const Json none = Json::object();
-  const Json& properties = schema.contains("properties") ? schema["properties"] : none;
   for (const auto& [key, part] : value.items()) {
     const auto known = properties.find(key);
     if (known != properties.end()) {
