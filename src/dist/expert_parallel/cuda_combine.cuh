@@ -351,7 +351,7 @@ __device__ __forceinline__ void receive(const CudaCombineParams& p, int cta, int
     const float weight = lane < w.per_token ? p.weights[i64(token) * w.per_token + lane] : 0;
     const int holder = u32(index) < u32(w.experts) ? w.rank_of(index) : -1;
     float sums[kUnroll][kCount];
-    Word parts[kBatch][kUnroll];
+    auto& parts = held.words;  // once the own rows are added, or instead of them: registers are scarce
     const auto add = [&](float factor, const Word(&words)[kUnroll]) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
