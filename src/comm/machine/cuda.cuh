@@ -16,6 +16,16 @@ struct CudaGroup {
   FaultSink fault;
 };
 
+// For kernels that are compiled once for every number of ranks, at the price of indexed loads of the addresses.
+inline constexpr int kRuntimeRanks = 0;
+inline constexpr int kMostCudaRanks = 8;
+template <>
+struct CudaGroup<kRuntimeRanks> {
+  std::byte* bases[kMostCudaRanks];
+  int rank, ranks;
+  FaultSink fault;
+};
+
 // Calls are counted in one 64-bit word: every CTA adds its share of kEpochOne when it is done, so that the last one
 // completes a call without any CTA asking how many others there are, and grids may differ from call to call.
 inline constexpr u64 kEpochOne = u64(1) << 20;
@@ -44,7 +54,13 @@ class CudaMachine {
   __device__ __forceinline__ explicit CudaMachine(const CudaGroup<Ranks>& group) : group_(group) {}
 
   __device__ __forceinline__ int rank() const { return group_.rank; }
-  __device__ __forceinline__ constexpr int ranks() const { return Ranks; }
+  __device__ __forceinline__ constexpr int ranks() const {
+    if constexpr (Ranks == kRuntimeRanks) {
+      return group_.ranks;
+    } else {
+      return Ranks;
+    }
+  }
   __device__ __forceinline__ int cta() const { return int(blockIdx.x); }
   __device__ __forceinline__ int ctas() const { return int(gridDim.x); }
   __device__ __forceinline__ int lane() const { return int(threadIdx.x); }
@@ -92,6 +108,10 @@ class CudaMachine {
 
   // 16 bytes at a time where both ends allow, with several loads under way per lane.
   __device__ __forceinline__ void copy_bytes(void* target, const void* source, i64 bytes) const {
+    copy_bytes(target, source, bytes, threadIdx.x, blockDim.x);
+  }
+  // The same by `count` lanes, of which the calling one is number `index`.
+  __device__ __forceinline__ void copy_bytes(void* target, const void* source, i64 bytes, u32 index, u32 count) const {
     std::byte* to = static_cast<std::byte*>(target);
     const std::byte* from = static_cast<const std::byte*>(source);
     i64 done = 0;
@@ -100,18 +120,18 @@ class CudaMachine {
       const i64 words = bytes / 16;
       uint4* to_words = reinterpret_cast<uint4*>(to);
       const uint4* from_words = reinterpret_cast<const uint4*>(from);
-      i64 i = threadIdx.x;
-      for (; i + (kUnroll - 1) * blockDim.x < words; i += kUnroll * blockDim.x) {
+      i64 i = index;
+      for (; i + (kUnroll - 1) * count < words; i += kUnroll * count) {
         uint4 held[kUnroll];
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) held[u] = from_words[i + u * blockDim.x];
+        for (int u = 0; u < kUnroll; ++u) held[u] = from_words[i + u * count];
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) to_words[i + u * blockDim.x] = held[u];
+        for (int u = 0; u < kUnroll; ++u) to_words[i + u * count] = held[u];
       }
-      for (; i < words; i += blockDim.x) to_words[i] = from_words[i];
+      for (; i < words; i += count) to_words[i] = from_words[i];
       done = words * 16;
     }
-    for (i64 i = done + threadIdx.x; i < bytes; i += blockDim.x) to[i] = from[i];
+    for (i64 i = done + index; i < bytes; i += count) to[i] = from[i];
   }
 
   // One fence covers all flags that a lane raises between two sync()s: it waits for every store under way, which over
@@ -163,6 +183,33 @@ class CudaMachine {
     if (threadIdx.x == 0) ptx::red_add_relaxed_gpu(counter(word), epoch_share());
   }
 
+  __device__ __forceinline__ constexpr int warp_size() const { return 32; }
+  __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
+  __device__ __forceinline__ void put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes,
+                                            Lanes lanes) const {
+    copy_bytes(at(target, peer), source, bytes, u32(lanes.index), u32(lanes.count));
+  }
+  __device__ __forceinline__ void get_bytes(void* target, sym<std::byte> source, i64 bytes, int peer,
+                                            Lanes lanes) const {
+    copy_bytes(target, at(source, peer), bytes, u32(lanes.index), u32(lanes.count));
+  }
+  __device__ __forceinline__ void raise(sym<u32> flag, int peer, u32 value) const {
+    ptx::st_release_sys(at(flag, peer), value);
+  }
+  __device__ __forceinline__ void add(sym<u32> flag, int peer, u32 value) const {
+    ptx::red_add_release_sys(at(flag, peer), value);
+  }
+  template <class Reached>
+  __device__ __forceinline__ bool await_when(sym<u32> flag, int peer, u32 wanted, Reached&& reached) const {
+    const u32* word = at(flag, rank());
+    wait_until(group_.fault, {peer, flag.offset, wanted}, [&](u32& seen) {
+      seen = ptx::ld_acquire_sys(word);
+      return reached(seen);
+    });
+    return true;
+  }
+  __device__ __forceinline__ void fence() const { ptx::fence_acq_rel_sys(); }
+
  private:
   // What one load or store moves.
   template <size_t Bytes>
@@ -184,6 +231,6 @@ __device__ __forceinline__ void finish(CudaMachine<Ranks>& m, sym<EpochWord> wor
   m.depart(word);
 }
 
-static_assert(Machine<CudaMachine<2>>);
+static_assert(SignalMachine<CudaMachine<2>> && SignalMachine<CudaMachine<kRuntimeRanks>>);
 
 }  // namespace weft

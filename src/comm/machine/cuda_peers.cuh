@@ -5,13 +5,7 @@
 
 namespace weft {
 
-inline constexpr int kMostCudaRanks = 8;
-
-struct CudaPeers {
-  std::byte* bases[kMostCudaRanks];  // each rank's part of the arena, as this GPU sees it
-  int rank, ranks;
-  FaultSink fault;
-
+struct CudaPeers : CudaGroup<kRuntimeRanks> {
   template <class T>
   __device__ __forceinline__ T* at(sym<T> object, int peer) const {
     return reinterpret_cast<T*>(bases[peer] + object.offset);

@@ -21,9 +21,9 @@ void HostMachine::sleep(Doorbell& bell, u32 rings) {
 
 void HostMachine::give_up(int peer, u32 wanted, u32 seen) const {
   const auto waited = std::chrono::duration<double>(group_.deadline).count();
-  group_.world->fail(error(Code::kDeadlineExceeded,
-                           "{}: rank {} waited {:.3g} s for rank {}: expected call {}, seen {}", op_,
-                           group_.world_ranks[size_t(rank_)], waited, group_.world_ranks[size_t(peer)], wanted, seen));
+  const std::string whom = peer == kAnyRank ? "any rank" : fmt::format("rank {}", group_.world_ranks[size_t(peer)]);
+  group_.world->fail(error(Code::kDeadlineExceeded, "{}: rank {} waited {:.3g} s for {}: expected call {}, seen {}",
+                           op_, group_.world_ranks[size_t(rank_)], waited, whom, wanted, seen));
 }
 
 }  // namespace weft

@@ -152,6 +152,37 @@ class HostMachine {
     std::atomic_ref<u32>(at(word, rank_)->finished).store(epoch, std::memory_order_release);
   }
 
+  // A CTA is one lane.
+  int warp_size() const { return 1; }
+  void sync_warp() {}
+  void put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes, Lanes) {
+    put_bytes(target, peer, source, bytes);
+  }
+  void get_bytes(void* target, sym<std::byte> source, i64 bytes, int peer, Lanes) const {
+    copy_bytes(target, at(source, peer), bytes);
+  }
+  void raise(sym<u32> flag, int peer, u32 value) {
+    notify(flag, peer, value);
+    flush(peer);
+  }
+  void add(sym<u32> flag, int peer, u32 value) {
+    std::atomic_ref<u32>(*at(flag, peer)).fetch_add(value, std::memory_order_release);
+    flush(peer);
+  }
+  template <class Reached>
+  bool await_when(sym<u32> flag, int peer, u32 wanted, Reached&& reached) {
+    std::atomic_ref<u32> word(*at(flag, rank_));
+    return wait(peer, wanted, [&](u32& seen) {
+      seen = word.load(std::memory_order_acquire);
+      return reached(seen);
+    });
+  }
+  void fence() const {
+#if !defined(WEFT_TSAN)  // which does not model fences
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
+  }
+
  private:
   // Until poll(seen) says true.
   template <class Poll>
@@ -205,6 +236,6 @@ class HostMachine {
   const char* const op_;
 };
 
-static_assert(Machine<HostMachine>);
+static_assert(SignalMachine<HostMachine>);
 
 }  // namespace weft

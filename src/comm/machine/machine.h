@@ -34,6 +34,17 @@
 //                                                   all that the others did is ordered before what this one does next
 //   advance(word, epoch)                      [lane] the last CTA ends the call; the word then reads `epoch`
 //
+// And what the primitives of users' own kernels stand on (SignalMachine):
+//
+//   warp_size()  sync_warp()                  [warp] lanes of a warp, which are neighbours; their barrier
+//   put_bytes(dst, peer, src, n, lanes)       [lane] this lane's part of a copy that `lanes` make together
+//   get_bytes(dst, src, n, peer, lanes)       [lane] the same out of a peer's arena
+//   raise(flag, peer, v)  add(flag, peer, v)  [lane] release at system scope: what this lane wrote, and what others of
+//                                                   its CTA wrote before a barrier that it has passed; set and add
+//   await_when(flag, peer, v, reached)        [lane] -> bool. acquire: until reached(the own arena's flag); `peer` (or
+//                                                   kAnyRank) and `v` are for the message of a wait that expires
+//   fence()                                   [lane] this lane's earlier stores before its later ones, for everybody
+//
 // A wait that returns false means that the communicator has failed: the protocol returns false at once.
 #pragma once
 #include <concepts>
@@ -78,9 +89,20 @@ WEFT_HD bool epoch_reached(u32 seen, u32 wanted) {
   return seen - wanted < kEpochWindow;
 }
 
+// Lanes that act together: the calling one is number `index` of `count`.
+struct Lanes {
+  int index = 0, count = 1;
+};
+
+// Where a message names the rank that was waited for: nobody in particular.
+inline constexpr int kAnyRank = -1;
+
 namespace machine_detail {
 struct AnyTile {
   WEFT_HD bool operator()(i64, i64) const { return true; }
+};
+struct AnyValue {
+  WEFT_HD bool operator()(u32) const { return true; }
 };
 }  // namespace machine_detail
 
@@ -109,6 +131,19 @@ concept Machine = requires(M& m, sym<float> value, sym<u32> flag, sym<LlWord> wo
   { m.epoch(epoch) } -> std::same_as<u32>;
   { m.arrive(epoch) } -> std::same_as<bool>;
   m.advance(epoch, v);
+};
+
+template <class M>
+concept SignalMachine = Machine<M> && requires(M& m, sym<u32> flag, sym<std::byte> bytes, const void* source,
+                                               void* target, int peer, u32 v, i64 n, Lanes lanes) {
+  { m.warp_size() } -> std::convertible_to<int>;
+  m.sync_warp();
+  m.put_bytes(bytes, peer, source, n, lanes);
+  m.get_bytes(target, bytes, n, peer, lanes);
+  m.raise(flag, peer, v);
+  m.add(flag, peer, v);
+  { m.await_when(flag, peer, v, machine_detail::AnyValue{}) } -> std::same_as<bool>;
+  m.fence();
 };
 
 // Part `index` of [0, n) cut into `parts`, as split_range() of base/tensor.h cuts.
@@ -148,6 +183,7 @@ WEFT_HD bool peers_until(M& m, F&& f) {
 }
 
 // Ends a call: every CTA of the rank has done its part, the last one advances the epoch.
+WEFT_ANY_SIDE
 template <class M>
 WEFT_HD void finish(M& m, sym<EpochWord> word, u32 epoch) {
   if (m.arrive(word) && m.lane() == 0) m.advance(word, epoch);

@@ -86,7 +86,7 @@ void SimWorld::set_word(u64 offset, u32 value) {
   for (int r = 0; r < options_.ranks; ++r) word(r, offset / 4).values[0] = value;
 }
 
-void SimWorld::commit(const Store& store) {
+void SimWorld::commit(const Store& store, const Cta& by) {
   ++now_;
   for (int i = 0; i < store.count; ++i) {
     Word& w = word(store.target, store.word + u64(i));
@@ -94,10 +94,12 @@ void SimWorld::commit(const Store& store) {
       for (int j = 1; j < kHistory; ++j) {
         w.values[j - 1] = w.values[j];
         w.times[j - 1] = w.times[j];
+        w.writers[j - 1] = w.writers[j];
       }
       --w.count;
     }
-    w.values[w.count] = store.values[i];
+    w.values[w.count] = store.values[i] + (store.add ? w.values[w.count - 1] : 0);
+    w.writers[w.count] = writer_of(by);
     w.times[w.count++] = now_;
   }
 }
@@ -112,7 +114,7 @@ bool SimWorld::drain_from(Cta& cta) {
     const Store& chosen = cta.stores[pick];
     if (cta.stores[earlier].touches(chosen.target, chosen.word, chosen.count)) pick = earlier;
   }
-  commit(cta.stores[pick]);
+  commit(cta.stores[pick], cta);
   cta.stores.erase(cta.stores.begin() + i64(pick));
   return true;
 }
@@ -231,29 +233,29 @@ void SimMachine::sync() {
   w_.wait("at a lane barrier", [&] { return cta.syncs != round; });
 }
 
-void SimMachine::store(u64 offset, int peer, const void* value, i64 bytes, bool release) {
+void SimMachine::store(u64 offset, int peer, const void* value, i64 bytes, bool release, bool add) {
   WEFT_CHECK(offset % 4 == 0 && i64(offset) + bytes <= w_.options_.arena_bytes, offset, bytes);
-  SimWorld::Store store{peer, offset / 4, {}, int((bytes + 3) / 4), release};
+  SimWorld::Store store{peer, offset / 4, {}, int((bytes + 3) / 4), release, add};
   std::memcpy(store.values, value, size_t(bytes));
   here().stores.push_back(store);
   if (w_.random(4) == 0) w_.yield();
 }
 
-u32 SimMachine::load_word(u64 index) {
+u32 SimMachine::load_word(u64 index, int peer) {
   SimWorld::Cta& cta = here();
   for (auto it = cta.stores.rbegin(); it != cta.stores.rend(); ++it) {  // its own stores are visible to it at once
-    if (it->touches(rank_, index, 1)) return it->values[index - it->word];
+    if (!it->add && it->touches(peer, index, 1)) return it->values[index - it->word];
   }
-  const SimWorld::Word& w = w_.word(rank_, index);
+  const SimWorld::Word& w = w_.word(peer, index);
   int oldest = w.count - 1;
-  while (oldest > 0 && w.times[oldest] > cta.acquired) --oldest;
+  while (oldest > 0 && w.times[oldest] > cta.acquired && w.writers[oldest] != w_.writer_of(cta)) --oldest;
   return w.values[oldest + int(w_.random(u32(w.count - oldest)))];
 }
 
-void SimMachine::load(void* value, u64 offset, i64 bytes) {
+void SimMachine::load(void* value, u64 offset, i64 bytes, int peer) {
   auto* out = static_cast<std::byte*>(value);
   for (i64 i = 0; i < bytes;) {
-    const u32 loaded = load_word((offset + u64(i)) / 4);
+    const u32 loaded = load_word((offset + u64(i)) / 4, peer);
     const i64 skip = i64((offset + u64(i)) % 4), n = std::min(4 - skip, bytes - i);
     std::memcpy(out + i, reinterpret_cast<const std::byte*>(&loaded) + skip, size_t(n));
     i += n;
@@ -261,15 +263,23 @@ void SimMachine::load(void* value, u64 offset, i64 bytes) {
 }
 
 void SimMachine::put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes) {
+  put_bytes(target, peer, source, bytes, {lane_, lanes()});
+}
+
+void SimMachine::put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes, Lanes lanes) {
   WEFT_CHECK(target.offset % 16 == 0, target.offset);
-  for (i64 i = 16 * lane_; i < bytes; i += 16 * lanes()) {
+  for (i64 i = 16 * lanes.index; i < bytes; i += 16 * lanes.count) {
     store(target.offset + u64(i), peer, static_cast<const std::byte*>(source) + i, std::min<i64>(16, bytes - i), false);
   }
 }
 
 void SimMachine::get_bytes(void* target, sym<std::byte> source, i64 bytes) {
-  for (i64 i = 16 * lane_; i < bytes; i += 16 * lanes()) {
-    load(static_cast<std::byte*>(target) + i, source.offset + u64(i), std::min<i64>(16, bytes - i));
+  get_bytes(target, source, bytes, rank_, {lane_, lanes()});
+}
+
+void SimMachine::get_bytes(void* target, sym<std::byte> source, i64 bytes, int peer, Lanes lanes) {
+  for (i64 i = 16 * lanes.index; i < bytes; i += 16 * lanes.count) {
+    load(static_cast<std::byte*>(target) + i, source.offset + u64(i), std::min<i64>(16, bytes - i), peer);
   }
 }
 
@@ -302,6 +312,19 @@ bool SimMachine::await(sym<u32> flag, int, u32 epoch) {
   if (!w_.wait("waits for a flag", [&] { return epoch_reached(word.newest(), epoch); })) return false;
   here().acquired = w_.now_;
   return true;
+}
+
+bool SimMachine::await_value(sym<u32> flag, const std::function<bool(u32)>& reached) {
+  expect_flushed();
+  const SimWorld::Word& word = w_.word(rank_, flag.offset / 4);
+  if (!w_.wait("waits for a flag", [&] { return reached(word.newest()); })) return false;
+  here().acquired = w_.now_;
+  return true;
+}
+
+void SimMachine::fence() {
+  SimWorld::Cta& cta = here();
+  w_.wait("waits for its stores", [&] { return cta.stores.empty(); });
 }
 
 bool SimMachine::await_weakly(sym<u32> flag, int, u32 epoch) {

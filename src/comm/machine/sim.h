@@ -1,8 +1,8 @@
 // The sim machine: a deterministic fuzzer of protocols on weak memory. Lanes are fibres under a seeded scheduler, on
 // one thread. Stores wait in a queue per CTA and drain in any order but that of one address; a release drains after all
 // earlier stores of its CTA; bulk stores drain in pieces of 16 bytes; a weak load may return any value not older than
-// the CTA's last acquire. Waits that can never end are found. Reports what a protocol may not do: wait or end a call
-// with a signal that was not flushed.
+// the CTA's last acquire and its own last store. Waits that can never end are found. Reports what a protocol may not
+// do: wait or end a call with a signal that was not flushed.
 //
 // Not modelled: races between the lanes of a CTA on memory outside the arena, and mixed-size atomics.
 #pragma once
@@ -46,7 +46,8 @@ class SimWorld {
   struct Word {
     u32 values[kHistory] = {};
     u32 times[kHistory] = {};
-    int count = 1;
+    u16 writers[kHistory] = {};  // CTA's index + 1
+    u16 count = 1;
     u32 newest() const { return values[count - 1]; }
   };
   struct Store {
@@ -55,6 +56,7 @@ class SimWorld {
     u32 values[4];
     int count;
     bool release;
+    bool add;  // to the word instead of over it
     bool touches(int rank, u64 first, int n) const {
       return target == rank && word < first + u64(n) && first < word + u64(count);
     }
@@ -74,7 +76,7 @@ class SimWorld {
 
   u32 random(u32 below);
   Word& word(int rank, u64 index) { return memory_[size_t(rank)][size_t(index)]; }
-  void commit(const Store& store);
+  void commit(const Store& store, const Cta& by);
   bool drain_one();
   bool drain_from(Cta& cta);
   void resume(Fibre& fibre);
@@ -84,6 +86,7 @@ class SimWorld {
   // Suspends the running fibre until ready(); false once the run has failed.
   template <class Ready>
   bool wait(const char* what, Ready&& ready);
+  u16 writer_of(const Cta& cta) const { return u16(&cta - ctas_.data() + 1); }
   Cta& cta_of(int rank, int cta) { return ctas_[size_t(rank * options_.ctas + cta)]; }
   static void enter(unsigned low, unsigned high);
 
@@ -138,7 +141,7 @@ class SimMachine {
   T get(sym<T> source) {
     static_assert(sizeof(T) <= 16 && sizeof(T) % 4 == 0);
     T value;
-    load(&value, source.offset, sizeof(T));
+    load(&value, source.offset, sizeof(T), rank_);
     return value;
   }
   void put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes);
@@ -155,6 +158,20 @@ class SimMachine {
   bool arrive(sym<EpochWord> word);
   void advance(sym<EpochWord> word, u32 epoch);
 
+  // A CTA is one warp.
+  int warp_size() const { return lanes(); }
+  void sync_warp() { sync(); }
+  void put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes, Lanes lanes);
+  void get_bytes(void* target, sym<std::byte> source, i64 bytes, int peer, Lanes lanes);
+  void raise(sym<u32> flag, int peer, u32 value) { store(flag.offset, peer, &value, sizeof value, true); }
+  void add(sym<u32> flag, int peer, u32 value) { store(flag.offset, peer, &value, sizeof value, true, true); }
+  template <class Reached>
+  bool await_when(sym<u32> flag, int, u32, Reached&& reached) {
+    const std::function<bool(u32)> condition(reached);
+    return await_value(flag, condition);
+  }
+  void fence();
+
   // The kernel boundary after a call: every CTA of the rank is here and its stores are done. [cta] False = failed.
   bool end_call();
 
@@ -165,9 +182,10 @@ class SimMachine {
 
  private:
   SimWorld::Cta& here() { return w_.cta_of(rank_, cta_); }
-  void store(u64 offset, int peer, const void* value, i64 bytes, bool release);
-  void load(void* value, u64 offset, i64 bytes);
-  u32 load_word(u64 index);
+  void store(u64 offset, int peer, const void* value, i64 bytes, bool release, bool add = false);
+  void load(void* value, u64 offset, i64 bytes, int peer);
+  u32 load_word(u64 index, int peer);
+  bool await_value(sym<u32> flag, const std::function<bool(u32)>& reached);
   void signal(sym<u32> flag, int peer, u32 epoch, bool release);
   void expect_flushed();
 
@@ -175,6 +193,6 @@ class SimMachine {
   const int rank_, cta_, lane_;
 };
 
-static_assert(Machine<SimMachine>);
+static_assert(SignalMachine<SimMachine>);
 
 }  // namespace weft

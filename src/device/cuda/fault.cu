@@ -29,10 +29,11 @@ FaultSink FaultLog::sink(const char* op) {
 Status FaultLog::reason() const {
   if (!faulted()) return {};
   const FaultRecord& record = *record_.as<FaultRecord>();
+  const std::string whom = record.wait.peer < 0 ? "any rank" : fmt::format("rank {}", int(record.wait.peer));
   return error(Code::kDeadlineExceeded,
-               "rank {}: {}: waited {:.2f} s for epoch {} of rank {}, saw {} (CTA {}, lane {}, arena offset {})",
+               "rank {}: {}: waited {:.2f} s for epoch {} of {}, saw {} (CTA {}, lane {}, arena offset {})",
                record.rank, record.op < num_ops_ ? ops_[record.op] : "?", double(record.waited_ns) * 1e-9,
-               record.wait.epoch, record.wait.peer, record.seen, record.cta, record.lane, record.wait.offset);
+               record.wait.epoch, whom, record.seen, record.cta, record.lane, record.wait.offset);
 }
 
 }  // namespace weft

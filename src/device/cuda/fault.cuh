@@ -9,7 +9,7 @@
 
 namespace weft {
 
-// What a wait is for: the word at arena offset `offset`, which rank `peer` writes, reaching `epoch`.
+// What a wait is for: the word at arena offset `offset`, which rank `peer` (-1: any) writes, reaching `epoch`.
 struct WaitFor {
   int peer;
   u64 offset;

@@ -61,6 +61,11 @@ __device__ __forceinline__ void fence_acq_rel_sys() {
   asm volatile("fence.acq_rel.sys;" ::: "memory");
 }
 
+// Counts something for a peer: what the thread did or saw before is visible to who reads the sum by an acquire.
+__device__ __forceinline__ void red_add_release_sys(u32* address, u32 value) {
+  asm volatile("red.release.sys.global.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
 // Counts something for this GPU: what the thread did or saw before is visible to who reads the sum by an acquire.
 __device__ __forceinline__ void red_add_release_gpu(u32* address, u32 value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
