@@ -53,7 +53,7 @@ setup-dev:
 gpu:
 	@scripts/setup cuda
 	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset gpu >/dev/null
-	@$(CMAKE) --build build/gpu -j $(JOBS) --target weft test_gpu
+	@$(CMAKE) --build build/gpu -j $(JOBS) --target weft test_gpu examples
 gpu-bundle: gpu
 	@scripts/gpu-bundle build/gpu build/gpu-bundle
 gpu-test: gpu-bundle

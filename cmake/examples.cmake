@@ -1,0 +1,17 @@
+# The tutorials: every examples/NN_name.cc is a program of its own in the build's examples/ folder. Where CUDA is, the
+# same file is compiled as CUDA.
+add_library(weft_examples STATIC examples/ranks.cc)
+target_link_libraries(weft_examples PUBLIC weft_core)
+target_include_directories(weft_examples PUBLIC examples)
+file(GLOB tutorials CONFIGURE_DEPENDS examples/[0-9]*.cc)
+add_custom_target(examples)
+foreach(source ${tutorials})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE weft_examples)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/examples BUILD_RPATH "$ORIGIN/../lib")
+  if(WEFT_HAVE_CUDA)
+    set_source_files_properties(${source} PROPERTIES LANGUAGE CUDA)
+  endif()
+  add_dependencies(examples ${name})
+endforeach()
