@@ -20,7 +20,7 @@ i64 activation_row_bytes(ActivationFormat format, i64 k) {
   const i64 bytes = format == ActivationFormat::kF32    ? 4 * k
                     : format == ActivationFormat::kBF16 ? 2 * k
                                                         : 2 * k + k / kActivationBlock * 8;
-  return bytes > 0 ? ((bytes + 63) / 64 | 1) * 64 : 0;
+  return (bytes + 63) / 64 * 64;
 }
 
 void store_activation_row_with(const GemmKernels& kernels, const float* x, const ActivationView& out, i64 i) {

@@ -16,8 +16,7 @@ constexpr i64 kActivationBlock = 32;
 
 const char* activation_format_name(ActivationFormat format);
 
-// Bytes from one row to the next: the row itself rounded up to an odd number of cache lines, so that rows start on
-// lines, and the same columns of many rows do not fall into one set of a cache.
+// Bytes from one row to the next: the row itself rounded up to 64, so that every row starts on a cache line.
 i64 activation_row_bytes(ActivationFormat format, i64 k);
 
 // A view on `rows` rows of `k` values; a row is one contiguous run of row_bytes() bytes, so that operators that
