@@ -8,7 +8,7 @@ import pathlib
 try:
     import matplotlib
 except ImportError:
-    raise SystemExit("plot_gpu.py: needs matplotlib: pip install matplotlib")
+    raise SystemExit("plot_gpu.py: needs matplotlib: pip install matplotlib") from None
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
@@ -101,7 +101,7 @@ def main():
     try:
         everything = json.loads(flags.file.read_text())
     except (OSError, ValueError) as fault:
-        raise SystemExit(f"plot_gpu.py: {flags.file}: {fault}")
+        raise SystemExit(f"plot_gpu.py: {flags.file}: {fault}") from None
     flags.folder.mkdir(parents=True, exist_ok=True)
     source = f"{flags.file.name}, revision {everything.get('revision')}"
     for op, report in everything.items():
