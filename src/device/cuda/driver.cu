@@ -62,4 +62,11 @@ int cuda_device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+Result<std::string> cuda_device_name() {
+  if (cuda_device_count() == 0) return error(Code::kUnavailable, "no GPU is visible");
+  cudaDeviceProp properties;
+  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
+  return std::string(properties.name);
+}
+
 }  // namespace weft

@@ -32,5 +32,7 @@ Status driver_status(const CudaDriver& driver, CUresult result, const char* what
 
 // How many CUDA devices this process sees: 0 without a driver or device.
 int cuda_device_count();
+// "NVIDIA H200", of the first device. Errors: kUnavailable where there is none.
+Result<std::string> cuda_device_name();
 
 }  // namespace weft

@@ -153,6 +153,7 @@ class RankBench {
 
 Result<CudaBenchReport> bench_cuda_all_reduce(const CudaAllReduceBenchOptions& options) {
   CudaBenchReport report;
+  WEFT_ASSIGN(report.device, cuda_device_name());
   report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
   if (report.ranks < 2)
     return error(Code::kInvalidArgument, "all-reduce takes 2 ranks or more, found {}", report.ranks);
@@ -160,9 +161,6 @@ Result<CudaBenchReport> bench_cuda_all_reduce(const CudaAllReduceBenchOptions& o
   for (const i64 bytes : options.bytes)
     if (bytes < 16 || bytes % 16 != 0)
       return error(Code::kInvalidArgument, "size {}: expected a multiple of 16 bytes", bytes);
-  cudaDeviceProp properties;
-  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
-  report.device = properties.name;
   std::vector<CudaBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
   WEFT_TRY(run_gpu_ranks(report.ranks,
                          [&](CudaCommunicator& comm, cudaStream_t stream) {

@@ -217,13 +217,11 @@ class RankBench {
 
 Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& options) {
   CudaFusedBenchReport report;
+  WEFT_ASSIGN(report.device, cuda_device_name());
   report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
   if (report.ranks < 2)
     return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
   if (options.m.empty()) return error(Code::kInvalidArgument, "{}: no sizes given", options.op);
-  cudaDeviceProp properties;
-  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
-  report.device = properties.name;
   std::vector<CudaFusedBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
   WEFT_TRY(run_gpu_ranks(report.ranks,
                          [&](CudaCommunicator& comm, cudaStream_t stream) {

@@ -219,11 +219,9 @@ class SizeBench {
 
 Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& options) {
   CudaExpertBenchReport report;
+  WEFT_ASSIGN(report.device, cuda_device_name());
   report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
   if (options.tokens.empty()) return error(Code::kInvalidArgument, "no numbers of tokens given");
-  cudaDeviceProp properties;
-  WEFT_CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
-  report.device = properties.name;
   i64 arena = 64 << 20;  // what the operators of all sizes take, those of the checks too
   for (const i64 tokens : options.tokens) {
     WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape_of(options, tokens, 0, report.ranks), {}));
