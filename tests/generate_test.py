@@ -82,6 +82,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
     fails("generate", "--model", MODEL, "--tp", 50, "x", says=["--tp 50", "9 query heads"])
     fails("generate", "--model", MODEL, "--thread", 2, "x", says=["--thread", "did you mean '--threads'"], code=2)
     fails("generat", says=["generat", "did you mean 'generate'"], code=2)
+    fails("generate", "--modell", MODEL, "x", says=["--modell", "did you mean '--model'"], code=2)  # not: --model is required
     fails("generate", "--model", MODEL, "--temperature", -1, "x", says=["--temperature"], code=2)
     fails("generate", "--model", MODEL, "--prompt-ids", "1,2,49152", says=["49152", "vocabulary"])
     fails("generate", "--model", MODEL, "word " * 9000, says=["the prompt has", "8192"])

@@ -83,8 +83,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& fault) {
     const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
     const CLI::App& command = named_command(app);
-    const bool needs_command = dynamic_cast<const CLI::RequiredError*>(&fault) && !subcommands(command).empty();
-    if (dynamic_cast<const CLI::ExtrasError*>(&fault) || (needs_command && !unknown.empty())) {
+    // What is missing may be what is misspelt: `--modle X` comes before "--model is required".
+    const bool misses = dynamic_cast<const CLI::RequiredError*>(&fault) && !unknown.empty();
+    if (dynamic_cast<const CLI::ExtrasError*>(&fault) || misses) {
       fmt::print(stderr, "weft: unknown argument '{}'{}\n", unknown.front(), suggestion(command, unknown.front()));
       return 2;
     }
