@@ -106,8 +106,7 @@ Status bench_experts(const BenchGpuOptions& options, Json& out) {
                                                          options.hidden, options.routing, options.repeats}));
   fmt::print(
       "expert parallel, {} experts, top {}, hidden {}, {} routing, dispatch fp8, combine bf16, {} ranks, {}, NCCL {}; "
-      "us "
-      "per call in a graph, slowest rank: median (quartiles)\n",
+      "us per call in a graph, slowest rank: median (quartiles)\n",
       options.experts, options.top_k, options.hidden, options.routing, report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {

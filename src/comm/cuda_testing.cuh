@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <thread>
 
 #include "comm/cuda_communicator.cuh"
@@ -28,6 +29,46 @@ inline Result<double> slowest_rank(World& world, double us) {
     slowest = std::max(slowest, theirs);
   }
   return slowest;
+}
+
+// Times launches of captured graphs by events.
+class GraphTimer {
+ public:
+  static Result<GraphTimer> create() {
+    GraphTimer timer;
+    WEFT_ASSIGN(timer.begin_, make_event());
+    WEFT_ASSIGN(timer.end_, make_event());
+    return std::move(timer);
+  }
+  // Microseconds of `replays` launches in a row, begun by all ranks together, on the slowest of them. Collective.
+  Result<double> time(const CudaCommunicator& comm, cudaStream_t stream, const CudaGraph& graph,
+                      int replays = 1) const {
+    WEFT_TRY(comm.world().barrier(Deadline::after(std::chrono::seconds(60))));
+    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream));
+    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream));
+    WEFT_TRY(comm.synchronize(stream));
+    float ms = 0;
+    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
+    return slowest_rank(comm.world(), double(ms) * 1e3);
+  }
+
+ private:
+  CudaEvent begin_, end_;
+};
+
+// Calls visit(i) for every i below `count`, `rounds` times, each time in another order that is the same on every rank:
+// what drifts meets all variants alike.
+template <class Visit>
+Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
+  std::mt19937 random(1);
+  std::vector<size_t> order(count);
+  for (size_t i = 0; i < count; ++i) order[i] = i;
+  for (int round = 0; round < rounds; ++round) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (const size_t i : order) WEFT_TRY(visit(i));
+  }
+  return {};
 }
 
 // Calls work(communicator, stream) on one thread per rank and returns the first fault, named by its rank. Ends with a

@@ -44,8 +44,7 @@ class RankBench {
     WEFT_ASSIGN(x_, DeviceBuffer::create(size_t(most)));
     WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most)));
     WEFT_ASSIGN(wrong_, DeviceBuffer::create(sizeof(u32)));
-    WEFT_ASSIGN(begin_, make_event());
-    WEFT_ASSIGN(end_, make_event());
+    WEFT_ASSIGN(timer_, GraphTimer::create());
     auto nccl = NcclCommunicator::create(comm_.world(), Deadline::after(std::chrono::seconds(30)));
     if (!nccl.ok() && nccl.status().code() != Code::kUnavailable) return nccl.status();
     report.nccl = nccl.ok() ? (*nccl)->version() : nccl.status().message();
@@ -101,18 +100,6 @@ class RankBench {
     return {};
   }
 
-  // Microseconds per call of this launch, on the slowest rank.
-  Result<double> once(const Variant& variant, int replays, int calls) {
-    WEFT_TRY(barrier());
-    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream_));
-    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(variant.graph.get(), stream_));
-    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream_));
-    WEFT_TRY(comm_.synchronize(stream_));
-    float ms = 0;
-    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return slowest_rank(comm_.world(), double(ms) * 1e3 / calls);
-  }
-
   Status time(i64 bytes, std::vector<Variant>& variants, CudaBenchReport& report) {
     const int length = 20, replays = bytes <= 1 << 20 ? 10 : bytes <= 16 << 20 ? 3 : 1;
     for (Variant& variant : variants) {
@@ -121,19 +108,14 @@ class RankBench {
                     for (int i = 0; i < length; ++i) WEFT_TRY(variant.call());
                     return {};
                   }));
-      WEFT_TRY(once(variant, 2, 1).status());  // warm
+      WEFT_TRY(timer_.time(comm_, stream_, variant.graph, 2).status());  // warm
     }
     std::vector<std::vector<double>> samples(variants.size());
-    std::mt19937 random(1);  // the same order on every rank
-    std::vector<size_t> order(variants.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
-      std::shuffle(order.begin(), order.end(), random);
-      for (const size_t i : order) {
-        WEFT_ASSIGN(const double us, once(variants[i], replays, replays * length));
-        samples[i].push_back(us);
-      }
-    }
+    WEFT_TRY(in_shuffled_rounds(variants.size(), options_.repeats, [&](size_t i) -> Status {
+      WEFT_ASSIGN(const double us, timer_.time(comm_, stream_, variants[i].graph, replays));
+      samples[i].push_back(us / (replays * length));
+      return {};
+    }));
     for (size_t i = 0; i < variants.size(); ++i) {
       auto& s = samples[i];
       std::sort(s.begin(), s.end());
@@ -146,7 +128,7 @@ class RankBench {
   const cudaStream_t stream_;
   const CudaAllReduceBenchOptions& options_;
   DeviceBuffer x_, y_, wrong_;
-  CudaEvent begin_, end_;
+  GraphTimer timer_;
 };
 
 }  // namespace

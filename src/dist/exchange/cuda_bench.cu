@@ -59,8 +59,7 @@ class RankBench {
     WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(expected_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(between_, DeviceBuffer::create(size_t(most_ * std::max(n, k)) * 2));
-    WEFT_ASSIGN(begin_, make_event());
-    WEFT_ASSIGN(end_, make_event());
+    WEFT_ASSIGN(timer_, GraphTimer::create());
     WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * k, u32(comm_.rank()) + 1));
     WEFT_TRY(fill_random_bf16(stream_, w_.data(), n * k, u32(comm_.rank()) + 101));
     for (const std::string& name : options_.variants) WEFT_TRY(make(name));
@@ -152,14 +151,8 @@ class RankBench {
   // Microseconds per call of one launch of the graph, on the slowest rank.
   Result<double> once(const Variant& variant, int calls, int idle_ms) {
     if (idle_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(idle_ms));
-    WEFT_TRY(comm_.world().barrier(deadline()));
-    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream_));
-    WEFT_CUDA_TRY(cudaGraphLaunch(variant.graph.get(), stream_));
-    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream_));
-    WEFT_TRY(comm_.synchronize(stream_));
-    float ms = 0;
-    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return slowest_rank(comm_.world(), double(ms) * 1e3 / calls);
+    WEFT_ASSIGN(const double us, timer_.time(comm_, stream_, variant.graph));
+    return us / calls;
   }
 
   Status size(i64 m, CudaFusedBenchReport& report) {
@@ -180,16 +173,11 @@ class RankBench {
         WEFT_TRY(once(variant, calls, 0).status());
       }
       for (int i = 0; !burst && i < 8; ++i) WEFT_TRY(once(variants[0], calls, 0).status());  // the sustained clock
-      std::vector<size_t> order(variants.size());
-      for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-      std::mt19937 random(1);  // the same order on every rank
-      for (int repeat = 0; repeat < options_.repeats; ++repeat) {
-        std::shuffle(order.begin(), order.end(), random);
-        for (const size_t i : order) {
-          WEFT_ASSIGN(const double us, once(variants[i], calls, burst ? 20 : 0));
-          variants[i].us.push_back(us);
-        }
-      }
+      WEFT_TRY(in_shuffled_rounds(variants.size(), options_.repeats, [&](size_t i) -> Status {
+        WEFT_ASSIGN(const double us, once(variants[i], calls, burst ? 20 : 0));
+        variants[i].us.push_back(us);
+        return {};
+      }));
       for (const Variant& variant : variants) {
         std::vector<double> ratios;
         for (size_t i = 0; i < variant.us.size(); ++i) ratios.push_back(variant.us[i] / variants[0].us[i]);
@@ -210,7 +198,7 @@ class RankBench {
   std::unique_ptr<NcclCommunicator> nccl_;
   std::vector<Op> ops_;
   DeviceBuffer x_, w_, y_, expected_, between_;
-  CudaEvent begin_, end_;
+  GraphTimer timer_;
 };
 
 }  // namespace

@@ -56,16 +56,11 @@ class SizeBench {
                   }));
       WEFT_TRY(once(variant, 2).status());
     }
-    std::mt19937 random(1);  // the same order on every rank
-    std::vector<size_t> order(variants.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
-      std::shuffle(order.begin(), order.end(), random);
-      for (const size_t i : order) {
-        WEFT_ASSIGN(const double us, once(variants[i], tokens_ <= 256 ? 10 : 2));
-        variants[i].us.push_back(us);
-      }
-    }
+    WEFT_TRY(in_shuffled_rounds(variants.size(), options_.repeats, [&](size_t i) -> Status {
+      WEFT_ASSIGN(const double us, once(variants[i], tokens_ <= 256 ? 10 : 2));
+      variants[i].us.push_back(us);
+      return {};
+    }));
     const i64 travels = busiest_rows();
     for (Variant& v : variants) {
       std::sort(v.us.begin(), v.us.end());
@@ -107,8 +102,7 @@ class SizeBench {
     WEFT_ASSIGN(y_, DeviceBuffer::create(places * hidden * 2));
     WEFT_ASSIGN(out_, DeviceBuffer::create(m * hidden * 2));
     WEFT_ASSIGN(gathered_, DeviceBuffer::create(m * hidden * 2 * size_t(comm_.size())));
-    WEFT_ASSIGN(begin_, make_event());
-    WEFT_ASSIGN(end_, make_event());
+    WEFT_ASSIGN(timer_, GraphTimer::create());
     for (DeviceBuffer* buffer : {&x_, &scales_, &y_, &gathered_})
       WEFT_CUDA_TRY(cudaMemsetAsync(buffer->data(), 0x31, buffer->bytes(), stream_));
     for (int r = 0; r < kRoutings; ++r) {
@@ -175,14 +169,8 @@ class SizeBench {
   Result<double> once(const Variant& variant, int replays) {
     if (variant.one_routing) WEFT_TRY(dispatch(0));
     WEFT_TRY(comm_.synchronize(stream_));
-    WEFT_TRY(comm_.world().barrier(Deadline::after(std::chrono::seconds(60))));
-    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream_));
-    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(variant.graph.get(), stream_));
-    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream_));
-    WEFT_TRY(comm_.synchronize(stream_));
-    float ms = 0;
-    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return slowest_rank(comm_.world(), double(ms) * 1e3 / (replays * kLength));
+    WEFT_ASSIGN(const double us, timer_.time(comm_, stream_, variant.graph, replays));
+    return us / (replays * kLength);
   }
 
   // The most (token, peer) rows that any rank sends or receives, over the first routing.
@@ -212,7 +200,7 @@ class SizeBench {
   Routing routing_ = Routing::kUniform;
   std::unique_ptr<CudaAllToAll> op_;
   DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
-  CudaEvent begin_, end_;
+  GraphTimer timer_;
 };
 
 }  // namespace

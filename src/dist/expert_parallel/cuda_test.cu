@@ -1,16 +1,9 @@
 #include "device/cuda/testing.cuh"
+#include "dist/expert_parallel/cases.h"
 #include "dist/expert_parallel/cuda_testing.cuh"
 
 namespace weft::ep {
 namespace {
-
-CheckCase small_case() {
-  CheckCase check;
-  check.shape = {.max_num_tokens = 9, .num_experts = 10, .experts_per_token = 3, .hidden_dim = 208};
-  check.routing = Routing::kMixed;
-  check.vary_tokens = true;
-  return check;
-}
 
 using Hashes = std::vector<std::vector<u64>>;  // by rank, of each call
 
@@ -32,20 +25,10 @@ Status run_case(int ranks, const CheckCase& check, int calls, const CudaCheckOpt
 TEST(CudaExpertParallel, EveryTypeAndForm) {
   WEFT_NEED_GPUS(1);
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-    for (int form = 0; form < 6; ++form) {
-      CheckCase check = small_case();
+    for (int form = 0; form < kForms; ++form) {
+      CheckCase check = small_case(208);
       check.options.combine = mode;
-      check.split = form % 2 == 1;
-      check.packed = form % 3 == 2;
-      check.bound = form % 3 == 1;
-      constexpr DType kX[] = {DType::kBF16, DType::kU8, DType::kF32, DType::kF16, DType::kU8, DType::kF32};
-      constexpr DType kY[] = {DType::kBF16, DType::kBF16, DType::kF32, DType::kF16, DType::kBF16, DType::kF16};
-      constexpr DType kOut[] = {DType::kBF16, DType::kF32, DType::kF32, DType::kF16, DType::kBF16, DType::kBF16};
-      constexpr i64 kBlock[] = {0, 16, 0, 7, 128, 1};
-      check.x_dtype = kX[form];
-      check.options.combine_dtype = kY[form];
-      check.out_dtype = kOut[form];
-      check.scale_block = kBlock[form];
+      set_form(check, form);
       const Status outcome = run_case(test_ranks(), check, 16);
       ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ", form " << form << ": " << outcome.message();
     }
@@ -55,7 +38,7 @@ TEST(CudaExpertParallel, EveryTypeAndForm) {
 TEST(CudaExpertParallel, EveryWorldSize) {
   WEFT_NEED_GPUS(1);
   for (const int ranks : {1, 2, 3, 4, 8}) {
-    const Status outcome = run_case(ranks, small_case(), 16);
+    const Status outcome = run_case(ranks, small_case(208), 16);
     ASSERT_TRUE(outcome.ok()) << ranks << " ranks: " << outcome.message();
   }
 }
@@ -64,7 +47,7 @@ TEST(CudaExpertParallel, AnyNumberOfExpertsAndTokens) {
   WEFT_NEED_GPUS(1);
   for (const i64 experts : {1, 3, 61}) {
     for (const i64 tokens : {1, 130, 1100}) {  // masks of several words, CTAs that only send
-      CheckCase check = small_case();
+      CheckCase check = small_case(208);
       check.shape = {.max_num_tokens = tokens,
                      .num_experts = experts,
                      .experts_per_token = std::min<i64>(experts, 9),
@@ -96,7 +79,7 @@ TEST(CudaExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
   WEFT_NEED_GPUS(1);
   for (const auto& [ranks, dp] : {std::pair(2, 2), std::pair(4, 2), std::pair(4, 4)}) {
     for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-      CheckCase check = small_case();
+      CheckCase check = small_case(208);
       check.shape.dp_size = dp;
       check.options.combine = mode;
       check.scale_block = 8;
@@ -112,13 +95,13 @@ TEST(CudaExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
 TEST(CudaExpertParallel, RowsBeyondTheCapacityAreCountedAndLeftOut) {
   WEFT_NEED_GPUS(1);
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-    CheckCase check = small_case();
+    CheckCase check = small_case(208);
     check.options.expert_capacity = 5;
     check.options.combine = mode;
     check.packed = mode == CombineMode::kExact;
     WEFT_ASSERT_OK(run_case(test_ranks(), check, 20));
   }
-  CheckCase hot = small_case();
+  CheckCase hot = small_case(208);
   hot.options.expert_capacity = 5;
   hot.routing = Routing::kOneHot;
   hot.vary_tokens = false;
@@ -135,7 +118,7 @@ TEST(CudaExpertParallel, RowsBeyondTheCapacityAreCountedAndLeftOut) {
 
 TEST(CudaExpertParallel, GraphsReplayWithChangingRouting) {
   WEFT_NEED_GPUS(1);
-  CheckCase check = small_case();
+  CheckCase check = small_case(208);
   check.bound = true;  // tensors of one size: one graph
   check.scale_block = 16;
   Hashes replayed, once;
@@ -148,7 +131,7 @@ TEST(CudaExpertParallel, GraphsReplayWithChangingRouting) {
 TEST(CudaExpertParallel, TheBitsDependNeitherOnTheFormNorTheRun) {
   WEFT_NEED_GPUS(1);
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-    CheckCase check = small_case();
+    CheckCase check = small_case(208);
     check.options.combine = mode;
     Hashes once, again;
     WEFT_ASSERT_OK(run_case(test_ranks(), check, 24, {}, &once));
@@ -160,7 +143,7 @@ TEST(CudaExpertParallel, TheBitsDependNeitherOnTheFormNorTheRun) {
 
 TEST(CudaExpertParallel, RunsTensOfThousandsOfCalls) {
   WEFT_NEED_GPUS(1);
-  CheckCase check = small_case();
+  CheckCase check = small_case(208);
   check.bound = true;
   WEFT_ASSERT_OK(run_case(test_ranks(), check, 40, {.graph = true, .repeat = 1000}));
 }
@@ -225,7 +208,7 @@ TEST(CudaExpertParallel, WrongIndicesAndBoundsAreReported) {
   const Status outcome = run_gpu_ranks(
       2,
       [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-        WEFT_ASSIGN(const auto self, CudaCheck::create(comm, stream, small_case()));
+        WEFT_ASSIGN(const auto self, CudaCheck::create(comm, stream, small_case(208)));
         WEFT_TRY(self->run(0).status());
         if (comm.rank() == 1) return comm.world().barrier(Deadline::after(std::chrono::seconds(20)));
         return self->run(1).status();

@@ -1,18 +1,9 @@
-#include "dist/expert_parallel/selfcheck.h"
-
 #include "dist/exchange/testing.h"
+#include "dist/expert_parallel/cases.h"
 
 namespace weft::ep {
 namespace {
 using namespace testing;
-
-CheckCase small_case() {
-  CheckCase check;
-  check.shape = {.max_num_tokens = 9, .num_experts = 10, .experts_per_token = 3, .hidden_dim = 50};
-  check.routing = Routing::kMixed;
-  check.vary_tokens = true;
-  return check;
-}
 
 // Calls 0 to `calls` of a case on thread ranks; each rank's hashes.
 std::vector<std::vector<u64>> run_case(int ranks, const CheckCase& check, int calls, int threads = 1) {
@@ -32,22 +23,12 @@ std::vector<std::vector<u64>> run_case(int ranks, const CheckCase& check, int ca
 TEST(ExpertParallel, EveryWorldTypeAndForm) {
   for (const int ranks : {1, 2, 3, 4, 8}) {
     for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-      for (int form = 0; form < 6; ++form) {
+      for (int form = 0; form < kForms; ++form) {
         SCOPED_TRACE(fmt::format("{} ranks, combine {}, form {}", ranks, int(mode), form));
-        CheckCase check = small_case();
+        CheckCase check = small_case(50);
         check.options.combine = mode;
-        check.split = form % 2 == 1;
         check.map = form / 2 % 2 == 1;
-        check.packed = form % 3 == 2;
-        check.bound = form % 3 == 1;
-        constexpr DType kX[] = {DType::kBF16, DType::kU8, DType::kF32, DType::kF16, DType::kU8, DType::kF32};
-        constexpr DType kY[] = {DType::kBF16, DType::kBF16, DType::kF32, DType::kF16, DType::kBF16, DType::kF16};
-        constexpr DType kOut[] = {DType::kBF16, DType::kF32, DType::kF32, DType::kF16, DType::kBF16, DType::kBF16};
-        constexpr i64 kBlock[] = {0, 16, 0, 7, 128, 1};
-        check.x_dtype = kX[form];
-        check.options.combine_dtype = kY[form];
-        check.out_dtype = kOut[form];
-        check.scale_block = kBlock[form];
+        set_form(check, form);
         run_case(ranks, check, ranks == 8 ? 6 : 16);
       }
     }
@@ -58,7 +39,7 @@ TEST(ExpertParallel, AnyNumberOfExpertsAndTokens) {
   for (const i64 experts : {1, 3, 8, 61}) {
     for (const i64 tokens : {1, 130}) {
       SCOPED_TRACE(fmt::format("{} experts, {} tokens", experts, tokens));
-      CheckCase check = small_case();
+      CheckCase check = small_case(50);
       check.shape = {.max_num_tokens = tokens,
                      .num_experts = experts,
                      .experts_per_token = std::min<i64>(experts, 8),
@@ -73,7 +54,7 @@ TEST(ExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
        {std::pair(2, 2), std::pair(4, 2), std::pair(4, 4), std::pair(6, 3), std::pair(8, 2)}) {
     for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
       SCOPED_TRACE(fmt::format("{} ranks in groups of {}", ranks, dp));
-      CheckCase check = small_case();
+      CheckCase check = small_case(50);
       check.shape.dp_size = dp;
       check.options.combine = mode;
       check.scale_block = 8;
@@ -86,7 +67,7 @@ TEST(ExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
 
 TEST(ExpertParallel, TheBitsDependNeitherOnThreadsNorFormNorRun) {
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-    CheckCase check = small_case();
+    CheckCase check = small_case(50);
     check.options.combine = mode;
     const auto once = run_case(3, check, 24, 3);
     EXPECT_EQ(once, run_case(3, check, 24, 2));
@@ -96,7 +77,7 @@ TEST(ExpertParallel, TheBitsDependNeitherOnThreadsNorFormNorRun) {
 }
 
 TEST(ExpertParallel, RowsBeyondTheCapacityAreReportedOnEveryRankAndLeftOut) {
-  CheckCase check = small_case();
+  CheckCase check = small_case(50);
   check.options.expert_capacity = 5;
   for (const int ranks : {1, 2, 4}) {
     for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
@@ -237,7 +218,7 @@ TEST(ExpertParallel, AHangingRankIsNamed) {
   const auto outcomes = run_thread_ranks(
       3,
       [](Communicator& comm) -> Status {
-        WEFT_ASSIGN(SelfCheck self, SelfCheck::create(comm, small_case()));
+        WEFT_ASSIGN(SelfCheck self, SelfCheck::create(comm, small_case(50)));
         WEFT_ASSIGN(auto pool, small_pool(2));
         WEFT_TRY(self.run(*pool, 0).status());
         if (comm.rank() == 1) return {};  // never comes again
@@ -256,7 +237,7 @@ TEST(ExpertParallel, ThousandsOfCallsWithStragglers) {
     const int calls = repeated_calls(ranks);
     expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) -> Status {
       WEFT_ASSIGN(auto pool, small_pool(1));
-      CheckCase check = small_case();
+      CheckCase check = small_case(50);
       check.shape = {.max_num_tokens = 5, .num_experts = 9, .experts_per_token = 2, .hidden_dim = 16};
       WEFT_ASSIGN(SelfCheck whole, SelfCheck::create(comm, check));
       check.split = check.map = check.bound = true;
