@@ -81,12 +81,17 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& fault) {
     return fault.get_exit_code();
   } catch (const CLI::ParseError& fault) {
-    const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+    const std::vector<std::string> left_over = app.remaining(/*recurse=*/true);
     const CLI::App& command = named_command(app);
+    const bool unexpected = dynamic_cast<const CLI::ExtrasError*>(&fault);
+    const bool missing = dynamic_cast<const CLI::RequiredError*>(&fault);
     // What is missing may be what is misspelt: `--modle X` comes before "--model is required".
-    const bool misses = dynamic_cast<const CLI::RequiredError*>(&fault) && !unknown.empty();
-    if (dynamic_cast<const CLI::ExtrasError*>(&fault) || misses) {
-      fmt::print(stderr, "weft: unknown argument '{}'{}\n", unknown.front(), suggestion(command, unknown.front()));
+    const auto unknown = std::ranges::find_if(left_over, [&](const std::string& word) {
+      const bool is_flag = word.size() > 2 && word.starts_with("--");
+      return unexpected || (missing && (is_flag || !subcommands(command).empty()));
+    });
+    if (unknown != left_over.end()) {
+      fmt::print(stderr, "weft: unknown argument '{}'{}\n", *unknown, suggestion(command, *unknown));
       return 2;
     }
     return app.exit(fault) == 0 ? 0 : 2;
