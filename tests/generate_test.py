@@ -27,7 +27,7 @@ def test_answers_and_reports_figures():
 def test_every_size_and_mode_gives_the_same_text():
     """Sums over ranks round differently; greedy text this short must not care."""
     texts = {(tp, mode): generate("--tp", tp, "--mode", mode, "--max-tokens", 24, QUESTION)["text"]
-             for tp in (1, 2, 3, 4, 9) for mode in ("ar", "ag_rs")}
+             for tp in (1, 2, 3, 4, 9) for mode in ("ar", "ag_rs", "auto")}
     assert len(set(texts.values())) == 1, texts
 
 

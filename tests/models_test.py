@@ -35,6 +35,15 @@ def test_logits_match_hugging_face(folder, tp, mode):
     assert len({p["hash"] for p in json.loads(done.stdout)["passes"][:3]}) == 1, done.stdout
 
 
+def test_modes_give_the_same_bits():
+    """`auto` replicates short steps and shards long ones: it mixes both in one sequence."""
+    for folder, ranks in [(TINY, ("--tp", 3)), (TINY.parent / "tiny-qwen3-moe", ("--tp", 2)),
+                          (TINY.parent / "tiny-qwen3-moe", ("--tp", 2, "--ep", 2))]:
+        done = [check(folder, *ranks, "--mode", mode, "--json") for mode in ("ar", "ag_rs", "auto")]
+        assert [d.returncode for d in done] == [0, 0, 0], [d.stdout + d.stderr for d in done]
+        assert len({p["hash"] for d in done for p in json.loads(d.stdout)["passes"][:3]}) == 1, (folder, ranks)
+
+
 MOE_FOLDERS = [folder for folder in FOLDERS if "moe" in folder.name]
 
 

@@ -9,7 +9,7 @@ namespace weft {
 
 struct ModelFlags {
   std::string model;
-  std::string mode = "ar";
+  std::string mode = "auto";
   std::string device = "cpu";
   int tp = 0, ep = 1;
   int layers = 0;

@@ -12,7 +12,7 @@ namespace weft {
 // What the server and its ranks must agree on.
 struct RankFlags {
   std::string model;
-  std::string mode = "ar";
+  std::string mode = "auto";
   std::string device = "cpu";
   int tp = 1, ep = 1;
   int threads = 0;

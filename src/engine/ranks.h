@@ -14,7 +14,7 @@ struct RankOptions {
   int tp = 0;       // tensor-parallel size; 0 = what ep leaves of the world's size, 1 outside a world
   int ep = 1;       // expert-parallel size; tp x ep is the number of ranks
   int threads = 0;  // per rank; 0 = the usable CPUs of this host divided by its ranks
-  LayerMode mode = LayerMode::kAr;
+  LayerMode mode = LayerMode::kAuto;
   WorkerShape shape;
   std::chrono::milliseconds deadline{10000};  // of any wait for another rank
   std::function<void(int rank)> in_step;      // tests of faults: called inside each step, by one thread of every rank

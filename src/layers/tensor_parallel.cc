@@ -5,11 +5,13 @@ namespace weft {
 Result<LayerMode> parse_layer_mode(const std::string& name) {
   if (name == "ar") return LayerMode::kAr;
   if (name == "ag_rs") return LayerMode::kAgRs;
-  return error(Code::kInvalidArgument, "mode '{}' is not one of ar, ag_rs", name);
+  if (name == "auto") return LayerMode::kAuto;
+  return error(Code::kInvalidArgument, "mode '{}' is not one of auto, ar, ag_rs", name);
 }
 
 Result<std::unique_ptr<TensorParallel>> TensorParallel::create(Communicator& comm, const TensorParallelShape& shape,
                                                                LayerMode mode) {
+  WEFT_CHECK(mode != LayerMode::kAuto);
   std::unique_ptr<TensorParallel> tp(new TensorParallel(comm, mode));
   const bool sharded = comm.size() > 1 && mode == LayerMode::kAgRs;
   for (size_t f = 0; f < tp->ag_gemm_.size(); ++f) {

@@ -16,8 +16,10 @@ namespace weft {
 // kAr: every rank holds the residual of every token; row-parallel GEMMs end in an all-reduce.
 // kAgRs: each rank holds the residual of its run of the tokens (split_range); column-parallel GEMMs begin with an
 // all-gather, row-parallel ones end in a reduce-scatter.
-enum class LayerMode : u8 { kAr, kAgRs };
-Result<LayerMode> parse_layer_mode(const std::string& name);  // "ar" or "ag_rs"
+// kAuto: a model chooses for each step by its number of tokens; operators are planned for one of the others. All give
+// the same bits.
+enum class LayerMode : u8 { kAr, kAgRs, kAuto };
+Result<LayerMode> parse_layer_mode(const std::string& name);  // "ar", "ag_rs" or "auto"
 
 struct TensorParallelShape {
   i64 max_tokens;  // of one step
@@ -29,8 +31,8 @@ struct TensorParallelShape {
 
 class TensorParallel {
  public:
-  // Plans every operator once for all layers. All ranks of `comm` must call it with the same arguments. `comm` must
-  // outlive it.
+  // Plans every operator once for all layers. All ranks of `comm` must call it with the same arguments; `mode` is not
+  // kAuto. `comm` must outlive it.
   static Result<std::unique_ptr<TensorParallel>> create(Communicator& comm, const TensorParallelShape& shape,
                                                         LayerMode mode);
   int rank() const { return comm_.rank(); }

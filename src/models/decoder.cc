@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "layers/attention_layer.h"
@@ -10,6 +11,10 @@
 
 namespace weft {
 namespace {
+
+// Up to so many tokens a step of mode kAuto is replicated: fewer and shorter exchanges. Beyond, sharding the rows saves
+// more than it costs (docs/kernels-cpu.md).
+constexpr i64 kReplicatedTokens = 32;
 
 class Decoder : public Model {
  public:
@@ -32,8 +37,17 @@ class Decoder : public Model {
     std::optional<MlpLayer> mlp;  // one of the two
     std::optional<MoeLayer> moe;
   };
+  // How the ranks share a step of up to so many tokens.
+  struct Sharing {
+    i64 max_tokens;
+    std::unique_ptr<TensorParallel> tp;
+    std::unique_ptr<MoeParallel> moe;  // null without experts
+  };
+  Result<TensorParallelShape> tensor_parallel_shape(i64 max_tokens) const;
+  Result<MoeParallelShape> moe_parallel_shape(i64 max_tokens) const;
   Status plan_operators(ParallelPlan& plan);
-  Status plan_experts(ParallelPlan& plan);
+  Status plan_sharing(ParallelPlan& plan, LayerMode mode, i64 max_tokens);
+  Sharing& sharing(i64 tokens);
   const Weight& head() const { return head_ ? *head_ : embedding_; }
 
   ModelConfig config_;
@@ -45,8 +59,7 @@ class Decoder : public Model {
   Tensor norm_, frequencies_;
   std::vector<Block> blocks_;
   Workspace workspace_;
-  std::unique_ptr<TensorParallel> tp_;
-  std::unique_ptr<MoeParallel> moe_;  // null without experts
+  std::vector<Sharing> sharings_;  // by ascending max_tokens; the last one's is options_.max_tokens
 };
 
 // The block size that K is cut by: that of the row-parallel projections' types.
@@ -149,9 +162,9 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, const Ch
   return std::unique_ptr<Model>(std::move(model));
 }
 
-Status Decoder::plan_operators(ParallelPlan& plan) {
+Result<TensorParallelShape> Decoder::tensor_parallel_shape(i64 max_tokens) const {
   const Block& first = blocks_.front();
-  TensorParallelShape shape{.max_tokens = options_.max_tokens,
+  TensorParallelShape shape{.max_tokens = max_tokens,
                             .max_logits = options_.max_logits,
                             .hidden = config_.hidden,
                             .vocab = config_.vocab,
@@ -169,22 +182,10 @@ Status Decoder::plan_operators(ParallelPlan& plan) {
       return error(Code::kUnimplemented, "layers whose output projections differ in kind of type are not supported");
     }
   }
-  WEFT_ASSIGN(tp_, TensorParallel::create(plan.layer, shape, options_.mode));
-  workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
-                                  .max_logits = options_.max_logits,
-                                  .hidden = config_.hidden,
-                                  .head_dim = config_.head_dim,
-                                  .qkv = first.attention.qkv().n(),
-                                  .attention = first.attention.out().k(),
-                                  .ffn = dense ? dense->down().k() : 0,
-                                  .vocab = shard_.vocab.size(),
-                                  .attention_format = first.attention.out().activation_format(),
-                                  .ffn_format = dense ? dense->down().activation_format() : ActivationFormat::kF32,
-                                  .head_format = head().activation_format()});
-  return config_.any_sparse() ? plan_experts(plan) : Status();
+  return shape;
 }
 
-Status Decoder::plan_experts(ParallelPlan& plan) {
+Result<MoeParallelShape> Decoder::moe_parallel_shape(i64 max_tokens) const {
   const MoeLayer* first = nullptr;
   for (const Block& block : blocks_) {
     if (!block.moe) continue;
@@ -195,15 +196,51 @@ Status Decoder::plan_experts(ParallelPlan& plan) {
     }
     return error(Code::kUnimplemented, "layers whose experts differ in kind of type are not supported");
   }
-  const MoeParallelShape shape{.max_tokens = options_.max_tokens,
-                               .hidden = config_.hidden,
-                               .experts = config_.moe.experts,
-                               .per_token = config_.moe.per_token,
-                               .expert_ffn = experts_.ffn.size(),
-                               .in_format = first->gate_up().activation_format(),
-                               .out_format = first->down().activation_format()};
-  WEFT_ASSIGN(moe_, MoeParallel::create(plan, shape, options_.mode));
+  return MoeParallelShape{.max_tokens = max_tokens,
+                          .hidden = config_.hidden,
+                          .experts = config_.moe.experts,
+                          .per_token = config_.moe.per_token,
+                          .expert_ffn = experts_.ffn.size(),
+                          .in_format = first->gate_up().activation_format(),
+                          .out_format = first->down().activation_format()};
+}
+
+Status Decoder::plan_operators(ParallelPlan& plan) {
+  const AttentionLayer& attention = blocks_.front().attention;
+  const auto dense = std::ranges::find_if(blocks_, [](const Block& block) { return block.mlp.has_value(); });
+  const bool any_dense = dense != blocks_.end();
+  workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
+                                  .max_logits = options_.max_logits,
+                                  .hidden = config_.hidden,
+                                  .head_dim = config_.head_dim,
+                                  .qkv = attention.qkv().n(),
+                                  .attention = attention.out().k(),
+                                  .ffn = any_dense ? dense->mlp->down().k() : 0,
+                                  .vocab = shard_.vocab.size(),
+                                  .attention_format = attention.out().activation_format(),
+                                  .ffn_format = any_dense ? dense->mlp->down().activation_format() : ActivationFormat::kF32,
+                                  .head_format = head().activation_format()});
+  if (options_.mode != LayerMode::kAuto) return plan_sharing(plan, options_.mode, options_.max_tokens);
+  if (plan.layer.size() == 1) return plan_sharing(plan, LayerMode::kAr, options_.max_tokens);
+  WEFT_TRY(plan_sharing(plan, LayerMode::kAr, std::min(options_.max_tokens, kReplicatedTokens)));
+  if (options_.max_tokens <= kReplicatedTokens) return {};
+  return plan_sharing(plan, LayerMode::kAgRs, options_.max_tokens);
+}
+
+Status Decoder::plan_sharing(ParallelPlan& plan, LayerMode mode, i64 max_tokens) {
+  Sharing sharing{.max_tokens = max_tokens, .tp = nullptr, .moe = nullptr};
+  WEFT_ASSIGN(const TensorParallelShape shape, tensor_parallel_shape(max_tokens));
+  WEFT_ASSIGN(sharing.tp, TensorParallel::create(plan.layer, shape, mode));
+  if (config_.any_sparse()) {
+    WEFT_ASSIGN(const MoeParallelShape moe, moe_parallel_shape(max_tokens));
+    WEFT_ASSIGN(sharing.moe, MoeParallel::create(plan, moe, mode));
+  }
+  sharings_.push_back(std::move(sharing));
   return {};
+}
+
+Decoder::Sharing& Decoder::sharing(i64 tokens) {
+  return *std::ranges::find_if(sharings_, [&](const Sharing& s) { return tokens <= s.max_tokens; });
 }
 
 size_t Decoder::weight_bytes() const {
@@ -222,16 +259,17 @@ Status Decoder::forward(Exec& exec, const StepBatch& batch, KvCache& cache, cons
     return error(Code::kInvalidArgument, "a step of {} tokens and {} logits exceeds the planned {} and {}", tokens,
                  batch.wanted(), options_.max_tokens, options_.max_logits);
   }
-  const TensorView residual = leading(workspace_.residual, tp_->local_tokens(tokens).size(), config_.hidden);
+  auto& [max_tokens, tp, moe] = sharing(tokens);
+  const TensorView residual = leading(workspace_.residual, tp->local_tokens(tokens).size(), config_.hidden);
   WEFT_TRY(rope_angles(exec, batch.positions, frequencies_.view, leading(workspace_.angles, tokens, config_.head_dim)));
-  WEFT_TRY(embed_tokens(exec, *tp_, workspace_, batch, embedding_, shard_.vocab, residual));
+  WEFT_TRY(embed_tokens(exec, *tp, workspace_, batch, embedding_, shard_.vocab, residual));
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    WEFT_TRY(blocks_[i].attention.forward(exec, *tp_, workspace_, batch, cache.layer(i64(i)), residual));
+    WEFT_TRY(blocks_[i].attention.forward(exec, *tp, workspace_, batch, cache.layer(i64(i)), residual));
     const Block& block = blocks_[i];
-    WEFT_TRY(block.moe ? block.moe->forward(exec, *moe_, tokens, residual)
-                       : block.mlp->forward(exec, *tp_, workspace_, tokens, residual));
+    WEFT_TRY(block.moe ? block.moe->forward(exec, *moe, tokens, residual)
+                       : block.mlp->forward(exec, *tp, workspace_, tokens, residual));
   }
-  return compute_logits(exec, *tp_, workspace_, batch,
+  return compute_logits(exec, *tp, workspace_, batch,
                         {.head = head(), .norm = norm_.view, .norm_epsilon = config_.norm_epsilon}, residual, logits);
 }
 

@@ -13,7 +13,7 @@
 namespace weft {
 
 struct ModelOptions {
-  LayerMode mode = LayerMode::kAr;
+  LayerMode mode = LayerMode::kAuto;
   i64 max_tokens = 512;  // of one step
   i64 max_logits = 16;   // rows of logits of one step
 };
