@@ -52,10 +52,10 @@ setup-dev:
 .PHONY: gpu gpu-bundle gpu-test
 gpu:
 	@scripts/setup cuda
-	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset gpu >/dev/null
-	@$(CMAKE) --build build/gpu -j $(JOBS) --target weft test_gpu examples
+	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset release -DWEFT_CUDA=ON >/dev/null
+	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu examples
 gpu-bundle: gpu
-	@scripts/gpu-bundle build/gpu build/gpu-bundle
+	@scripts/gpu-bundle build/release build/gpu-bundle
 gpu-test: gpu-bundle
 	@build/gpu-bundle/run-tests.sh
 
