@@ -1,0 +1,142 @@
+// What kernels that work row by row share: eight elements at a time, a sum over the CTA, grids that fill the GPU, and
+// the checks of their tensors.
+#pragma once
+#include <type_traits>
+
+#include "base/dtype.h"
+#include "base/tensor.h"
+#include "device/cuda/runtime.cuh"
+
+namespace weft {
+
+// ---- device side ----
+
+// N = 8 floats of elements at `from` by 16-byte loads (16-byte aligned), or N = 1.
+template <int N, class T>
+__device__ __forceinline__ void load_floats(const T* from, float (&v)[N]) {
+  static_assert(N == 1 || N == 8);
+  if constexpr (N == 1) {
+    v[0] = float(*from);
+  } else if constexpr (sizeof(T) == 4) {
+    const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+  } else {
+    const uint4 raw = *reinterpret_cast<const uint4*>(from);
+    const u32 pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[2 * i] = float(std::bit_cast<T>(u16(pairs[i])));
+      v[2 * i + 1] = float(std::bit_cast<T>(u16(pairs[i] >> 16)));
+    }
+  }
+}
+
+// The same elements back, rounded to nearest even.
+template <int N, class T>
+__device__ __forceinline__ void store_floats(T* to, const float (&v)[N]) {
+  static_assert(N == 1 || N == 8);
+  if constexpr (N == 1) {
+    *to = T(v[0]);
+  } else if constexpr (sizeof(T) == 4) {
+    reinterpret_cast<float4*>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+  } else {
+    u32 pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = T(v[2 * i]).bits | u32(T(v[2 * i + 1]).bits) << 16;
+    *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+}
+
+// The sum over `Lanes` neighbouring lanes, a power of two, on each of them; all 32 lanes of the warp call it.
+template <int Lanes>
+__device__ __forceinline__ float lanes_sum(float v) {
+#pragma unroll
+  for (int apart = Lanes / 2; apart > 0; apart /= 2) v += __shfl_xor_sync(~0u, v, apart);
+  return v;
+}
+
+// The sum over the CTA (whole warps) on every thread, in an order that its size alone decides. One barrier: calls in a
+// row use different halves of `scratch`.
+__device__ __forceinline__ float block_sum(float v, float (&scratch)[32]) {
+  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  v = lanes_sum<32>(v);
+  if (lane == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  return lanes_sum<32>(lane < warps ? scratch[lane] : 0.0f);
+}
+
+// ---- host side ----
+
+// How many CTAs of `threads` threads the current device runs at once.
+inline Result<unsigned> resident_ctas(const char* name, const void* kernel, int threads) {
+  int device = 0, sms = 0, per_sm = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+  WEFT_TRY(cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, 0), name));
+  return unsigned(sms * std::max(per_sm, 1));
+}
+
+// Launches `kernel(params)` on as many CTAs as `work` needs at `per_cta` each, at most as many as fit at once. No work:
+// no launch.
+template <class Params>
+Status launch_rows(const char* name, void (*kernel)(Params), i64 work, i64 per_cta, int threads, cudaStream_t stream,
+                   const Params& params) {
+  if (work == 0) return {};
+  WEFT_ASSIGN(const unsigned most, resident_ctas(name, reinterpret_cast<const void*>(kernel), threads));
+  const i64 wanted = (work + per_cta - 1) / per_cta;
+  return launch(name, kernel, {.grid = unsigned(std::min<i64>(wanted, most)), .block = unsigned(threads)}, stream,
+                params);
+}
+
+// An error that names `tensor` unless it lies in CUDA memory with this type and shape (-1 = any extent), its elements
+// and rows where elements may lie.
+inline Status expect_cuda_tensor(const char* tensor, const TensorView& view, DType dtype, const Shape& shape) {
+  WEFT_TRY(expect_tensor(tensor, view, dtype, shape));
+  if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: not in CUDA memory", tensor);
+  const i64 size = dtype_layout(dtype).bytes;
+  if (reinterpret_cast<uintptr_t>(view.data) % size_t(size) != 0)
+    return error(Code::kInvalidArgument, "{}: address {} is no multiple of {}", tensor, static_cast<void*>(view.data),
+                 size);
+  for (int i = 0; i + 1 < view.shape.rank(); ++i)
+    if (view.byte_strides[size_t(i)] % size != 0)
+      return error(Code::kInvalidArgument, "{}: stride of {} bytes is no multiple of {}", tensor,
+                   view.byte_strides[size_t(i)], size);
+  if (view.shape.rank() == 1 && view.dim(0) > 1 && view.byte_strides[0] != size)
+    return error(Code::kInvalidArgument, "{}: expected dense elements", tensor);
+  return {};
+}
+// The same for f32, f16 or bf16.
+inline Status expect_cuda_floats(const char* tensor, const TensorView& view, const Shape& shape) {
+  if (view.dtype != DType::kF32 && view.dtype != DType::kF16 && view.dtype != DType::kBF16)
+    return error(Code::kInvalidArgument, "{}: expected f32, f16 or bf16, found {}", tensor, view.describe());
+  return expect_cuda_tensor(tensor, view, view.dtype, shape);
+}
+
+// Whether address and strides allow 16-byte accesses to runs of 8 elements that start at multiples of 8.
+inline bool allows_eight(const TensorView& view) {
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0) return false;
+  for (int i = 0; i + 1 < view.shape.rank(); ++i)
+    if (view.byte_strides[size_t(i)] % 16 != 0) return false;
+  return true;
+}
+
+// Calls f(A{}, B{}) with the types of two tensors: the same, or f32 and one of 16 bits.
+template <class F>
+Status with_float_types(const char* what, DType a, DType b, F&& f) {
+  if (a == DType::kBF16 && b == DType::kBF16) return f(bf16{}, bf16{});
+  if (a == DType::kF16 && b == DType::kF16) return f(f16{}, f16{});
+  if (a == DType::kF32 && b == DType::kF32) return f(float{}, float{});
+  if (a == DType::kF32 && b == DType::kBF16) return f(float{}, bf16{});
+  if (a == DType::kF32 && b == DType::kF16) return f(float{}, f16{});
+  return error(Code::kUnimplemented, "{}: no kernel for {} and {}", what, dtype_name(a), dtype_name(b));
+}
+// Calls f(std::integral_constant<int, 8>) or <int, 1>.
+template <class F>
+Status with_run(bool eight, F&& f) {
+  if (eight) return f(std::integral_constant<int, 8>{});
+  return f(std::integral_constant<int, 1>{});
+}
+
+}  // namespace weft

@@ -1,0 +1,441 @@
+// The GPU operators that work row by row, against their CPU operators and fp64 references. One unit, because reading
+// the headers takes most of the compiler's time.
+#include <cmath>
+
+#include "device/thread_pool.h"
+#include "ops/cuda_testing.cuh"
+#include "ops/embedding/embedding.cuh"
+#include "ops/quantise/quantise.cuh"
+#include "ops/rms_norm/rms_norm.cuh"
+#include "ops/rope/rope.cuh"
+#include "ops/swiglu/swiglu.cuh"
+#include "ops/take_rows/take_rows.cuh"
+
+namespace weft {
+namespace {
+
+using namespace testing;
+
+#define WEFT_CREATE(name, ...)                        \
+  auto name##_made = CudaMatrix::create(__VA_ARGS__); \
+  WEFT_ASSERT_OK(name##_made.status());               \
+  const CudaMatrix& name = *name##_made
+
+struct Types {
+  DType from, to;
+};
+constexpr Types kTypes[] = {{DType::kBF16, DType::kBF16},
+                            {DType::kF16, DType::kF16},
+                            {DType::kF32, DType::kF32},
+                            {DType::kF32, DType::kBF16},
+                            {DType::kF32, DType::kF16}};
+// Elements between rows and before the first: all of them aligned for 16-byte accesses, then rows, then none.
+struct Place {
+  i64 pad, shift;
+};
+constexpr Place kPlaces[] = {{0, 0}, {8, 8}, {1, 0}, {0, 1}};
+
+void check_rms_norm(cudaStream_t stream, Types types, bool adds, i64 rows, i64 hidden, Place place) {
+  SCOPED_TRACE(fmt::format("{} to {}, residual {}, {} x {}, pad {} shift {}", dtype_name(types.from),
+                           dtype_name(types.to), adds, rows, hidden, place.pad, place.shift));
+  constexpr float kEpsilon = 1e-5f;
+  const DType x_type = adds ? types.to : types.from;
+  WEFT_CREATE(x, x_type, rows, hidden, place.pad, place.shift);
+  WEFT_CREATE(residual, types.from, rows, hidden, place.pad, place.shift);
+  WEFT_CREATE(weight, hidden % 3 == 0 ? DType::kF32 : types.to, 1, hidden);
+  WEFT_CREATE(y, types.to, rows, hidden, place.pad, place.shift);
+  const auto xs = random_floats(x_type, rows * hidden, 1), rs = random_floats(types.from, rows * hidden, 2, 3);
+  const auto ws = random_floats(weight.view().dtype, hidden, 3);
+  WEFT_ASSERT_OK(weight.upload(ws));
+  const CudaRmsNormArgs args{.x = x.view(),
+                             .residual = adds ? residual.view() : TensorView{},
+                             .weight = weight.as({hidden}),
+                             .epsilon = kEpsilon,
+                             .y = y.view()};
+  WEFT_ASSERT_OK(run_and_repeat(
+      stream,
+      [&]() -> Status {
+        WEFT_TRY(x.upload(xs));
+        WEFT_TRY(residual.upload(rs));
+        return y.clear();
+      },
+      [&] { return cuda_rms_norm(stream, args); }, {&y, &residual, &x}));
+  const auto found = y.floats(), stored = residual.floats();
+  WEFT_ASSERT_OK(found.status());
+  WEFT_ASSERT_OK(stored.status());
+  // A thread adds up to 16 + hidden / 1024 squares (rounded each), 10 steps join the threads; half of that for the
+  // root; mean, epsilon, root, reciprocal and two products add 6.
+  const double relative = (double(17 + hidden / 1024 + 10) / 2 + 6) * 0x1p-24;
+  std::vector<float> row(static_cast<size_t>(hidden)), expected(row);
+  for (i64 i = 0; i < rows; ++i) {
+    for (i64 j = 0; j < hidden; ++j) {
+      const size_t at = size_t(i * hidden + j);
+      row[size_t(j)] = adds ? rounded_to(types.from, xs[at] + rs[at]) : xs[at];
+      ASSERT_EQ((*stored)[at], adds ? row[size_t(j)] : rs[at]) << i << " " << j;
+    }
+    rms_norm_reference(row.data(), ws.data(), hidden, kEpsilon, expected.data());
+    for (i64 j = 0; j < hidden; ++j) {
+      const double exact = double(expected[size_t(j)]);
+      ASSERT_NEAR(double((*found)[size_t(i * hidden + j)]), exact,
+                  std::abs(exact) * (relative + 0x1p-24) + storage_error(types.to, exact))
+          << i << " " << j;
+    }
+  }
+}
+
+TEST(CudaRmsNorm, AgreesWithTheReference) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const Types& types : kTypes)
+    for (const bool adds : {false, true}) {
+      for (const i64 hidden : {1, 7, 8, 96, 576, 5120, 5121})
+        for (const Place& place : kPlaces) check_rms_norm(stream->get(), types, adds, 3, hidden, place);
+      check_rms_norm(stream->get(), types, adds, 1, 40000, {0, 0});   // more than registers keep
+      check_rms_norm(stream->get(), types, adds, 2000, 576, {0, 0});  // more rows than CTAs
+      check_rms_norm(stream->get(), types, adds, 0, 64, {0, 0});
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST(CudaRmsNorm, HeadsAreNormalisedInPlaceAndNothingElseChanges) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+    for (const i64 head_dim : {3, 24, 128, 256, 320})
+      for (const i64 offset : {0, 8, 5}) {
+        constexpr i64 kTokens = 5, kHeads = 3;
+        SCOPED_TRACE(fmt::format("{}, {} from {}", dtype_name(dtype), head_dim, offset));
+        const i64 columns = offset + kHeads * head_dim + 8;
+        WEFT_CREATE(x, dtype, kTokens, columns);
+        WEFT_CREATE(weight, DType::kF32, 1, head_dim);
+        const auto xs = random_floats(dtype, kTokens * columns, 1), ws = random_floats(DType::kF32, head_dim, 2);
+        WEFT_ASSERT_OK(weight.upload(ws));
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(), [&] { return x.upload(xs); },
+            [&] {
+              return cuda_head_rms_norm(stream->get(),
+                                        {x.view(), offset, kHeads, head_dim, weight.as({head_dim}), 1e-5f});
+            },
+            {&x}));
+        const auto found = x.floats();
+        WEFT_ASSERT_OK(found.status());
+        std::vector<float> expected = xs;
+        for (i64 run = 0; run < kTokens * kHeads; ++run) {
+          const size_t at = size_t(run / kHeads * columns + offset + run % kHeads * head_dim);
+          rms_norm_reference(&xs[at], ws.data(), head_dim, 1e-5f, &expected[at]);
+        }
+        const double relative = (double(head_dim / 16 + 8 + 4) / 2 + 6 + 1) * 0x1p-24;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          const i64 column = i64(i) % columns - offset;
+          const double exact = double(expected[i]);
+          if (column >= 0 && column < kHeads * head_dim)
+            ASSERT_NEAR(double((*found)[i]), exact, std::abs(exact) * relative + storage_error(dtype, exact)) << i;
+          else
+            ASSERT_EQ((*found)[i], expected[i]) << i;
+        }
+      }
+}
+
+// The CPU's own operator on the same numbers.
+struct RopeCase {
+  i64 tokens, q_heads, kv_heads, head_dim, page_tokens;
+};
+
+void check_rope(cudaStream_t stream, const RopeCase& c, Types types, Place place) {
+  SCOPED_TRACE(fmt::format("{} to {}, {} tokens, {} + {} heads of {}, pad {} shift {}", dtype_name(types.from),
+                           dtype_name(types.to), c.tokens, c.q_heads, c.kv_heads, c.head_dim, place.pad, place.shift));
+  const i64 columns = (c.q_heads + 2 * c.kv_heads) * c.head_dim, pages = c.tokens + 3;
+  const auto numbers = random_floats(types.from, c.tokens * columns, 7);
+  std::vector<i32> positions, slots;
+  for (i64 t = 0; t < c.tokens; ++t) {
+    positions.push_back(i32(t * 3701));
+    slots.push_back(t % 4 == 3 ? -1 : i32(pages * c.page_tokens - 1 - t));
+  }
+  std::vector<float> frequencies = rope_inverse_frequencies(c.head_dim, 10000, {});
+  // the CPU
+  auto cache = KvCache::create({1, pages, c.kv_heads, c.page_tokens, c.head_dim, types.to});
+  WEFT_ASSERT_OK(cache.status());
+  const Tensor cpu_angles = Tensor::zeros(DType::kF32, {c.tokens, c.head_dim});
+  std::vector<float> cpu_qkv = numbers;
+  auto pool = ThreadPool::create({.num_threads = 1, .cpus = {}, .spin = 100});
+  WEFT_ASSERT_OK(pool.status());
+  WEFT_ASSERT_OK((*pool)->run([&](Exec& exec) -> Status {
+    WEFT_TRY(rope_angles(exec, TensorView::dense(positions.data(), DType::kI32, {c.tokens}),
+                         TensorView::dense(frequencies.data(), DType::kF32, {c.head_dim / 2}), cpu_angles.view));
+    return rope_kv_write(exec, {TensorView::dense(cpu_qkv.data(), DType::kF32, {c.tokens, columns}), cpu_angles.view,
+                                TensorView::dense(slots.data(), DType::kI32, {c.tokens}), c.q_heads, c.kv_heads,
+                                c.head_dim, cache->layer(0)});
+  }));
+  // the GPU
+  const i64 cached = pages * c.kv_heads * c.page_tokens;
+  WEFT_CREATE(qkv, types.from, c.tokens, columns, place.pad, place.shift);
+  WEFT_CREATE(k, types.to, cached, c.head_dim);
+  WEFT_CREATE(v, types.to, cached, c.head_dim);
+  WEFT_CREATE(angles, DType::kF32, c.tokens, c.head_dim, place.pad, place.shift);
+  WEFT_CREATE(device_positions, DType::kI32, 1, c.tokens);
+  WEFT_CREATE(device_slots, DType::kI32, 1, c.tokens);
+  WEFT_CREATE(device_frequencies, DType::kF32, 1, c.head_dim / 2);
+  WEFT_ASSERT_OK(device_positions.upload(positions));
+  WEFT_ASSERT_OK(device_slots.upload(slots));
+  WEFT_ASSERT_OK(device_frequencies.upload(frequencies));
+  const Shape extents{pages, c.kv_heads, c.page_tokens, c.head_dim};
+  const RopeKvWriteArgs args{qkv.view(), angles.view(), device_slots.as({c.tokens}),   c.q_heads,
+                             c.kv_heads, c.head_dim,    {k.as(extents), v.as(extents)}};
+  const std::vector<float> zeros(size_t(cached * c.head_dim));
+  WEFT_ASSERT_OK(run_and_repeat(
+      stream,
+      [&]() -> Status {
+        WEFT_TRY(qkv.upload(numbers));
+        WEFT_TRY(k.upload(zeros));
+        WEFT_TRY(v.upload(zeros));
+        return angles.clear();
+      },
+      [&]() -> Status {
+        WEFT_TRY(cuda_rope_angles(stream, device_positions.as({c.tokens}), device_frequencies.as({c.head_dim / 2}),
+                                  angles.view()));
+        return cuda_rope_kv_write(stream, args);
+      },
+      {&qkv, &k, &v, &angles}));
+  const auto found = qkv.floats(), found_angles = angles.floats();
+  WEFT_ASSERT_OK(found.status());
+  WEFT_ASSERT_OK(found_angles.status());
+  for (size_t i = 0; i < found_angles->size(); ++i)
+    ASSERT_EQ((*found_angles)[i], cpu_angles.view.as<float>()[i]) << "angle " << i;
+  for (size_t i = 0; i < found->size(); ++i) ASSERT_EQ((*found)[i], rounded_to(types.from, cpu_qkv[i])) << "qkv " << i;
+  for (const bool keys : {true, false}) {
+    const auto bytes = (keys ? k : v).bytes();
+    WEFT_ASSERT_OK(bytes.status());
+    const TensorView& expected = keys ? cache->layer(0).k : cache->layer(0).v;
+    ASSERT_EQ(std::memcmp(bytes->data(), expected.data, bytes->size()), 0) << (keys ? "keys" : "values");
+  }
+}
+
+TEST(CudaRope, HasTheBitsOfTheCpu) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const Types& types : kTypes)
+    for (const Place& place : kPlaces)
+      for (const i64 tokens : {0, 1, 9}) {
+        check_rope(stream->get(), {tokens, 16, 2, 128, 16}, types, place);
+        check_rope(stream->get(), {tokens, 9, 3, 64, 16}, types, place);
+        check_rope(stream->get(), {tokens, 5, 2, 6, 3}, types, place);
+        check_rope(stream->get(), {tokens, 1, 1, 80, 1}, types, place);
+        if (types.from == types.to) check_rope(stream->get(), {tokens, 2, 0, 8, 4}, types, place);
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST(CudaSwiglu, AgreesWithTheReference) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  // exp is within an ulp (2 roundings), sum, quotient and product add 3; twice that, for second-order terms.
+  constexpr double kRelative = 2 * 5 * 0x1p-24;
+  for (const Types& types : kTypes)
+    for (const Place& place : kPlaces)
+      for (const auto [rows, width] : {std::pair<i64, i64>{0, 8}, {1, 1}, {3, 31}, {5, 544}, {700, 1024}}) {
+        SCOPED_TRACE(fmt::format("{} to {}, {} x {}, pad {} shift {}", dtype_name(types.from), dtype_name(types.to),
+                                 rows, width, place.pad, place.shift));
+        WEFT_CREATE(gate_up, types.from, rows, 2 * width, place.pad, place.shift);
+        WEFT_CREATE(y, types.to, rows, width, place.pad, place.shift);
+        const auto numbers = random_floats(types.from, rows * 2 * width, 1, 4);
+        WEFT_ASSERT_OK(gate_up.upload(numbers));
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(), [&] { return y.clear(); },
+            [&] { return cuda_swiglu(stream->get(), {gate_up.view(), y.view()}); }, {&y}));
+        const auto found = y.floats();
+        WEFT_ASSERT_OK(found.status());
+        std::vector<float> expected(static_cast<size_t>(width));
+        for (i64 i = 0; i < rows; ++i) {
+          const float* gate = &numbers[size_t(i * 2 * width)];
+          swiglu_reference(gate, gate + width, width, expected.data());
+          for (i64 j = 0; j < width; ++j) {
+            const double exact = double(expected[size_t(j)]);
+            ASSERT_NEAR(double((*found)[size_t(i * width + j)]), exact,
+                        std::abs(exact) * kRelative + storage_error(types.to, exact))
+                << i << " " << j;
+          }
+        }
+      }
+}
+
+TEST(CudaSwiglu, ExtremeGatesAndNan) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  const std::vector<float> numbers{-1e30f, -100, -INFINITY, 100, 1e30f, 0, NAN, 1, 1, 1, 1, 2, 1, 5, 1, NAN};
+  WEFT_CREATE(gate_up, DType::kF32, 1, 16);
+  WEFT_CREATE(y, DType::kF32, 1, 8);
+  WEFT_ASSERT_OK(gate_up.upload(numbers));
+  WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), y.view()}));
+  ASSERT_EQ(cudaStreamSynchronize(stream->get()), cudaSuccess);
+  const auto found = y.floats();
+  WEFT_ASSERT_OK(found.status());
+  const std::vector<float> expected{0, 0, NAN, 200, 1e30f, 0, NAN, NAN};
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isnan(expected[i]))
+      EXPECT_TRUE(std::isnan((*found)[i])) << i;
+    else
+      EXPECT_EQ((*found)[i], expected[i]) << i;
+  }
+}
+
+TEST(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kRows = 50, kBegin = 100;
+  for (const Types& types : kTypes) {
+    const DType table_type = types.to, y_type = types.from;  // 16 bits to f32 here
+    for (const Place& place : kPlaces)
+      for (const auto [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {300, 96}, {33, 5120}}) {
+        SCOPED_TRACE(fmt::format("{} to {}, {} x {}, pad {} shift {}", dtype_name(table_type), dtype_name(y_type),
+                                 tokens, hidden, place.pad, place.shift));
+        WEFT_CREATE(table, table_type, kRows, hidden, place.pad, place.shift);
+        WEFT_CREATE(y, y_type, tokens, hidden, place.pad, place.shift);
+        WEFT_CREATE(ids, DType::kI32, 1, tokens);
+        const auto numbers = random_floats(table_type, kRows * hidden, 1);
+        std::vector<i32> wanted;
+        for (i64 t = 0; t < tokens; ++t) wanted.push_back(i32(kBegin - 5 + t * 7 % (kRows + 10)));
+        WEFT_ASSERT_OK(table.upload(numbers));
+        WEFT_ASSERT_OK(ids.upload(wanted));
+        const CudaEmbeddingArgs args{ids.as({tokens}), table.view(), kBegin, y.view()};
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(), [&] { return y.clear(); }, [&] { return cuda_embedding(stream->get(), args); }, {&y}));
+        const auto found = y.floats();
+        WEFT_ASSERT_OK(found.status());
+        for (i64 i = 0; i < tokens * hidden; ++i) {
+          const i64 row = wanted[size_t(i / hidden)] - kBegin;
+          const float expected = 0 <= row && row < kRows ? numbers[size_t(row * hidden + i % hidden)] : 0;
+          ASSERT_EQ((*found)[size_t(i)], expected) << i;
+        }
+      }
+  }
+}
+
+TEST(CudaTakeRows, CopiesTheNamedRowsOfAnyPlainType) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kU8, DType::kI32})
+    for (const Place& place : kPlaces)
+      for (const i64 width : {1, 5, 16, 1000, 4096}) {
+        constexpr i64 kRows = 40, kTaken = 100;
+        SCOPED_TRACE(fmt::format("{} {}, pad {} shift {}", dtype_name(dtype), width, place.pad, place.shift));
+        WEFT_CREATE(x, dtype, kRows, width, place.pad, place.shift);
+        WEFT_CREATE(y, dtype, kTaken, width, place.pad, place.shift);
+        WEFT_CREATE(index, DType::kI32, 1, kTaken);
+        std::vector<i32> numbers, wanted;
+        for (i64 i = 0; i < kRows * width; ++i) numbers.push_back(i32(i * 7 % 251));
+        for (i64 i = 0; i < kTaken; ++i) wanted.push_back(i32(i * 11 % kRows));
+        WEFT_ASSERT_OK(x.upload(numbers));
+        WEFT_ASSERT_OK(index.upload(wanted));
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(), [&] { return y.clear(); },
+            [&] { return cuda_take_rows(stream->get(), x.view(), index.as({kTaken}), y.view()); }, {&y}));
+        const auto from = x.bytes(), found = y.bytes();
+        WEFT_ASSERT_OK(from.status());
+        WEFT_ASSERT_OK(found.status());
+        const size_t row_bytes = size_t(dtype_bytes(dtype, width));
+        for (size_t i = 0; i < size_t(kTaken); ++i)
+          ASSERT_EQ(std::memcmp(found->data() + i * row_bytes, from->data() + size_t(wanted[i]) * row_bytes, row_bytes),
+                    0)
+              << i;
+      }
+}
+
+TEST(CudaQuantise, HasTheBitsOfTheReference) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+    for (const Place& place : kPlaces)
+      for (const auto [rows, k] : {std::pair<i64, i64>{0, 128}, {1, 1}, {3, 127}, {3, 128}, {5, 1000}, {301, 5120}}) {
+        SCOPED_TRACE(fmt::format("{} {} x {}, pad {} shift {}", dtype_name(dtype), rows, k, place.pad, place.shift));
+        const i64 blocks = (k + kFp8Block - 1) / kFp8Block;
+        WEFT_CREATE(x, dtype, rows, k, place.pad, place.shift);
+        WEFT_CREATE(q, DType::kU8, rows, k, place.pad, place.shift);
+        WEFT_CREATE(scales, DType::kF32, rows, blocks, place.pad, place.shift);
+        auto numbers = random_floats(dtype, rows * k, 1);
+        for (size_t i = 0; i < numbers.size(); ++i) {
+          const size_t block = i / 128 % 9;
+          if (block == 3) numbers[i] = 0;
+          if (block == 4 && i % 128 == 77) numbers[i] = NAN;
+          if (block == 5 && i % 128 == 5) numbers[i] = -INFINITY;
+          if (block == 6 && i % 3 != 0) numbers[i] *= 0x1p-10f;
+        }
+        WEFT_ASSERT_OK(x.upload(numbers));
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(),
+            [&]() -> Status {
+              WEFT_TRY(q.clear());
+              return scales.clear();
+            },
+            [&] { return cuda_quantise_fp8(stream->get(), {x.view(), q.view(), scales.view()}); }, {&q, &scales}));
+        const auto stored = x.floats(), found_scales = scales.floats();
+        const auto found = q.bytes();
+        WEFT_ASSERT_OK(stored.status());
+        WEFT_ASSERT_OK(found_scales.status());
+        WEFT_ASSERT_OK(found.status());
+        std::vector<u8> expected(static_cast<size_t>(k));
+        std::vector<float> expected_scales(static_cast<size_t>(blocks));
+        for (i64 i = 0; i < rows; ++i) {
+          quantise_fp8_reference(&(*stored)[size_t(i * k)], k, expected.data(), expected_scales.data());
+          for (i64 b = 0; b < blocks; ++b) {
+            const float scale = (*found_scales)[size_t(i * blocks + b)], wanted = expected_scales[size_t(b)];
+            ASSERT_TRUE(scale == wanted || (std::isnan(scale) && std::isnan(wanted))) << i << " " << b << " " << scale;
+          }
+          for (i64 j = 0; j < k; ++j)
+            ASSERT_EQ(int((*found)[size_t(i * k + j)]), int(expected[size_t(j)])) << i << " " << j;
+        }
+      }
+}
+
+TEST(CudaRows, WhatDoesNotFitIsNamedBeforeAnythingRuns) {
+  WEFT_NEED_GPUS(1);
+  WEFT_CREATE(a, DType::kBF16, 8, 64);
+  WEFT_CREATE(f, DType::kF32, 8, 64);
+  WEFT_CREATE(ints, DType::kI32, 8, 64);
+  WEFT_CREATE(bytes, DType::kU8, 8, 64);
+  const TensorView x = a.view(), wide = f.view(), ids = ints.as({8}), weight = a.as({64});
+  TensorView on_cpu = x, crooked = x;
+  on_cpu.device = DeviceKind::kCpu;
+  crooked.data += 1;
+  const RopeKvWriteArgs rope{x, f.as({8, 16}), ids, 2, 1, 16, {a.as({1, 1, 32, 16}), a.as({1, 1, 32, 16})}};
+  const auto changed = [&](auto change) {
+    RopeKvWriteArgs args = rope;
+    change(args);
+    return cuda_rope_kv_write(nullptr, args);
+  };
+  const std::pair<Status, const char*> cases[] = {
+      {cuda_rms_norm(nullptr, {on_cpu, {}, weight, 1e-5f, x}), "x: not in CUDA memory"},
+      {cuda_rms_norm(nullptr, {crooked, {}, weight, 1e-5f, x}), "x: address"},
+      {cuda_rms_norm(nullptr, {ints.view(), {}, weight, 1e-5f, x}), "x: expected f32, f16 or bf16"},
+      {cuda_rms_norm(nullptr, {x, {}, a.as({32}), 1e-5f, x}), "weight: expected bf16 [64]"},
+      {cuda_rms_norm(nullptr, {x, {}, weight, 1e-5f, x.rows(0, 7)}), "y: expected bf16 [8, 64]"},
+      {cuda_rms_norm(nullptr, {x, wide.rows(0, 7), weight, 1e-5f, x}), "residual: expected f32 [8, 64]"},
+      {cuda_rms_norm(nullptr, {wide, x, weight, 1e-5f, x}), "x: expected y's type bf16"},
+      {cuda_rms_norm(nullptr, {x, {}, weight, 1e-5f, wide}), "rms_norm: no kernel for bf16 and f32"},
+      {cuda_head_rms_norm(nullptr, {x, 8, 4, 16, a.as({16}), 1e-5f}), "x: 4 heads of 16 from column 8"},
+      {changed([](auto& r) { r.kv_heads = 2; }), "qkv: expected bf16 [-1, 96]"},
+      {changed([](auto& r) { r.angles = r.angles.rows(0, 7); }), "angles: expected f32 [8, 16]"},
+      {changed([](auto& r) { r.slots = r.slots.rows(0, 7); }), "slots: expected i32 [8]"},
+      {changed([](auto& r) { r.cache.v = r.qkv; }), "cache.v: expected bf16 [1, 1, 32, 16]"},
+      {cuda_swiglu(nullptr, {x, x}), "gate_up: expected bf16 [8, 128]"},
+      {cuda_embedding(nullptr, {ids, x, 0, x.rows(0, 7)}), "y: expected bf16 [8, 64]"},
+      {cuda_embedding(nullptr, {x, x, 0, x}), "token_ids: expected i32"},
+      {cuda_take_rows(nullptr, x, ids, wide), "y: expected bf16 [8, 64]"},
+      {cuda_quantise_fp8(nullptr, {x, bytes.view(), wide}), "scales: expected f32 [8, 1]"},
+      {cuda_quantise_fp8(nullptr, {x, x, wide}), "q: expected u8 [8, 64]"},
+  };
+  for (const auto& [status, text] : cases) {
+    EXPECT_FALSE(status.ok()) << text;
+    EXPECT_EQ(status.message().find(text), 0u) << status.message() << "; expected " << text;
+  }
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,107 @@
+#include "base/divide.h"
+#include "device/cuda/rows.cuh"
+#include "ops/quantise/quantise.cuh"
+
+namespace weft {
+namespace {
+
+constexpr int kThreads = 256, kLanes = 16;  // lanes that share a block, 8 elements each
+static_assert(kLanes * 8 == kFp8Block);
+
+struct Params {
+  const std::byte* x;
+  std::byte* q;
+  std::byte* scales;
+  i64 x_stride, q_stride, scales_stride;  // bytes
+  i64 items;                              // blocks of all rows
+  int k, blocks;                          // of a row
+};
+
+// Source: PTX ISA 9.0, "cvt".
+__device__ __forceinline__ u32 e4m3_pair(float low, float high) {
+  u16 pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+// Whole: all blocks are full and lie at multiples of 16 bytes (of q: 8).
+template <class T, bool Whole>
+__global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constant__ Params p) {
+  const int lane = threadIdx.x % 32, part = lane % kLanes;
+  const i64 first = (blockIdx.x * i64(blockDim.x) + threadIdx.x) / 32 * 2, step = i64(gridDim.x) * blockDim.x / 32 * 2;
+  for (i64 pair = first; pair < p.items; pair += step) {  // the same for all lanes of a warp
+    const i64 item = pair + lane / kLanes;
+    const i64 row = item / p.blocks, block = item % p.blocks;
+    const int at = int(block) * int(kFp8Block) + part * 8;
+    const int count = item < p.items ? min(max(p.k - at, 0), 8) : 0;
+    const T* x = reinterpret_cast<const T*>(p.x + row * p.x_stride) + at;
+    float v[8] = {};
+    if constexpr (Whole) {
+      if (count > 0) load_floats(x, v);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        if (i < count) v[i] = float(x[i]);
+    }
+    u32 largest = 0;  // magnitudes are ordered as their bits, NaN above infinity
+#pragma unroll
+    for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffff);
+#pragma unroll
+    for (int apart = kLanes / 2; apart > 0; apart /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, apart));
+    const bool finite = largest < 0x7f800000;
+    const float size = __uint_as_float(largest);
+    const bool zero = !finite || size < 0x1p-100f;
+    const float inverse = zero ? 0.0f : __fdiv_rn(kFp8Largest, size);
+    u32 words[2] = {};
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      const float low = zero ? 0.0f : __fmul_rn(v[i], inverse), high = zero ? 0.0f : __fmul_rn(v[i + 1], inverse);
+      words[i / 4] |= e4m3_pair(low, high) << i % 4 * 8;
+    }
+    if (count > 0) {
+      std::byte* q = p.q + row * p.q_stride + at;
+      if constexpr (Whole) {
+        *reinterpret_cast<uint2*>(q) = make_uint2(words[0], words[1]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          if (i < count) q[i] = std::byte(u8(words[i / 4] >> i % 4 * 8));
+      }
+      if (part == 0) {
+        const float scale = !finite ? __uint_as_float(0x7fc00000) : zero ? 0.0f : __fdiv_rn(size, kFp8Largest);
+        *reinterpret_cast<float*>(p.scales + row * p.scales_stride + block * 4) = scale;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Status cuda_quantise_fp8(cudaStream_t stream, const CudaQuantiseArgs& args) {
+  WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));
+  const i64 tokens = args.x.dim(0), k = args.x.dim(1);
+  if (k > i64(1) << 30) return error(Code::kInvalidArgument, "x: more than 2^30 columns: {}", args.x.describe());
+  WEFT_TRY(expect_cuda_tensor("q", args.q, DType::kU8, args.x.shape));
+  WEFT_TRY(expect_cuda_tensor("scales", args.scales, DType::kF32, {tokens, divide_up(k, kFp8Block)}));
+  const bool whole = k % kFp8Block == 0 && allows_eight(args.x) &&
+                     (reinterpret_cast<uintptr_t>(args.q.data) | uintptr_t(args.q.byte_strides[0])) % 8 == 0;
+  const Params params{.x = args.x.data,
+                      .q = args.q.data,
+                      .scales = args.scales.data,
+                      .x_stride = args.x.byte_strides[0],
+                      .q_stride = args.q.byte_strides[0],
+                      .scales_stride = args.scales.byte_strides[0],
+                      .items = tokens * divide_up(k, kFp8Block),
+                      .k = int(k),
+                      .blocks = int(divide_up(k, kFp8Block))};
+  const auto run = [&](auto t) {
+    using T = decltype(t);
+    return launch_rows("quantise", whole ? quantise_kernel<T, true> : quantise_kernel<T, false>, params.items,
+                       kThreads / kLanes, kThreads, stream, params);
+  };
+  if (args.x.dtype == DType::kBF16) return run(bf16{});
+  if (args.x.dtype == DType::kF16) return run(f16{});
+  return run(float{});
+}
+
+}  // namespace weft

@@ -1,0 +1,206 @@
+#include <algorithm>
+
+#include "base/divide.h"
+#include "device/cuda/rows.cuh"
+#include "ops/rms_norm/rms_norm.cuh"
+
+namespace weft {
+namespace {
+
+constexpr int kKept = 2;        // runs of a row that a thread keeps in registers
+constexpr int kHeadLanes = 16;  // lanes that share a head
+
+struct Params {
+  const std::byte* x;
+  std::byte* residual;  // or null
+  const void* weight;
+  std::byte* y;
+  i64 x_stride, residual_stride, y_stride;  // bytes
+  i64 rows;
+  int hidden;
+  float epsilon;
+  DType weight_type;
+};
+
+template <int N>
+__device__ __forceinline__ void load_weight(const void* weight, DType type, int at, float (&v)[N]) {
+  if (type == DType::kF32) load_floats(static_cast<const float*>(weight) + at, v);
+  if (type == DType::kBF16) load_floats(static_cast<const bf16*>(weight) + at, v);
+  if (type == DType::kF16) load_floats(static_cast<const f16*>(weight) + at, v);
+}
+
+// What is normalised, of type S, at column `at`; the residual is brought up to date where there is one.
+template <class S, class A, int N>
+__device__ __forceinline__ void take_stream(const Params& p, i64 row, int at, float (&v)[N]) {
+  if (p.residual == nullptr) {
+    load_floats(reinterpret_cast<const S*>(p.x + row * p.x_stride) + at, v);
+    return;
+  }
+  S* residual = reinterpret_cast<S*>(p.residual + row * p.residual_stride) + at;
+  float added[N];
+  load_floats(residual, v);
+  load_floats(reinterpret_cast<const A*>(p.x + row * p.x_stride) + at, added);
+#pragma unroll
+  for (int i = 0; i < N; ++i) v[i] = float(S(v[i] + added[i]));
+  store_floats(residual, v);
+}
+
+template <class A, int N>
+__device__ __forceinline__ void put(const Params& p, i64 row, int at, float (&v)[N], float scale) {
+  float weight[N];
+  load_weight(p.weight, p.weight_type, at, weight);
+#pragma unroll
+  for (int i = 0; i < N; ++i) v[i] = v[i] * scale * weight[i];
+  store_floats(reinterpret_cast<A*>(p.y + row * p.y_stride) + at, v);
+}
+
+// A CTA per row, row after row. Columns beyond kKept runs of every thread are read again for the second pass, by the
+// thread that wrote them.
+template <class S, class A, int N>
+__global__ void __launch_bounds__(1024) rms_norm_kernel(const __grid_constant__ Params p) {
+  __shared__ float scratch[2][32];
+  const int first = int(threadIdx.x) * N, step = int(blockDim.x) * N;
+  int half = 0;
+  for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, half ^= 1) {
+    float kept[kKept][N], sum = 0;
+    const auto add_squares = [&](const float(&v)[N]) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum += v[i] * v[i];
+    };
+#pragma unroll
+    for (int r = 0; r < kKept; ++r)
+      if (first + r * step < p.hidden) take_stream<S, A>(p, row, first + r * step, kept[r]);
+#pragma unroll
+    for (int r = 0; r < kKept; ++r)
+      if (first + r * step < p.hidden) add_squares(kept[r]);
+    for (int at = first + kKept * step; at < p.hidden; at += step) {
+      float v[N];
+      take_stream<S, A>(p, row, at, v);
+      add_squares(v);
+    }
+    const float scale = 1.0f / sqrtf(block_sum(sum, scratch[half]) / float(p.hidden) + p.epsilon);
+#pragma unroll
+    for (int r = 0; r < kKept; ++r)
+      if (first + r * step < p.hidden) put<A>(p, row, first + r * step, kept[r], scale);
+    for (int at = first + kKept * step; at < p.hidden; at += step) {
+      float v[N];
+      const std::byte* from = p.residual ? p.residual + row * p.residual_stride : p.x + row * p.x_stride;
+      load_floats(reinterpret_cast<const S*>(from) + at, v);
+      put<A>(p, row, at, v, scale);
+    }
+  }
+}
+
+struct HeadParams {
+  std::byte* x;
+  const void* weight;
+  i64 stride;  // bytes
+  i64 runs;    // tokens * heads
+  int heads, head_dim;
+  float epsilon;
+  DType weight_type;
+};
+
+template <class T, int N>
+__global__ void __launch_bounds__(256) head_rms_norm_kernel(const __grid_constant__ HeadParams p) {
+  const int part = threadIdx.x % kHeadLanes;
+  const i64 first = (blockIdx.x * i64(blockDim.x) + threadIdx.x) / 32 * 2, step = i64(gridDim.x) * blockDim.x / 32 * 2;
+  for (i64 pair = first; pair < p.runs; pair += step) {  // the same for all lanes of a warp
+    const i64 run = pair + threadIdx.x % 32 / kHeadLanes;
+    const bool any = run < p.runs;
+    T* x = reinterpret_cast<T*>(p.x + run / p.heads * p.stride) + run % p.heads * p.head_dim;
+    float sum = 0;
+    for (int at = part * N; any && at < p.head_dim; at += kHeadLanes * N) {
+      float v[N];
+      load_floats(x + at, v);
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum += v[i] * v[i];
+    }
+    const float scale = 1.0f / sqrtf(lanes_sum<kHeadLanes>(sum) / float(p.head_dim) + p.epsilon);
+    for (int at = part * N; any && at < p.head_dim; at += kHeadLanes * N) {
+      float v[N], w[N];
+      load_floats(x + at, v);
+      load_weight(p.weight, p.weight_type, at, w);
+#pragma unroll
+      for (int i = 0; i < N; ++i) v[i] = v[i] * scale * w[i];
+      store_floats(x + at, v);
+    }
+  }
+}
+
+Status check(const CudaRmsNormArgs& args) {
+  WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));
+  WEFT_TRY(expect_cuda_floats("weight", args.weight, {args.x.dim(1)}));
+  WEFT_TRY(expect_cuda_floats("y", args.y, args.x.shape));
+  if (args.x.dim(1) > i64(1) << 24)
+    return error(Code::kInvalidArgument, "x: more than 2^24 columns: {}", args.x.describe());
+  if (args.residual.data == nullptr) return {};
+  WEFT_TRY(expect_cuda_floats("residual", args.residual, args.x.shape));
+  if (args.x.dtype != args.y.dtype)
+    return error(Code::kUnimplemented, "x: expected y's type {} where there is a residual, found {}",
+                 dtype_name(args.y.dtype), args.x.describe());
+  return {};
+}
+
+}  // namespace
+
+Status cuda_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
+  WEFT_TRY(check(args));
+  const bool adds = args.residual.data != nullptr;
+  const i64 rows = args.x.dim(0), hidden = args.x.dim(1);
+  if (rows == 0 || hidden == 0) return {};
+  const Params params{.x = args.x.data,
+                      .residual = args.residual.data,
+                      .weight = args.weight.data,
+                      .y = args.y.data,
+                      .x_stride = args.x.byte_strides[0],
+                      .residual_stride = adds ? args.residual.byte_strides[0] : 0,
+                      .y_stride = args.y.byte_strides[0],
+                      .rows = rows,
+                      .hidden = int(hidden),
+                      .epsilon = args.epsilon,
+                      .weight_type = args.weight.dtype};
+  const bool eight = hidden % 8 == 0 && allows_eight(args.x) && allows_eight(args.y) && allows_eight(args.weight) &&
+                     (!adds || allows_eight(args.residual));
+  const DType stream_type = adds ? args.residual.dtype : args.x.dtype;
+  return with_float_types("rms_norm", stream_type, args.y.dtype, [&](auto s, auto a) {
+    return with_run(eight, [&](auto n) {
+      const i64 per_thread = kKept * n.value;
+      const int threads = int(std::min<i64>(round_up(divide_up(hidden, per_thread), 32), 1024));
+      return launch_rows("rms_norm", rms_norm_kernel<decltype(s), decltype(a), n.value>, rows, 1, threads, stream,
+                         params);
+    });
+  });
+}
+
+Status cuda_head_rms_norm(cudaStream_t stream, const HeadRmsNormArgs& args) {
+  WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));
+  WEFT_TRY(expect_cuda_floats("weight", args.weight, {args.head_dim}));
+  if (args.offset < 0 || args.heads < 0 || args.offset + args.heads * args.head_dim > args.x.dim(1))
+    return error(Code::kInvalidArgument, "x: {} heads of {} from column {} do not fit {}", args.heads, args.head_dim,
+                 args.offset, args.x.describe());
+  const i64 size = dtype_layout(args.x.dtype).bytes;
+  const HeadParams params{.x = args.x.data + args.offset * size,
+                          .weight = args.weight.data,
+                          .stride = args.x.byte_strides[0],
+                          .runs = args.x.dim(0) * args.heads,
+                          .heads = int(args.heads),
+                          .head_dim = int(args.head_dim),
+                          .epsilon = args.epsilon,
+                          .weight_type = args.weight.dtype};
+  if (params.runs == 0 || args.head_dim == 0) return {};
+  const bool eight =
+      args.head_dim % 8 == 0 && args.offset % 8 == 0 && allows_eight(args.x) && allows_eight(args.weight);
+  return with_float_types("x", args.x.dtype, args.x.dtype, [&](auto t, auto same) {
+    if constexpr (std::is_same_v<decltype(t), decltype(same)>) {
+      return with_run(eight, [&](auto n) {
+        return launch_rows("head_rms_norm", head_rms_norm_kernel<decltype(t), n.value>, params.runs, 256 / kHeadLanes,
+                           256, stream, params);
+      });
+    } else {
+      return Status();  // the types are one
+    }
+  });
+}
+
+}  // namespace weft
