@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "base/host_device.h"
 #include "base/status.h"
 #include "base/types.h"
 
@@ -37,7 +38,7 @@ struct SamplingParams {
   i32 choice = 0;  // index of the answer among n choices
 };
 
-inline bool has_penalty(const SamplingParams& p) {
+WEFT_HD bool has_penalty(const SamplingParams& p) {
   return p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
 }
 // Adds a token of the answer (in_answer 1) or the prompt (0) to counts that are sorted by token.

@@ -1,0 +1,202 @@
+#include <cmath>
+
+#include "ops/cuda_testing.cuh"
+#include "ops/sampling/sampling.cuh"
+
+namespace weft {
+namespace {
+
+using namespace testing;
+
+template <class T>
+Result<DeviceBuffer> on_device(const std::vector<T>& values) {
+  WEFT_ASSIGN(auto buffer, DeviceBuffer::create(std::max<size_t>(values.size(), 1) * sizeof(T)));
+  WEFT_CUDA_TRY(cudaMemcpy(buffer.data(), values.data(), values.size() * sizeof(T), cudaMemcpyDefault));
+  return std::move(buffer);
+}
+
+// One row's input on the host.
+struct Row {
+  SamplingParams params;
+  u64 position = 0;
+  std::vector<LogitBias> bias = {};
+  std::vector<TokenCount> counts = {};
+  std::vector<u32> allowed = {};
+};
+
+// What the GPU draws from logits [rows.size(), vocab], the second time out of a graph.
+Result<std::vector<i32>> draw_on_gpu(cudaStream_t stream, DType dtype, const std::vector<float>& logits, i64 vocab,
+                                     i64 pad, const std::vector<Row>& rows) {
+  const i64 count = i64(rows.size());
+  WEFT_ASSIGN(const auto x, CudaMatrix::create(dtype, count, vocab, pad));
+  WEFT_ASSIGN(const auto workspace, CudaMatrix::create(DType::kF32, count, vocab, pad));
+  WEFT_ASSIGN(const auto tokens, CudaMatrix::create(DType::kI32, 1, count));
+  WEFT_TRY(x.upload(logits));
+  std::vector<DeviceBuffer> kept;
+  std::vector<CudaSampleRow> device_rows;
+  for (const Row& row : rows) {
+    const auto put = [&](const auto& values) -> Result<void*> {
+      if (values.empty()) return static_cast<void*>(nullptr);
+      WEFT_ASSIGN(kept.emplace_back(), on_device(values));
+      return kept.back().data();
+    };
+    CudaSampleRow made{.params = row.params, .position = row.position};
+    WEFT_ASSIGN(void* const bias, put(row.bias));
+    WEFT_ASSIGN(void* const counts, put(row.counts));
+    WEFT_ASSIGN(void* const allowed, put(row.allowed));
+    made.bias = static_cast<const LogitBias*>(bias), made.num_bias = i32(row.bias.size());
+    made.counts = static_cast<const TokenCount*>(counts), made.num_counts = i32(row.counts.size());
+    made.allowed = static_cast<const u32*>(allowed);
+    device_rows.push_back(made);
+  }
+  WEFT_ASSIGN(const auto device, on_device(device_rows));
+  const CudaSampleArgs args{x.view(), device.as<CudaSampleRow>(), workspace.view(), tokens.as({count})};
+  WEFT_TRY(
+      run_and_repeat(stream, [&] { return tokens.clear(); }, [&] { return cuda_sample(stream, args); }, {&tokens, &x}));
+  WEFT_TRY(workspace.bytes().status());  // nothing beside it was written
+  WEFT_ASSIGN(const auto bytes, tokens.bytes());
+  std::vector<i32> drawn;
+  for (i64 i = 0; i < count; ++i) drawn.push_back(CudaMatrix::get<i32>(bytes, size_t(i)));
+  return drawn;
+}
+
+// Every row's token must be the CPU's, for logits that both read as the same f32.
+void expect_the_cpus(cudaStream_t stream, DType dtype, const std::vector<float>& logits, i64 vocab, i64 pad,
+                     const std::vector<Row>& rows) {
+  const auto found = draw_on_gpu(stream, dtype, logits, vocab, pad, rows);
+  WEFT_ASSERT_OK(found.status());
+  SamplingScratch scratch;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    const auto expected = sample({.logits = std::span(logits).subspan(i * size_t(vocab), size_t(vocab)),
+                                  .params = row.params,
+                                  .position = row.position,
+                                  .bias = row.bias,
+                                  .counts = row.counts,
+                                  .allowed = row.allowed},
+                                 scratch);
+    WEFT_ASSERT_OK(expected.status());
+    ASSERT_EQ((*found)[i], *expected) << "row " << i << " of " << vocab << ": temperature " << row.params.temperature
+                                      << ", top_k " << row.params.top_k << ", top_p " << row.params.top_p << ", min_p "
+                                      << row.params.min_p;
+  }
+}
+
+const std::vector<SamplingParams> kParams{
+    {},
+    {.temperature = 1},
+    {.temperature = 0.3f, .seed = 1ull << 40, .choice = 2},
+    {.temperature = 1, .top_k = 1},
+    {.temperature = 1, .top_k = 40, .seed = 2},
+    {.temperature = 2, .top_k = 1000000},
+    {.temperature = 1, .top_p = 0.1f, .seed = 3},
+    {.temperature = 1, .top_p = 0.95f, .seed = 4},
+    {.temperature = 1, .top_p = 0.99999f, .seed = 5},
+    {.temperature = 5, .top_p = 1e-6f, .seed = 6},
+    {.temperature = 1, .min_p = 0.2f, .seed = 7},
+    {.temperature = 1.3f, .top_k = 500, .top_p = 0.9f, .min_p = 0.01f, .seed = 8},
+};
+
+// Logits of a kind: normal, peaked, a few values with many ties, all equal, a wide range down to minus infinity.
+std::vector<float> logits_of(int kind, DType dtype, i64 count) {
+  std::vector<float> logits = random_floats(DType::kF32, count, u32(kind + 1), kind == 1 ? 8 : 1);
+  for (float& logit : logits) {
+    if (kind == 2) logit = std::floor(logit * 2);
+    if (kind == 3) logit = 2.5f;
+    if (kind == 4) logit = logit > 1.5f ? -INFINITY : logit * 30;
+    logit = rounded_to(dtype, logit);
+  }
+  return logits;
+}
+
+TEST(CudaSampling, DrawsWhatTheCpuDraws) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
+    for (int kind = 0; kind < 5; ++kind)
+      for (const i64 vocab : {1, 7, 256, 1000, 4097, 151936}) {
+        if (vocab == 151936 && dtype == DType::kF16) continue;
+        std::vector<Row> rows;
+        for (u64 position = 0; position < (vocab > 5000 ? 3u : 6u); ++position)
+          for (const SamplingParams& params : kParams) rows.push_back({.params = params, .position = position << 30});
+        const auto logits = logits_of(kind, dtype, i64(rows.size()) * vocab);
+        if (kind == 4 && vocab < 256) continue;  // all may be minus infinity
+        SCOPED_TRACE(fmt::format("{} of kind {}", dtype_name(dtype), kind));
+        expect_the_cpus(stream->get(), dtype, logits, vocab, kind % 3, rows);
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST(CudaSampling, MaskBiasAndPenaltiesAreTheCpus) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kVocab = 1001;
+  std::mt19937 random(1);
+  std::vector<Row> rows;
+  for (int i = 0; i < 60; ++i) {
+    Row row{.params = kParams[size_t(i) % kParams.size()], .position = u64(i)};
+    if (i % 2 == 1) {
+      for (i32 word = 0; word < 32; ++word) row.allowed.push_back(word % 3 == 0 ? ~0u : u32(random()));
+      row.allowed[1] |= 1;
+    }
+    if (i % 3 == 1)
+      for (i32 t = i; t < kVocab; t += 97) row.bias.push_back({t, t % 2 ? 2.5f : -INFINITY});
+    if (i % 5 == 1) {
+      row.params.repetition_penalty = 1.3f, row.params.frequency_penalty = 0.17f, row.params.presence_penalty = -0.4f;
+      for (i32 t = 0; t < kVocab; t += 3) row.counts.push_back({t, t % 4});
+    }
+    rows.push_back(row);
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16})
+    expect_the_cpus(stream->get(), dtype, logits_of(0, dtype, i64(rows.size()) * kVocab), kVocab, 0, rows);
+}
+
+TEST(CudaSampling, FaultsOfTheDataComeInPlaceOfTokens) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kVocab = 40;
+  std::vector<float> logits = random_floats(DType::kF32, 12 * kVocab, 1);
+  std::vector<Row> rows;
+  for (i64 row = 0; row < 12; ++row) {
+    float* from = &logits[size_t(row * kVocab)];
+    if (row / 2 == 0) from[33] = NAN;
+    if (row / 2 == 1) from[0] = INFINITY;
+    if (row / 2 == 2) std::fill(from, from + kVocab, -INFINITY);
+    rows.push_back({.params = {.temperature = row % 2 ? 1.0f : 0.0f, .top_p = 0.9f}});
+    if (row / 2 == 3) rows.back().bias = {{i32(kVocab), 1.0f}};
+    if (row / 2 == 4) rows.back().allowed = {0, 0};
+    if (row / 2 == 5) from[3] = NAN, rows.back().allowed = {0xf0, 0};  // the NaN is forbidden
+  }
+  const auto found = draw_on_gpu(stream->get(), DType::kF32, logits, kVocab, 0, rows);
+  WEFT_ASSERT_OK(found.status());
+  const i32 expected[] = {kLogitsNan, kLogitsInfinite, kNothingFinite, kTokenOutside, kNothingFinite};
+  for (size_t row = 0; row < 10; ++row) EXPECT_EQ((*found)[row], expected[row / 2]) << row;
+  for (size_t row = 10; row < 12; ++row) EXPECT_TRUE((*found)[row] >= 4 && (*found)[row] < 8) << (*found)[row];
+  EXPECT_EQ(cuda_sample_status((*found)[0], 0).message(), "logits: NaN in row 0");
+  EXPECT_EQ(cuda_sample_status(kTokenOutside, 6).code(), Code::kInvalidArgument);
+  EXPECT_TRUE(cuda_sample_status(0, 0).ok());
+}
+
+TEST(CudaSampling, WhatDoesNotFitIsNamedBeforeAnythingRuns) {
+  WEFT_NEED_GPUS(1);
+  auto x = CudaMatrix::create(DType::kF32, 4, 16);
+  auto ids = CudaMatrix::create(DType::kI32, 1, 4);
+  WEFT_ASSERT_OK(x.status());
+  WEFT_ASSERT_OK(ids.status());
+  const TensorView logits = x->view(), tokens = ids->as({4});
+  const auto* rows = x->view().as<CudaSampleRow>();
+  EXPECT_EQ(cuda_sample(nullptr, {logits, rows, logits.rows(0, 3), tokens}).message(),
+            "workspace: expected f32 [4, 16], found f32 [3, 16]");
+  EXPECT_EQ(cuda_sample(nullptr, {logits, rows, logits, ids->as({2})}).message(),
+            "tokens: expected i32 [4], found i32 [2]");
+  EXPECT_EQ(cuda_sample(nullptr, {logits, nullptr, logits, tokens}).message(),
+            "rows: expected 4 in device memory, found null");
+  EXPECT_EQ(cuda_sample(nullptr, {x->as({4, 0}), rows, x->as({4, 0}), tokens}).message(),
+            "logits: expected 1 to 1048576 tokens, found 0");
+}
+
+}  // namespace
+}  // namespace weft

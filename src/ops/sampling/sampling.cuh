@@ -1,0 +1,44 @@
+// sample on GPUs: a step's rows at once.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "base/tensor.h"
+#include "ops/sampling/sampling.h"
+
+namespace weft {
+
+// What SampleArgs holds beside the logits, for one row, in device memory; its pointers are to device memory too.
+// Trusted: params have passed check_sampling_params(), `allowed` has a bit for every token.
+struct CudaSampleRow {
+  SamplingParams params;
+  u64 position = 0;
+  const LogitBias* bias = nullptr;     // [num_bias], distinct tokens
+  const TokenCount* counts = nullptr;  // [num_counts], distinct tokens
+  const u32* allowed = nullptr;        // null = all
+  i32 num_bias = 0;
+  i32 num_counts = 0;
+};
+
+// All on the current device.
+struct CudaSampleArgs {
+  TensorView logits;                    // [rows, vocab] f32, f16 or bf16, row stride allowed; only read
+  const CudaSampleRow* rows = nullptr;  // [rows]
+  TensorView workspace;                 // [rows, vocab] f32, row stride allowed; overwritten
+  TensorView tokens;                    // [rows] i32
+};
+
+// In place of a token where a row has none, as sample() has errors.
+enum CudaSampleFault : i32 { kLogitsNan = -1, kLogitsInfinite = -2, kNothingFinite = -3, kTokenOutside = -4 };
+
+// The vocabulary may have this many tokens.
+inline constexpr i64 kCudaSampleMostTokens = 1 << 20;
+
+// tokens[r] = what sample() draws from row r, to the bit: the same arithmetic in the same order, so the same token for
+// the same f32 logits, whatever else is in the batch. Faults of the data come as CudaSampleFault. rows = 0 is a no-op.
+// Captures into a graph; what `rows` points to is read when the graph runs. Errors: kInvalidArgument naming the tensor.
+Status cuda_sample(cudaStream_t stream, const CudaSampleArgs& args);
+
+// ok for a token; kDataLoss or kInvalidArgument for a fault, naming `row`.
+Status cuda_sample_status(i32 token, i64 row);
+
+}  // namespace weft
