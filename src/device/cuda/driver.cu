@@ -2,10 +2,16 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdlib>
+
 #include "device/cuda/runtime.cuh"
 
 namespace weft {
 namespace {
+
+// One hardware queue per stream, also where ranks share a GPU: a kernel that waits must not stand before what it waits
+// for. The driver reads its environment at its first call, which any thread may make; nobody else runs before main.
+[[maybe_unused]] const int kConnectionsSet = ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
 
 constexpr unsigned kOldestDriver = 12000;  // the ABI version whose entry points are asked for
 

@@ -1,6 +1,8 @@
 #include "device/cuda/runtime.cuh"
 
 #include <cstring>
+#include <map>
+#include <mutex>
 
 namespace weft {
 
@@ -60,11 +62,27 @@ Result<HostBuffer> HostBuffer::create(size_t bytes) {
 }
 
 Status prepare_kernel(const char* name, const void* kernel, size_t shared_bytes) {
-  cudaFuncAttributes attributes;
-  WEFT_TRY(cuda_status(cudaFuncGetAttributes(&attributes, kernel), name));
-  if (shared_bytes + attributes.sharedSizeBytes <= 48 * 1024) return {};
-  return cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
-                     name);
+  // Guards the table, and keeps threads from loading into one device's context at the same time.
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, size_t> allowed;  // dynamic shared memory, by device and kernel
+  int device = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  std::lock_guard lock(mutex);
+  const auto [entry, fresh] = allowed.try_emplace({device, kernel}, 0);
+  if (!fresh && shared_bytes <= entry->second) return {};
+  const Status prepared = [&]() -> Status {
+    cudaFuncAttributes attributes;
+    WEFT_TRY(cuda_status(cudaFuncGetAttributes(&attributes, kernel), name));
+    if (shared_bytes + attributes.sharedSizeBytes <= 48 * 1024) return {};
+    return cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
+                       name);
+  }();
+  if (prepared.ok()) {
+    entry->second = shared_bytes;
+  } else if (fresh) {
+    allowed.erase(entry);
+  }
+  return prepared;
 }
 
 Status launch_kernel(const char* name, const void* kernel, const LaunchShape& shape, cudaStream_t stream, void** args) {

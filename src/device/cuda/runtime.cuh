@@ -2,6 +2,7 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <functional>
 #include <utility>
 
@@ -94,9 +95,30 @@ struct LaunchShape {
   bool early = false;
 };
 
-// Loads the kernel and allows its dynamic shared memory. Call once per device before kernels that wait for each
-// other run: lazy loading inside a launch may wait for the very kernel that waits.
+// Loads the kernel and allows its dynamic shared memory: the most that anybody has asked for on this device. Call it
+// before kernels that wait for each other run: lazy loading inside a launch may wait for the very kernel that waits.
+// Thread-safe; one thread at a time, so not from a launch (see OncePerDevice).
 Status prepare_kernel(const char* name, const void* kernel, size_t shared_bytes);
+
+// Work that a process does once for each device, though many threads come by: a static next to what needs it. Threads
+// that come at the same time may all do it. Takes no lock once it is done.
+class OncePerDevice {
+ public:
+  // Calls work() unless it has succeeded on the current device. Errors: those of work, which is then tried again.
+  template <class Work>
+  Status run(Work&& work) {
+    int device = 0;
+    WEFT_CUDA_TRY(cudaGetDevice(&device));
+    const u64 mark = u64(1) << (device % 64);
+    if (device < 64 && (done_.load(std::memory_order_acquire) & mark) != 0) return {};
+    WEFT_TRY(work());
+    if (device < 64) done_.fetch_or(mark, std::memory_order_release);
+    return {};
+  }
+
+ private:
+  std::atomic<u64> done_{0};
+};
 
 Status launch_kernel(const char* name, const void* kernel, const LaunchShape& shape, cudaStream_t stream, void** args);
 

@@ -70,7 +70,8 @@ Status run(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) 
   params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
   params.schedule = {plan.tiles_m, plan.tiles_n, plan.group};
   params.emit = {args.y.data, args.y.byte_strides[0], int(args.y.dim(0)), int(args.y.dim(1))};
-  WEFT_TRY(prepare<Config>());
+  static OncePerDevice prepared;
+  WEFT_TRY(prepared.run(prepare<Config>));
   return launch(kOp, sm90::gemm_sm90_kernel<Config, Params<Config>>,
                 {.grid = unsigned(plan.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes}, stream,
                 params);

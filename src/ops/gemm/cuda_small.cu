@@ -25,7 +25,8 @@ Status run(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& p
   params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
   params.split = plan.split;
   params.constant_w = args.constant_w;
-  WEFT_TRY(prepare<Config>());
+  static OncePerDevice prepared;
+  WEFT_TRY(prepared.run(prepare<Config>));
   return launch(kOp, sm90::gemm_small_sm90_kernel<Config>,
                 {.grid = unsigned(plan.tiles * plan.split),
                  .block = Config::kThreads,
