@@ -26,6 +26,17 @@ if(WEFT_HAVE_CUDA AND weft_cuda_tests)
   target_compile_options(test_gpu PRIVATE -diag-suppress=177)  # TEST() declares a member that nothing refers to
 endif()
 
+# The host's side of the CUDA code, with a runtime that needs no GPU in place of the real one.
+if(WEFT_HAVE_CUDA)
+  add_executable(test_cuda_host tests/cuda_host/fake_cuda.cc tests/cuda_host/test.cu)
+  set_target_properties(test_cuda_host PROPERTIES CUDA_RUNTIME_LIBRARY None)
+  target_link_libraries(test_cuda_host PRIVATE weft_core GTest::gtest GTest::gtest_main)
+  target_include_directories(test_cuda_host SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  target_compile_options(test_cuda_host PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=177>)
+  gtest_discover_tests(test_cuda_host TEST_PREFIX "cuda_host." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${WEFT_TEST_TIMEOUT} LABELS cuda_host)
+endif()
+
 file(GLOB suites CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.py)
 foreach(suite ${suites})
   get_filename_component(name ${suite} NAME_WE)

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# Runs the GPU benchmarks, each result checked before it is timed. Usage: run-bench.sh [--ranks N] [--json FILE]
+# Runs the GPU benchmarks, each result checked before it is timed. Usage: run-bench.sh [--ranks N [--processes]] [--json FILE]
 set -euo pipefail
-# One hardware queue per stream, also where ranks share a GPU: a kernel that waits must not stand before what it waits for.
-export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
 # torch's NCCL and cuBLAS serve where no others are installed. NVLink multicast stays off unless NCCL_NVLS_ENABLE says so.
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 # library <name> <glob under python's nvidia packages>: the path of a library that ldconfig does not know.

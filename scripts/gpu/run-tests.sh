@@ -1,13 +1,25 @@
 #!/usr/bin/env bash
-# Runs the GPU tests. Usage: run-tests.sh [--ranks N] [TEST ARGUMENTS, for instance --gtest_filter=Arena.*]
+# Runs the GPU tests. Usage: run-tests.sh [--ranks N] [--processes [--ipc]] [TEST ARGUMENTS, for instance --gtest_filter=Arena.*]
 # N = ranks that the tests start, one GPU each while there are enough, then sharing; default: the number of GPUs, at least 2.
+# --processes: the ranks are N processes instead of threads of one. --ipc: which share memory by cudaIpc.
 set -euo pipefail
-# One hardware queue per stream, also where ranks share a GPU: a kernel that waits must not stand before what it waits for.
-export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
 here=$(cd "$(dirname "$0")" && pwd)
-if [ "${1:-}" = --ranks ]; then
-  [[ "${2:-}" =~ ^[1-8]$ ]] || { echo "run-tests.sh: --ranks takes a number from 1 to 8, not '${2:-}'" >&2; exit 2; }
-  export WEFT_TEST_RANKS=$2
-  shift 2
+ranks= processes=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --ranks)
+      [[ "${2:-}" =~ ^[1-8]$ ]] || { echo "run-tests.sh: --ranks takes a number from 1 to 8, not '${2:-}'" >&2; exit 2; }
+      ranks=$2
+      shift 2 ;;
+    --processes) processes=1; shift ;;
+    --ipc) export WEFT_TEST_IPC=1; shift ;;
+    *) break ;;
+  esac
+done
+if [ -z "$processes" ]; then
+  [ -z "${WEFT_TEST_IPC:-}" ] || { echo "run-tests.sh: --ipc goes with --processes" >&2; exit 2; }
+  [ -z "$ranks" ] || export WEFT_TEST_RANKS=$ranks
+  exec "$here/test_gpu" "$@"
 fi
-exec "$here/test_gpu" "$@"
+[ -n "$ranks" ] || { echo "run-tests.sh: --processes needs --ranks N" >&2; exit 2; }
+exec "$here/weft" launch -n "$ranks" -- "$here/test_gpu" "$@"

@@ -6,6 +6,7 @@
 
 #include "base/types.h"
 #include "cli/commands.h"
+#include "comm/bootstrap/launcher.h"
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
 #include "dist/exchange/cuda_bench.h"
@@ -30,20 +31,27 @@ struct BenchGpuOptions {
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
   std::string routing = "uniform";
   std::string json_path, revision = "unknown";
+  bool processes = false;
+  bool reports = true;  // false on all processes but that of rank 0
 };
 
 #if defined(WEFT_HAVE_CUDA)
+template <class... Args>
+void say(const BenchGpuOptions& options, fmt::format_string<Args...> format, Args&&... args) {
+  if (options.reports) fmt::print(format, std::forward<Args>(args)...);
+}
+
 using Json = nlohmann::ordered_json;
 
 Status bench_all_reduce(const BenchGpuOptions& options, Json& out) {
   WEFT_ASSIGN(const auto report,
               bench_cuda_all_reduce({options.ranks, options.bytes, options.algorithms, options.repeats}));
-  fmt::print("all_reduce, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles)\n",
-             report.ranks, report.device, report.nccl);
+  say(options, "all_reduce, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles)\n",
+      report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    fmt::print("{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
-               row.upper_us);
+    say(options, "{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
+        row.upper_us);
     rows.push_back({{"bytes", row.bytes},
                     {"variant", row.variant},
                     {"us", row.median_us},
@@ -56,12 +64,12 @@ Status bench_all_reduce(const BenchGpuOptions& options, Json& out) {
 
 Status bench_gemm(const BenchGpuOptions& options, Json& out) {
   WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.n_k, options.repeats}));
-  fmt::print("gemm, bf16, {}, cuBLAS {}; us per call in a graph, time / cuBLAS': median (quartiles)\n", report.device,
-             report.cublas);
+  say(options, "gemm, bf16, {}, cuBLAS {}; us per call in a graph, time / cuBLAS': median (quartiles)\n", report.device,
+      report.cublas);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    fmt::print("{:>6} x {:<6} x {:<6} {:<8} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.n,
-               row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper);
+    say(options, "{:>6} x {:<6} x {:<6} {:<8} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.n,
+        row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper);
     rows.push_back({{"m", row.m},
                     {"n", row.n},
                     {"k", row.k},
@@ -80,14 +88,14 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& 
   const auto [n, k] = options.n_k[op == "ag_gemm" ? 0 : 1];
   WEFT_ASSIGN(const auto report, bench_cuda_fused({options.ranks, op, options.m, n, k, options.variants,
                                                    options.regimes, options.repeats}));
-  fmt::print(
+  say(options,
       "{}, bf16, N {} K {}, {} ranks, {}, cuBLAS {}, NCCL {}; us per call in a graph, slowest rank, time / cuBLAS "
       "alone: median (quartiles)\n",
       op, n, k, report.ranks, report.device, report.cublas, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    fmt::print("{:>6} {:<10} {:<14} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.regime, row.variant, row.us,
-               row.ratio, row.ratio_lower, row.ratio_upper);
+    say(options, "{:>6} {:<10} {:<14} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.regime, row.variant,
+        row.us, row.ratio, row.ratio_lower, row.ratio_upper);
     rows.push_back({{"m", row.m},
                     {"regime", row.regime},
                     {"variant", row.variant},
@@ -104,17 +112,17 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& 
 Status bench_experts(const BenchGpuOptions& options, Json& out) {
   WEFT_ASSIGN(const auto report, ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k,
                                                          options.hidden, options.routing, options.repeats}));
-  fmt::print(
+  say(options,
       "expert parallel, {} experts, top {}, hidden {}, {} routing, dispatch fp8, combine bf16, {} ranks, {}, NCCL {}; "
       "us per call in a graph, slowest rank: median (quartiles)\n",
       options.experts, options.top_k, options.hidden, options.routing, report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    fmt::print("{:>6} {:<20} {:8.2f}  ({:.2f} {:.2f})", row.tokens, row.variant, row.median_us, row.lower_us,
-               row.upper_us);
+    say(options, "{:>6} {:<20} {:8.2f}  ({:.2f} {:.2f})", row.tokens, row.variant, row.median_us, row.lower_us,
+        row.upper_us);
     if (row.bytes > 0)
-      fmt::print("  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
-    fmt::print("\n");
+      say(options, "  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
+    say(options, "\n");
     rows.push_back({{"tokens", row.tokens},
                     {"variant", row.variant},
                     {"us", row.median_us},
@@ -129,14 +137,14 @@ Status bench_experts(const BenchGpuOptions& options, Json& out) {
 }
 
 Status bench_gpu(const BenchGpuOptions& options) {
-  Json all = {{"revision", options.revision}, {"repeats", options.repeats}};
+  Json all = {{"revision", options.revision}, {"repeats", options.repeats}, {"processes", options.processes}};
   for (const std::string& op : options.ops) {
     if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
-    if (op == "gemm") WEFT_TRY(bench_gemm(options, all));
+    if (op == "gemm" && options.reports) WEFT_TRY(bench_gemm(options, all));  // one GPU's
     if (op == "ep") WEFT_TRY(bench_experts(options, all));
     if (op != "all_reduce" && op != "gemm" && op != "ep") WEFT_TRY(bench_fused(op, options, all));
   }
-  if (options.json_path.empty()) return {};
+  if (options.json_path.empty() || !options.reports) return {};
   std::ofstream file(options.json_path);
   file << all.dump(1) << "\n";
   if (!file.flush()) return error(Code::kIo, "--json {}: cannot write", options.json_path);
@@ -147,6 +155,22 @@ Status bench_gpu(const BenchGpuOptions&) {
   return error(Code::kUnimplemented, "bench gpu: this build has no CUDA (configure with -DWEFT_CUDA=ON)");
 }
 #endif
+
+// Runs the benchmark, or the ranks that do.
+Result<int> run_bench_gpu(BenchGpuOptions& options) {
+  WEFT_ASSIGN(const WorldSpec spec, world_spec_from_environment());
+  const bool alone = spec.kind == WorldSpec::Kind::kAlone;
+  if (alone && options.processes) {
+    if (options.ranks < 1) return error(Code::kInvalidArgument, "--processes: --ranks must say how many");
+    LaunchOptions launch;
+    launch.prefix = false;
+    return spawn_ranks(options.ranks, launch);
+  }
+  options.processes = !alone;
+  options.reports = spec.rank == 0;
+  WEFT_TRY(bench_gpu(options));
+  return 0;
+}
 
 }  // namespace
 
@@ -187,7 +211,12 @@ void add_bench_gpu(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--json", options->json_path, "Also write the figures to this file");
   command->add_option("--revision", options->revision, "Source revision to put into the JSON");
-  command->callback([options] { finish(bench_gpu(*options)); });
+  command->add_flag("--processes", options->processes, "Ranks are processes, not threads; needs --ranks");
+  command->callback([options] {
+    const auto ended = run_bench_gpu(*options);
+    finish(ended.status());
+    if (*ended != 0) throw CLI::RuntimeError(*ended);
+  });
 }
 
 }  // namespace weft

@@ -1,5 +1,10 @@
 #include "comm/cuda_communicator.cuh"
 
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <thread>
+
 namespace weft {
 
 Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
@@ -15,13 +20,17 @@ Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
     return error(Code::kInvalidArgument, "CUDA communicator: deadline: expected more than 0");
   WEFT_CUDA_TRY(cudaSetDevice(device));
   const Deadline deadline = Deadline::after(std::chrono::seconds(30));  // of start-up: contexts take seconds
-  WEFT_ASSIGN(auto arena, CudaArena::create(world, device, options.arena_bytes, deadline));
+  WEFT_ASSIGN(auto arena, CudaArena::create(world, device, options.arena_bytes, deadline, options.sharing));
   int sms = 0;
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  const int sharing = arena->ranks_on_this_gpu();
+  // Ranks that share a GPU have fewer multiprocessors. Grids and buffers are planned from this number, so it is the
+  // smallest of all ranks'.
+  const std::string mine = std::to_string(sms / arena->ranks_on_this_gpu());
+  WEFT_ASSIGN(const auto all, world.all_gather(mine, deadline));
+  int ctas = sms;
+  for (const std::string& theirs : all) ctas = std::min(ctas, std::atoi(theirs.c_str()));
   WEFT_ASSIGN(auto faults, FaultLog::create(u32(world.rank()), u64(options.deadline.count())));
-  return std::unique_ptr<CudaCommunicator>(
-      new CudaCommunicator(world, std::move(arena), std::move(faults), sms / sharing));
+  return std::unique_ptr<CudaCommunicator>(new CudaCommunicator(world, std::move(arena), std::move(faults), ctas));
 }
 
 Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
@@ -38,17 +47,37 @@ Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
 }
 
 Status CudaCommunicator::status() const {
-  if (const Status fault = faults_.reason(); !fault.ok()) {
+  const Status fault = faults_.reason();
+  if (!fault.ok() && !faults_.aborted()) {
     if (!world_.failure().raised()) world_.fail(fault);
     return fault;
   }
-  return world_.failure().raised() ? world_.failure().reason() : Status();
+  if (!world_.failure().raised()) return {};
+  const Status reason = world_.failure().reason();
+  return fault.ok() ? reason : Status(reason.code(), reason.message() + "; " + fault.message());
 }
 
 Status CudaCommunicator::synchronize(cudaStream_t stream) const {
-  const cudaError_t ended = cudaStreamSynchronize(stream);
+  constexpr auto kEagerly = std::chrono::microseconds(200);  // most waits are short: ask again at once
+  constexpr auto kPause = std::chrono::microseconds(20);
+  constexpr auto kLastWords = std::chrono::seconds(2);  // for a kernel that is told to end
+  const auto start = Clock::now();
+  std::optional<Deadline> leave;
+  cudaError_t ended = cudaStreamQuery(stream);
+  for (; ended == cudaErrorNotReady; ended = cudaStreamQuery(stream)) {
+    if (!leave && world_.failure().raised()) {
+      faults_.abort();
+      leave = Deadline::after(kLastWords);
+    }
+    if (leave && leave->expired()) break;
+    if (Clock::now() - start < kEagerly) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kPause);
+    }
+  }
   WEFT_TRY(status());
-  return cuda_status(ended, "cudaStreamSynchronize");
+  return cuda_status(ended, "cudaStreamQuery");
 }
 
 }  // namespace weft

@@ -11,6 +11,7 @@ struct CudaCommunicatorOptions {
   int device = -1;                                               // -1 = rank modulo the number of visible GPUs
   size_t arena_bytes = size_t(512) << 20;                        // per rank
   std::chrono::nanoseconds deadline = std::chrono::seconds(10);  // of each wait for a peer, on the device
+  CudaSharing sharing = CudaSharing::kAuto;                      // of memory between processes
 };
 
 // One per rank. create(), alloc() and destruction are collective: all ranks in the same order, and not while an
@@ -25,7 +26,7 @@ class CudaCommunicator {
   int size() const { return world_.size(); }
   int device() const { return arena_->device(); }
   // CTAs that a waiting kernel may launch so that all of them are resident, one per multiprocessor, also where other
-  // ranks share this GPU.
+  // ranks share this GPU. The same on every rank.
   int max_ctas() const { return max_ctas_; }
   World& world() const { return world_; }
   CudaArena& arena() const { return *arena_; }
@@ -64,7 +65,9 @@ class CudaCommunicator {
 
   // Ok, or what a kernel of this rank waited for in vain, or why the world has failed. A fault is told to all ranks.
   Status status() const;
-  // Waits for `stream`; a fault that ended its kernels is the status.
+  // Waits for `stream`; a fault that ended its kernels is the status. Where the world fails meanwhile, for instance
+  // because a rank's process died, kernels that wait are ended at once instead of at their deadline, by a trap: the
+  // status says why the world failed and what this rank waited for, and the GPU's context is lost.
   Status synchronize(cudaStream_t stream) const;
 
  private:

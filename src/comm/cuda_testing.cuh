@@ -1,21 +1,35 @@
-// Runs one function on every rank of a world of threads, each with a GPU, for tests and benchmarks.
+// Runs one function on every rank of a world, each with a GPU, for tests and benchmarks: threads of this process, or
+// the processes that `weft launch` started.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
-#include <thread>
 
+#include "comm/bootstrap/rank_host.h"
 #include "comm/cuda_communicator.cuh"
 
 namespace weft {
 
-// WEFT_TEST_RANKS, else the number of GPUs (2 where there is one: they share it; 4 where there are 5 to 7).
+// Who the ranks of this process's tests and benchmarks are.
+inline RankHost& gpu_ranks() {
+  static RankHost ranks(world_spec_from_environment());
+  return ranks;
+}
+
+// The processes of the launcher; WEFT_TEST_RANKS; else the number of GPUs (2 where there is one: they share it; 4 where
+// there are 5 to 7).
 inline int test_ranks() {
+  if (gpu_ranks().is_rank()) return gpu_ranks().most_ranks(0);
   if (const char* set = std::getenv("WEFT_TEST_RANKS")) return std::atoi(set);
   const int devices = cuda_device_count();
   return devices < 2 ? 2 : compiled_for_ranks(devices) ? devices : devices < 8 ? 4 : 8;
+}
+
+// `asked` ranks of a benchmark; 0 = the processes of the launcher, else the number of GPUs.
+inline int bench_ranks(int asked) {
+  return asked > 0 ? asked : gpu_ranks().most_ranks(cuda_device_count());
 }
 
 // The largest of the ranks' `us`, on every rank. Collective.
@@ -71,35 +85,26 @@ Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
   return {};
 }
 
-// Calls work(communicator, stream) on one thread per rank and returns the first fault, named by its rank. Ends with a
-// barrier, so that no rank's memory goes while others use it.
+// Calls work(communicator, stream) on every rank that lives in this process and returns the first fault, named by its
+// rank. Ends with a barrier, so that no rank's memory goes while others use it. WEFT_TEST_IPC=1: see CudaSharing::kIpc.
 inline Status run_gpu_ranks(int ranks, const std::function<Status(CudaCommunicator&, cudaStream_t)>& work,
-                            const CudaCommunicatorOptions& options = {}) {
-  auto worlds = make_thread_worlds(ranks);
-  std::vector<Status> outcomes{size_t(ranks)};
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      World& world = *worlds[size_t(rank)];
-      outcomes[size_t(rank)] = [&]() -> Status {
-        WEFT_ASSIGN(auto comm, CudaCommunicator::create(world, options));
-        WEFT_ASSIGN(const CudaStream stream, make_stream());
-        Status outcome = work(*comm, stream.get());
-        if (outcome.ok()) outcome = comm->synchronize(stream.get());
-        if (!outcome.ok()) world.fail(outcome);
-        const Status left = world.barrier(Deadline::after(std::chrono::seconds(30)));
-        return outcome.ok() ? left : outcome;
-      }();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  Status first;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const Status& outcome = outcomes[size_t(rank)];
-    if (!outcome.ok() && (first.ok() || first.code() == Code::kAborted))
-      first = outcome.with_context(fmt::format("rank {}", rank));
-  }
-  return first;
+                            CudaCommunicatorOptions options = {}) {
+  if (const char* ipc = std::getenv("WEFT_TEST_IPC"); ipc && *ipc == '1') options.sharing = CudaSharing::kIpc;
+  return gpu_ranks().run(ranks, [&](World& world) -> Status {
+    WEFT_ASSIGN(auto comm, CudaCommunicator::create(world, options));
+    WEFT_ASSIGN(const CudaStream stream, make_stream());
+    Status outcome = work(*comm, stream.get());
+    if (outcome.ok()) outcome = comm->synchronize(stream.get());
+    if (!outcome.ok()) world.fail(outcome);
+    const Status left = world.barrier(Deadline::after(std::chrono::seconds(30)));
+    return outcome.ok() ? left : outcome;
+  });
 }
+
+// For tests that start processes of their own, or threads that must not be one of several processes.
+#define WEFT_NEED_RANK_THREADS()        \
+  if (!::weft::gpu_ranks().is_rank()) { \
+  } else                                \
+    GTEST_SKIP() << "runs without --processes"
 
 }  // namespace weft

@@ -1,8 +1,9 @@
+#include "comm/arena/cuda_arena.cuh"
+
 #include <algorithm>
 #include <cstring>
 
-#include "comm/arena/cuda_arena.cuh"
-#include "device/cuda/runtime.cuh"
+#include "comm/arena/exchange.h"
 
 namespace weft {
 namespace {
@@ -25,24 +26,22 @@ CUmemAllocationProp memory_of(int device, bool exported) {
 
 }  // namespace
 
-Result<std::unique_ptr<CudaArena>> CudaArena::create(World& world, int device, size_t bytes, Deadline deadline) {
+Result<std::unique_ptr<CudaArena>> CudaArena::create(World& world, int device, size_t bytes, Deadline deadline,
+                                                     CudaSharing sharing) {
   WEFT_ASSIGN(const CudaDriver* driver, CudaDriver::get());
   WEFT_CUDA_TRY(cudaFree(nullptr));  // makes the current device's context
-  std::unique_ptr<CudaArena> arena(new CudaArena(*driver, world.rank(), world.size(), device));
+  std::unique_ptr<CudaArena> arena(new CudaArena(*driver, world, device));
 
   Card card{bytes, {}};
   WEFT_CUDA_TRY(cudaDeviceGetPCIBusId(card.bus_id, sizeof(card.bus_id), device));
   WEFT_ASSIGN(const auto cards, world.all_gather(std::string(reinterpret_cast<char*>(&card), sizeof(card)), deadline));
-  WEFT_TRY(arena->check_peers(cards));
+  WEFT_TRY(agree(world, arena->check_peers(cards), deadline));
 
-  const CUmemAllocationProp memory = memory_of(device, !world.is_threads());
+  const CUmemAllocationProp memory = memory_of(device, false);
   size_t granularity = 0;
   WEFT_DRIVER_TRY(*driver, mem_get_allocation_granularity(&granularity, &memory, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED));
   arena->stride_ = (std::max<size_t>(bytes, 1) + granularity - 1) / granularity * granularity;
-  arena->handles_.assign(size_t(world.size()), 0);
-  WEFT_DRIVER_TRY(*driver, mem_create(&arena->handles_[size_t(world.rank())], arena->stride_, &memory, 0));
-  WEFT_TRY(arena->exchange(world, deadline));
-  WEFT_TRY(arena->map());
+  WEFT_TRY(arena->map(deadline, sharing));
   WEFT_CUDA_TRY(cudaMemset(arena->base(world.rank()), 0, arena->stride_));
   WEFT_CUDA_TRY(cudaDeviceSynchronize());
   WEFT_TRY(world.barrier(deadline));  // nobody writes into memory that its owner has yet to clear
@@ -81,32 +80,76 @@ Status CudaArena::check_peers(const std::vector<std::string>& cards) {
   return {};
 }
 
-Status CudaArena::exchange(World& world, Deadline deadline) {
+Status CudaArena::agreed(const Status& mine, Deadline deadline) {
+  return agree(world_, mine.with_context(fmt::format("rank {}", rank_)), deadline);
+}
+
+// Every step is agreed on, so that all ranks go the same way, and whoever cannot does not leave the others waiting.
+Status CudaArena::map(Deadline deadline, CudaSharing sharing) {
+  if (world_.is_threads()) return map_of_threads(deadline);
+  std::string why = "asked for";
+  if (sharing == CudaSharing::kAuto) {
+    const Status mapped = map_descriptors(deadline);
+    // kIo: the driver said no. Lack of memory and lost peers are the same the other way.
+    if (mapped.code() != Code::kIo || world_.failure().raised()) return mapped;
+    why = mapped.message();
+    release_window();
+    warn_once(world_, "GPU memory goes by cudaIpc instead of file descriptors: " + why);
+  }
+  way_ = "cudaIpc (" + why + ")";
+  return map_ipc(deadline);
+}
+
+Status CudaArena::map_of_threads(Deadline deadline) {
+  way_ = "shared in this process";
+  WEFT_TRY(agreed(allocate_own(false), deadline));
   auto& own = handles_[size_t(rank_)];
-  if (world.is_threads()) {
-    WEFT_ASSIGN(const auto handles,
-                world.all_gather(std::string(reinterpret_cast<char*>(&own), sizeof(own)), deadline));
-    for (int peer = 0; peer < ranks_; ++peer)
-      if (peer != rank_) std::memcpy(&handles_[size_t(peer)], handles[size_t(peer)].data(), sizeof(own));
-    return {};
+  WEFT_ASSIGN(const auto handles, world_.all_gather(std::string(reinterpret_cast<char*>(&own), sizeof(own)), deadline));
+  for (int peer = 0; peer < ranks_; ++peer)
+    if (peer != rank_) std::memcpy(&handles_[size_t(peer)], handles[size_t(peer)].data(), sizeof(own));
+  return agreed(map_window(), deadline);
+}
+
+Status CudaArena::map_descriptors(Deadline deadline) {
+  way_ = "file descriptors";
+  Status mine = allocate_own(true);
+  Fd fd;
+  if (mine.ok()) {
+    auto exported = export_own();
+    mine = exported.status();
+    if (exported.ok()) fd = std::move(*exported);
   }
-  imported_ = true;
-  for (int root = 0; root < ranks_; ++root) {
-    Fd fd;
-    if (root == rank_) {
-      int raw = -1;
-      WEFT_DRIVER_TRY(driver_, mem_export(&raw, own, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-      fd = Fd(raw);
-    }
-    WEFT_ASSIGN(const Fd shared, world.share_fd(std::move(fd), root, deadline));
-    if (root != rank_)
-      WEFT_DRIVER_TRY(driver_, mem_import(&handles_[size_t(root)], reinterpret_cast<void*>(intptr_t(shared.get())),
-                                          CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
-  }
+  WEFT_TRY(agreed(mine, deadline));
+  WEFT_ASSIGN(const auto fds, share_fds(world_, fd, deadline));
+  mine = import_peers(fds);
+  if (mine.ok()) mine = map_window();
+  return agreed(mine, deadline);
+}
+
+Status CudaArena::allocate_own(bool exported) {
+  const CUmemAllocationProp memory = memory_of(device_, exported);
+  handles_.assign(size_t(ranks_), 0);
+  WEFT_DRIVER_TRY(driver_, mem_create(&handles_[size_t(rank_)], stride_, &memory, 0));
   return {};
 }
 
-Status CudaArena::map() {
+Result<Fd> CudaArena::export_own() const {
+  int raw = -1;
+  WEFT_DRIVER_TRY(driver_, mem_export(&raw, handles_[size_t(rank_)], CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+  return Fd(raw);
+}
+
+Status CudaArena::import_peers(const std::vector<Fd>& fds) {
+  imported_ = true;
+  for (int peer = 0; peer < ranks_; ++peer)
+    if (peer != rank_)
+      WEFT_DRIVER_TRY(driver_,
+                      mem_import(&handles_[size_t(peer)], reinterpret_cast<void*>(intptr_t(fds[size_t(peer)].get())),
+                                 CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+  return {};
+}
+
+Status CudaArena::map_window() {
   WEFT_DRIVER_TRY(driver_, mem_address_reserve(&window_, stride_ * size_t(ranks_), 0, 0, 0));
   for (; mapped_ < ranks_; ++mapped_)
     WEFT_DRIVER_TRY(driver_, mem_map(window_ + size_t(mapped_) * stride_, stride_, 0, handles_[size_t(mapped_)], 0));
@@ -115,17 +158,60 @@ Status CudaArena::map() {
   access.location.id = device_;
   access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
   WEFT_DRIVER_TRY(driver_, mem_set_access(window_, stride_ * size_t(ranks_), &access, 1));
+  for (int rank = 0; rank < ranks_; ++rank)
+    bases_.push_back(reinterpret_cast<std::byte*>(window_ + size_t(rank) * stride_));
+  return {};
+}
+
+void CudaArena::release_window() {
+  bases_.clear();
+  for (int rank = 0; rank < mapped_; ++rank) (void)driver_.mem_unmap(window_ + size_t(rank) * stride_, stride_);
+  mapped_ = 0;
+  if (window_) (void)driver_.mem_address_free(std::exchange(window_, 0), stride_ * size_t(ranks_));
+  // A thread rank releases only what it made: its peers' handles are theirs, their memory lives while mapped.
+  for (size_t rank = 0; rank < handles_.size(); ++rank)
+    if ((int(rank) == rank_ || imported_) && handles_[rank]) (void)driver_.mem_release(handles_[rank]);
+  handles_.clear();
+}
+
+// A handle names the driver's block that an address lies in; memory of whole megabytes begins one.
+Status CudaArena::map_ipc(Deadline deadline) {
+  auto own = DeviceBuffer::create(stride_);
+  Status mine = own.status();
+  cudaIpcMemHandle_t handle{};
+  if (own.ok()) {
+    own_ = std::move(*own);
+    mine = cuda_status(cudaIpcGetMemHandle(&handle, own_.data()), "cudaIpcGetMemHandle");
+  }
+  WEFT_TRY(agreed(mine, deadline));
+  WEFT_ASSIGN(const auto handles,
+              world_.all_gather(std::string(reinterpret_cast<char*>(&handle), sizeof(handle)), deadline));
+  return agreed(open_ipc(handles), deadline);
+}
+
+Status CudaArena::open_ipc(const std::vector<std::string>& handles) {
+  bases_.assign(size_t(ranks_), nullptr);
+  for (int peer = 0; peer < ranks_; ++peer) {
+    if (peer == rank_) {
+      bases_[size_t(peer)] = own_.as<std::byte>();
+      continue;
+    }
+    cudaIpcMemHandle_t handle;
+    std::memcpy(&handle, handles[size_t(peer)].data(), sizeof(handle));
+    void* address = nullptr;
+    WEFT_TRY(cuda_status(cudaIpcOpenMemHandle(&address, handle, cudaIpcMemLazyEnablePeerAccess), "cudaIpcOpenMemHandle")
+                 .with_context(fmt::format("memory of rank {}", peer)));
+    opened_.push_back(address);
+    bases_[size_t(peer)] = static_cast<std::byte*>(address);
+  }
   return {};
 }
 
 CudaArena::~CudaArena() {
-  for (int rank = 0; rank < mapped_; ++rank) (void)driver_.mem_unmap(window_ + size_t(rank) * stride_, stride_);
-  if (window_) (void)driver_.mem_address_free(window_, stride_ * size_t(ranks_));
-  // A thread rank releases only what it made: its peers' handles are theirs, their memory lives while mapped.
-  if (!handles_.empty() && handles_[size_t(rank_)]) (void)driver_.mem_release(handles_[size_t(rank_)]);
-  if (!imported_) return;
-  for (int rank = 0; rank < ranks_; ++rank)
-    if (rank != rank_ && handles_[size_t(rank)]) (void)driver_.mem_release(handles_[size_t(rank)]);
+  release_window();
+  for (void* address : opened_) (void)cudaIpcCloseMemHandle(address);
+  // What others have opened must not be freed before they have closed it. A lost peer ends the wait.
+  if (own_.data() != nullptr) (void)world_.barrier(Deadline::after(std::chrono::seconds(5)));
 }
 
 Result<u64> CudaArena::allocate(size_t bytes, size_t alignment) {

@@ -137,6 +137,7 @@ struct WaitInVain {
 }
 
 TEST(CudaShmemDeathTest, AWaitEndsAtTheDeadlineAndIsRecorded) {
+  WEFT_NEED_RANK_THREADS();
   WEFT_NEED_GPUS(1);
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(wait_in_vain(), testing::ExitedWithCode(0), "rank 0: vain: waited 0\\.[0-9]+ s for epoch 7 of any rank");

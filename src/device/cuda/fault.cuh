@@ -18,7 +18,9 @@ struct WaitFor {
 
 // In pinned host memory, one per rank, readable after the context is gone.
 struct FaultRecord {
-  u32 complete;  // 1 once all fields below are written
+  u32 abort;     // the host's word: kernels that wait are to end now
+  u32 aborted;   // 1 where the wait ended for that reason, before its deadline
+  u32 complete;  // 1 once all fields but the first are written
   u32 rank;
   u32 op;  // index of the operator in FaultLog's names
   u32 cta;
@@ -48,6 +50,11 @@ class FaultLog {
   // kDeadlineExceeded "rank 1: all_reduce: waited 10.00 s for epoch 7 of rank 3, saw 6 (CTA 3, lane 0, arena offset
   // 4096)"; ok while nothing has faulted. Safe after a trap.
   Status reason() const;
+  // Ends kernels that wait, by a record and a trap, within some milliseconds: what they wait for will not come. No
+  // effect on kernels that do not wait.
+  void abort() const { record_.as<volatile FaultRecord>()->abort = 1; }
+  // Whether abort() is why there is a fault.
+  bool aborted() const { return faulted() && record_.as<volatile FaultRecord>()->aborted != 0; }
 
  private:
   HostBuffer record_;
@@ -74,6 +81,7 @@ static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink,
     record->wait.offset = wait.offset;
     record->wait.epoch = wait.epoch;
     record->waited_ns = waited_ns;
+    record->aborted = waited_ns <= sink.timeout_ns;
     __threadfence_system();
     record->complete = 1;
     __threadfence_system();
@@ -85,8 +93,9 @@ static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink,
   __trap();
 }
 
-// Repeats `ready(u32& seen)` until it says true; past the sink's deadline, records what was last seen and traps. The
-// clock is read once per 256 tries, so a wait that succeeds soon costs nothing but its loads.
+// Repeats `ready(u32& seen)` until it says true; past the sink's deadline, or when the host says so, records what was
+// last seen and traps. The clock is read once per 256 tries and the host's word, which lies beyond PCIe, once per 4096,
+// so a wait that succeeds soon costs nothing but its loads.
 template <class Ready>
 __device__ __forceinline__ void wait_until(const FaultSink& sink, const WaitFor& wait, Ready&& ready) {
   u64 start = 0;
@@ -95,7 +104,8 @@ __device__ __forceinline__ void wait_until(const FaultSink& sink, const WaitFor&
     if (tries % 256 != 0) continue;
     const u64 now = ptx::globaltimer_ns();
     if (start == 0) start = now;
-    if (now - start > sink.timeout_ns) record_fault_and_trap(sink, wait, seen, now - start);
+    if (now - start > sink.timeout_ns || (tries % 4096 == 0 && ptx::ld_relaxed_sys(&sink.record->abort) != 0))
+      record_fault_and_trap(sink, wait, seen, now - start);
   }
 }
 

@@ -144,6 +144,7 @@ TEST(CudaAgGemm, RefusesWrongInputBeforeALaunch) {
 }
 
 TEST(CudaAgGemmDeathTest, AHungPeerIsNamed) {
+  WEFT_NEED_RANK_THREADS();
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   WEFT_NEED_GPUS(1);
   for (const char* variant : {"push", "copy"})

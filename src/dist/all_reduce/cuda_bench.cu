@@ -136,7 +136,7 @@ class RankBench {
 Result<CudaBenchReport> bench_cuda_all_reduce(const CudaAllReduceBenchOptions& options) {
   CudaBenchReport report;
   WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
+  report.ranks = bench_ranks(options.ranks);
   if (report.ranks < 2)
     return error(Code::kInvalidArgument, "all-reduce takes 2 ranks or more, found {}", report.ranks);
   if (options.bytes.empty()) return error(Code::kInvalidArgument, "no sizes given");
@@ -149,8 +149,9 @@ Result<CudaBenchReport> bench_cuda_all_reduce(const CudaAllReduceBenchOptions& o
                            return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
                          },
                          {.arena_bytes = size_t(2) << 30}));
-  report.nccl = reports[0].nccl;
-  report.rows = reports[0].rows;
+  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
+  report.nccl = mine.nccl;
+  report.rows = mine.rows;
   return report;
 }
 

@@ -1,4 +1,4 @@
-// Times all_reduce on GPUs beside NCCL. Rank threads in one process, one GPU each.
+// Times all_reduce on GPUs beside NCCL. Ranks: cuda_testing.cuh, one GPU each.
 #pragma once
 #include <string>
 #include <vector>

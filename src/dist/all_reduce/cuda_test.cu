@@ -200,6 +200,7 @@ TEST(CudaAllReduce, RefusesWrongInputBeforeALaunch) {
 }
 
 TEST(CudaAllReduceDeathTest, AHungPeerIsNamedAndEveryoneLearnsOfIt) {
+  WEFT_NEED_RANK_THREADS();
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   WEFT_NEED_GPUS(1);
   EXPECT_EXIT(wait_for_a_hung_peer(), testing::ExitedWithCode(0),

@@ -206,7 +206,7 @@ class RankBench {
 Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& options) {
   CudaFusedBenchReport report;
   WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
+  report.ranks = bench_ranks(options.ranks);
   if (report.ranks < 2)
     return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
   if (options.m.empty()) return error(Code::kInvalidArgument, "{}: no sizes given", options.op);
@@ -216,9 +216,10 @@ Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& optio
                            return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
                          },
                          {.arena_bytes = size_t(4) << 30}));
-  report.cublas = reports[0].cublas;
-  report.nccl = reports[0].nccl;
-  report.rows = reports[0].rows;
+  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
+  report.cublas = mine.cublas;
+  report.nccl = mine.nccl;
+  report.rows = mine.rows;
   return report;
 }
 

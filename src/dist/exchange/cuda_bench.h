@@ -1,4 +1,4 @@
-// Times the fused GEMMs of many ranks on GPUs beside cuBLAS alone and cuBLAS + NCCL. Rank threads in one process.
+// Times the fused GEMMs of many ranks on GPUs beside cuBLAS alone and cuBLAS + NCCL. Ranks: cuda_testing.cuh.
 #pragma once
 #include <string>
 #include <vector>

@@ -208,7 +208,7 @@ class SizeBench {
 Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& options) {
   CudaExpertBenchReport report;
   WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = options.ranks > 0 ? options.ranks : cuda_device_count();
+  report.ranks = bench_ranks(options.ranks);
   if (options.tokens.empty()) return error(Code::kInvalidArgument, "no numbers of tokens given");
   i64 arena = 64 << 20;  // what the operators of all sizes take, those of the checks too
   for (const i64 tokens : options.tokens) {
@@ -230,8 +230,9 @@ Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& o
                       return {};
                     },
                     {.arena_bytes = size_t(arena)}));
-  report.nccl = reports[0].nccl;
-  report.rows = reports[0].rows;
+  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
+  report.nccl = mine.nccl;
+  report.rows = mine.rows;
   return report;
 }
 

@@ -1,4 +1,4 @@
-// Times dispatch and combine on GPUs beside NCCL's all-gather and reduce-scatter. Rank threads in one process.
+// Times dispatch and combine on GPUs beside NCCL's all-gather and reduce-scatter. Ranks: cuda_testing.cuh.
 #pragma once
 #include <string>
 #include <vector>

@@ -44,6 +44,7 @@ TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
       WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(37); }));
       for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
       calls += 1000;
+      WEFT_TRY(comm.synchronize(stream));  // before the graph goes
     }
     return counter.verify(comm, stream, calls);
   }));

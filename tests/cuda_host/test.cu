@@ -1,0 +1,255 @@
+// The host's side of ranks on GPUs: how memory is shared, what is done once, and how a lost rank is noticed.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "comm/bootstrap/spawn_testing.h"
+#include "comm/cuda_testing.cuh"
+#include "dist/ag_gemm/ag_gemm.cuh"
+#include "dist/all_gather/all_gather.cuh"
+#include "dist/all_reduce/all_reduce.cuh"
+#include "dist/barrier/barrier.cuh"
+#include "dist/expert_parallel/cuda.cuh"
+#include "dist/gemm_rs/gemm_rs.cuh"
+#include "dist/reduce_scatter/reduce_scatter.cuh"
+#include "fake_cuda.h"
+
+namespace weft {
+namespace {
+
+using std::chrono::seconds;
+
+Deadline soon() {
+  return Deadline::after(seconds(30));
+}
+
+// Every rank writes into all others' memory at one offset and finds what they wrote.
+Status exchange_words(CudaCommunicator& comm) {
+  WEFT_ASSIGN(const auto words, comm.alloc<u32>(64, "words"));
+  for (int peer = 0; peer < comm.size(); ++peer) {
+    if (*comm.at(words, peer) != 0) return error(Code::kAborted, "not clear");
+  }
+  WEFT_TRY(comm.world().barrier(soon()));
+  for (int peer = 0; peer < comm.size(); ++peer) comm.at(words, peer)[comm.rank()] = u32(100 * peer + comm.rank() + 1);
+  WEFT_TRY(comm.world().barrier(soon()));
+  for (int source = 0; source < comm.size(); ++source) {
+    const u32 found = comm.at(words, comm.rank())[source];
+    if (found != u32(100 * comm.rank() + source + 1))
+      return error(Code::kAborted, "word {} of rank {}: {}", source, comm.rank(), found);
+  }
+  return comm.world().barrier(soon());
+}
+
+TEST(CudaHost, TheDriverGetsAQueueForEachStream) {
+  const char* set = std::getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+  ASSERT_NE(set, nullptr);  // by a static initialiser
+  EXPECT_GE(std::atoi(set), 1);
+}
+
+TEST(CudaHost, KernelsKeepTheMostSharedMemoryThatAnyoneAskedFor) {
+  std::vector<int> allowed;
+  fake_cuda::behaviour().shared_allowed = [&](int bytes) { allowed.push_back(bytes); };
+  const int a = 0, b = 0;
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+  for (const size_t bytes : {60'000, 100'000, 60'000, 100'000}) EXPECT_TRUE(prepare_kernel("a", &a, bytes).ok());
+  EXPECT_TRUE(prepare_kernel("b", &b, 70'000).ok());
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  EXPECT_TRUE(prepare_kernel("a", &a, 50'000).ok());
+  fake_cuda::behaviour().shared_allowed = {};
+  EXPECT_EQ(allowed, (std::vector<int>{60'000, 100'000, 70'000, 50'000}));
+}
+
+TEST(CudaHost, OncePerDeviceMeansOnce) {
+  OncePerDevice once;
+  int calls = 0;
+  bool fails = true;
+  const auto work = [&]() -> Status {
+    ++calls;
+    return fails ? error(Code::kIo, "not yet") : Status();
+  };
+  for (const int device : {0, 1}) {
+    ASSERT_EQ(cudaSetDevice(device), cudaSuccess);
+    fails = true;
+    EXPECT_FALSE(once.run(work).ok());
+    fails = false;
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(once.run(work).ok());
+    EXPECT_EQ(calls, 2 * (device + 1));
+  }
+}
+
+TEST(CudaHost, ThreadsShareMemoryAgainAndAgain) {
+  for (int round = 0; round < 10; ++round) {
+    for (const int ranks : {1, 2, 3, 4, 8}) {
+      const Status end = run_gpu_ranks(ranks,
+                                       [](CudaCommunicator& comm, cudaStream_t) {
+                                         EXPECT_EQ(comm.arena().way(), "shared in this process");
+                                         return exchange_words(comm);
+                                       },
+                                       {.arena_bytes = 1 << 20});
+      ASSERT_TRUE(end.ok()) << end.message();
+    }
+  }
+}
+
+// Everything that rank threads do at start-up, for the thread sanitizer.
+TEST(CudaHost, ThreadsCreateAndLaunchEveryOperator) {
+  for (int round = 0; round < 5; ++round) {
+    for (const int ranks : {2, 3, 4}) {
+      const Status end = run_gpu_ranks(
+          ranks,
+          [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+            WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = 4096, .dtype = DType::kBF16}));
+            WEFT_ASSIGN(auto scatter,
+                        CudaReduceScatter::create(comm, {.max_rows = 64, .columns = 64, .dtype = DType::kBF16}));
+            WEFT_ASSIGN(auto gather, CudaAllGather::create(comm, {.max_bytes_per_rank = 8192}));
+            WEFT_ASSIGN(auto barrier, CudaBarrier::create(comm));
+            WEFT_ASSIGN(auto ag, CudaAgGemm::create(comm, {.max_m = 256, .k = 64}));
+            WEFT_ASSIGN(auto rs, CudaGemmRs::create(comm, {.max_m = 256, .n = 64, .k = 64}));
+            const ep::AllToAllShape shape{.max_num_tokens = 8,
+                                          .num_experts = 10,
+                                          .experts_per_token = 3,
+                                          .rank = comm.rank(),
+                                          .world_size = comm.size(),
+                                          .hidden_dim = 16,
+                                          .hidden_dim_bytes = 32};
+            WEFT_ASSIGN(auto experts, ep::CudaAllToAll::create(comm, shape));
+            WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 16));
+            const TensorView x = TensorView::dense(memory.data(), DType::kBF16, {64, 64}, DeviceKind::kCuda);
+            WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return reduce.run(stream, x, x); }));
+            for (int call = 0; call < 10; ++call) {
+              WEFT_TRY(reduce.run(stream, x, x));
+              WEFT_TRY(barrier.run(stream));
+              WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+              WEFT_TRY(comm.synchronize(stream));
+            }
+            return exchange_words(comm);
+          },
+          {.arena_bytes = 16 << 20});
+      ASSERT_TRUE(end.ok()) << end.message();
+    }
+  }
+}
+
+TEST(CudaHost, GpusThatCannotReachEachOtherAreNamedOnEveryRank) {
+  fake_cuda::behaviour().peers = false;
+  auto worlds = make_thread_worlds(2);
+  Status ends[2];
+  std::thread other([&] { ends[1] = CudaCommunicator::create(*worlds[1]).status(); });
+  ends[0] = CudaCommunicator::create(*worlds[0]).status();
+  other.join();
+  fake_cuda::behaviour().peers = true;
+  for (const Status& end : ends) {
+    EXPECT_EQ(end.code(), Code::kUnimplemented);
+    EXPECT_EQ(end.message(),
+              "GPU 0000:00:00.0 of rank 0 cannot access GPU 0000:01:00.0 of rank 1 (no NVLink or PCIe P2P)");
+  }
+}
+
+// ---- processes ----
+
+TEST(CudaHost, DISABLED_RankThatExchanges) {
+  const char* exports = std::getenv("FAKE_EXPORTS");
+  fake_cuda::behaviour().exports = exports == nullptr || *exports != '0';
+  for (int round = 0; round < 3; ++round) {
+    const Status end = run_gpu_ranks(test_ranks(),
+                                     [](CudaCommunicator& comm, cudaStream_t) {
+                                       std::fprintf(stderr, "way: %s\n", comm.arena().way().c_str());
+                                       return exchange_words(comm);
+                                     },
+                                     {.arena_bytes = 1 << 20});
+    if (!end.ok()) std::fprintf(stderr, "%s\n", end.message().c_str());
+    if (!end.ok()) std::_Exit(1);
+  }
+  std::_Exit(7);
+}
+
+void expect_exchange(const char* way) {
+  for (const int ranks : {2, 3, 4}) {
+    const auto ends = spawn_test_ranks(ranks, "CudaHost.DISABLED_RankThatExchanges", soon());
+    ASSERT_TRUE(ends.ok()) << ends.status().message();
+    for (const RankEnd& end : *ends) {
+      EXPECT_TRUE(end.exited(7)) << end.output;
+      EXPECT_NE(end.output.find(way), std::string::npos) << end.output;
+    }
+  }
+}
+
+TEST(CudaHost, ProcessesShareMemoryByFileDescriptors) {
+  expect_exchange("way: file descriptors\n");
+}
+
+TEST(CudaHost, ProcessesShareMemoryByCudaIpcWhereTheDriverExportsNone) {
+  ::setenv("FAKE_EXPORTS", "0", 1);
+  expect_exchange("way: cudaIpc (rank 0: mem_export");
+  ::unsetenv("FAKE_EXPORTS");
+}
+
+TEST(CudaHost, ProcessesShareMemoryByCudaIpcWhereAskedTo) {
+  ::setenv("WEFT_TEST_IPC", "1", 1);
+  expect_exchange("way: cudaIpc (asked for)\n");
+  ::unsetenv("WEFT_TEST_IPC");
+}
+
+// Rank 1 dies while the others' kernels wait for it. The fake kernel waits until the host's word ends it.
+TEST(CudaHost, DISABLED_RankThatMayBeKilled) {
+  const auto start = Clock::now();
+  const Status end = run_gpu_ranks(test_ranks(),
+                                   [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+                                     (void)comm.group<3>("demo");
+                                     WEFT_TRY(exchange_words(comm));
+                                     if (comm.rank() == 1) ::raise(SIGKILL);
+                                     fake_cuda::behaviour().stream_query = [&comm] {
+                                       auto* record = static_cast<volatile FaultRecord*>(fake_cuda::last_pinned());
+                                       if (record->abort == 0) return cudaErrorNotReady;
+                                       record->rank = u32(comm.rank());
+                                       record->wait.peer = 1;
+                                       record->wait.epoch = 5;
+                                       record->seen = 4;
+                                       record->aborted = 1;
+                                       record->complete = 1;
+                                       return cudaErrorLaunchFailure;
+                                     };
+                                     return comm.synchronize(stream);
+                                   },
+                                   {.arena_bytes = 1 << 20});
+  std::fprintf(stderr, "%s\n", end.message().c_str());
+  std::_Exit(end.code() == Code::kUnavailable && seconds_since(start) < 5 ? 7 : 1);
+}
+
+TEST(CudaHost, AKilledRankEndsTheOthersWaits) {
+  const auto ends = spawn_test_ranks(3, "CudaHost.DISABLED_RankThatMayBeKilled", soon());
+  ASSERT_TRUE(ends.ok()) << ends.status().message();
+  EXPECT_TRUE((*ends)[1].killed_by(SIGKILL)) << (*ends)[1].output;
+  for (const int rank : {0, 2}) {
+    const RankEnd& end = (*ends)[size_t(rank)];
+    EXPECT_TRUE(end.exited(7)) << end.output;
+    const std::string died = fmt::format("rank {}: rank 1 (pid {}) died", rank, (*ends)[1].pid);
+    const std::string waited = fmt::format("; rank {}: demo: waited 0.00 s for epoch 5 of rank 1, saw 4", rank);
+    EXPECT_NE(end.output.find(died), std::string::npos) << end.output;
+    EXPECT_NE(end.output.find(waited), std::string::npos) << end.output;
+  }
+}
+
+// A kernel that does not wait for the lost rank and does not end: the host goes on without it.
+TEST(CudaHost, AStreamThatNeverEndsDoesNotHoldUpTheNews) {
+  const auto start = Clock::now();
+  std::atomic<bool> failed = false;
+  fake_cuda::behaviour().stream_query = [&] { return failed ? cudaErrorNotReady : cudaSuccess; };
+  const Status end = run_gpu_ranks(2,
+                                   [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+                                     WEFT_TRY(comm.synchronize(stream));
+                                     WEFT_TRY(comm.world().barrier(soon()));
+                                     failed = true;
+                                     if (comm.rank() == 1) return error(Code::kDataLoss, "rank 1 gave up");
+                                     return comm.synchronize(stream);
+                                   },
+                                   {.arena_bytes = 1 << 20});
+  fake_cuda::behaviour().stream_query = {};
+  EXPECT_EQ(end.code(), Code::kDataLoss);
+  EXPECT_NE(end.message().find("rank 1 gave up"), std::string::npos) << end.message();
+  EXPECT_LT(seconds_since(start), 10);
+}
+
+}  // namespace
+}  // namespace weft
