@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/types.h"
+#include "cli/bench_report.h"
 #include "cli/commands.h"
 #include "comm/bootstrap/launcher.h"
 #if defined(WEFT_HAVE_CUDA)
@@ -30,7 +31,7 @@ struct BenchGpuOptions {
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
   std::string routing = "uniform";
-  std::string json_path, revision = "unknown";
+  std::string json_path, plot_path, trace_path, revision = "unknown";
   bool processes = false;
   bool reports = true;  // false on all processes but that of rank 0
 };
@@ -41,9 +42,20 @@ void say(const BenchGpuOptions& options, fmt::format_string<Args...> format, Arg
   if (options.reports) fmt::print(format, std::forward<Args>(args)...);
 }
 
-using Json = nlohmann::ordered_json;
+// What all operators of a run add to.
+struct GpuReport {
+  Json json;
+  std::vector<Plot> plots;
+  std::vector<RankTrace> traces;
 
-Status bench_all_reduce(const BenchGpuOptions& options, Json& out) {
+  // A bar in the plot of this title, which starts one where the title before was another.
+  void bar(const std::string& title, const std::string& variant, const Spread& us, double floor = 0) {
+    if (plots.empty() || plots.back().title != title) plots.push_back({title, "us", {}});
+    plots.back().bars.push_back({variant, us, floor});
+  }
+};
+
+Status bench_all_reduce(const BenchGpuOptions& options, GpuReport& out) {
   WEFT_ASSIGN(const auto report,
               bench_cuda_all_reduce({options.ranks, options.bytes, options.algorithms, options.repeats}));
   say(options, "all_reduce, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles)\n",
@@ -52,17 +64,18 @@ Status bench_all_reduce(const BenchGpuOptions& options, Json& out) {
   for (const auto& row : report.rows) {
     say(options, "{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
         row.upper_us);
+    out.bar(fmt::format("all_reduce, {} B", row.bytes), row.variant, {row.median_us, row.lower_us, row.upper_us});
     rows.push_back({{"bytes", row.bytes},
                     {"variant", row.variant},
                     {"us", row.median_us},
                     {"quartiles_us", {row.lower_us, row.upper_us}}});
   }
-  out["all_reduce"] = {
+  out.json["all_reduce"] = {
       {"device", report.device}, {"ranks", report.ranks}, {"dtype", "bf16"}, {"nccl", report.nccl}, {"rows", rows}};
   return {};
 }
 
-Status bench_gemm(const BenchGpuOptions& options, Json& out) {
+Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
   WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.n_k, options.repeats}));
   say(options, "gemm, bf16, {}, cuBLAS {}; us per call in a graph, time / cuBLAS': median (quartiles)\n", report.device,
       report.cublas);
@@ -70,6 +83,10 @@ Status bench_gemm(const BenchGpuOptions& options, Json& out) {
   for (const auto& row : report.rows) {
     say(options, "{:>6} x {:<6} x {:<6} {:<8} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.n,
         row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper);
+    out.plots.push_back({fmt::format("gemm, {} x {} x {}", row.m, row.n, row.k),
+                         "us",
+                         {{"cublas", {row.cublas_us, row.cublas_us, row.cublas_us}, 0},
+                          {"weft " + row.tile, {row.us, row.us, row.us}, row.cublas_us}}});
     rows.push_back({{"m", row.m},
                     {"n", row.n},
                     {"k", row.k},
@@ -79,23 +96,27 @@ Status bench_gemm(const BenchGpuOptions& options, Json& out) {
                     {"ratio", row.ratio},
                     {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
   }
-  out["gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"rows", rows}};
+  out.json["gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"rows", rows}};
   return {};
 }
 
 // Qwen3-32B at TP 4: gate and up for the gather, down for the reductions.
-Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& out) {
+Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
   const auto [n, k] = options.n_k[op == "ag_gemm" ? 0 : 1];
   WEFT_ASSIGN(const auto report, bench_cuda_fused({options.ranks, op, options.m, n, k, options.variants,
-                                                   options.regimes, options.repeats}));
+                                                   options.regimes, options.repeats, !options.trace_path.empty()}));
   say(options,
       "{}, bf16, N {} K {}, {} ranks, {}, cuBLAS {}, NCCL {}; us per call in a graph, slowest rank, time / cuBLAS "
       "alone: median (quartiles)\n",
       op, n, k, report.ranks, report.device, report.cublas, report.nccl);
   Json rows = Json::array();
+  double alone_us = 0;  // cuBLAS without communication, which comes first: the floor
   for (const auto& row : report.rows) {
     say(options, "{:>6} {:<10} {:<14} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.regime, row.variant,
         row.us, row.ratio, row.ratio_lower, row.ratio_upper);
+    if (row.variant == "cublas") alone_us = row.us;
+    out.bar(fmt::format("{}, m {}, {}", op, row.m, row.regime), row.variant, {row.us, row.us_lower, row.us_upper},
+            alone_us);
     rows.push_back({{"m", row.m},
                     {"regime", row.regime},
                     {"variant", row.variant},
@@ -104,14 +125,16 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, Json& 
                     {"ratio", row.ratio},
                     {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
   }
-  out[op] = {{"device", report.device}, {"ranks", report.ranks}, {"n", n},      {"k", k},
-             {"cublas", report.cublas}, {"nccl", report.nccl},   {"rows", rows}};
+  out.json[op] = {{"device", report.device}, {"ranks", report.ranks}, {"n", n},      {"k", k},
+                  {"cublas", report.cublas}, {"nccl", report.nccl},   {"rows", rows}};
+  out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
   return {};
 }
 
-Status bench_experts(const BenchGpuOptions& options, Json& out) {
-  WEFT_ASSIGN(const auto report, ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k,
-                                                         options.hidden, options.routing, options.repeats}));
+Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
+  WEFT_ASSIGN(const auto report,
+              ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k, options.hidden,
+                                      options.routing, options.repeats, !options.trace_path.empty()}));
   say(options,
       "expert parallel, {} experts, top {}, hidden {}, {} routing, dispatch fp8, combine bf16, {} ranks, {}, NCCL {}; "
       "us per call in a graph, slowest rank: median (quartiles)\n",
@@ -123,6 +146,8 @@ Status bench_experts(const BenchGpuOptions& options, Json& out) {
     if (row.bytes > 0)
       say(options, "  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
     say(options, "\n");
+    out.bar(fmt::format("experts, {} tokens", row.tokens), row.variant, {row.median_us, row.lower_us, row.upper_us},
+            row.floor_us);
     rows.push_back({{"tokens", row.tokens},
                     {"variant", row.variant},
                     {"us", row.median_us},
@@ -130,23 +155,28 @@ Status bench_experts(const BenchGpuOptions& options, Json& out) {
                     {"bytes", row.bytes},
                     {"floor_us", row.floor_us}});
   }
-  out["ep"] = {
+  out.json["ep"] = {
       {"device", report.device},  {"ranks", report.ranks},      {"experts", options.experts}, {"top_k", options.top_k},
       {"hidden", options.hidden}, {"routing", options.routing}, {"nccl", report.nccl},        {"rows", rows}};
+  out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
   return {};
 }
 
 Status bench_gpu(const BenchGpuOptions& options) {
-  Json all = {{"revision", options.revision}, {"repeats", options.repeats}, {"processes", options.processes}};
+  GpuReport all;
+  all.json = {{"revision", options.revision}, {"repeats", options.repeats}, {"processes", options.processes}};
   for (const std::string& op : options.ops) {
     if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
     if (op == "gemm" && options.reports) WEFT_TRY(bench_gemm(options, all));  // one GPU's
     if (op == "ep") WEFT_TRY(bench_experts(options, all));
     if (op != "all_reduce" && op != "gemm" && op != "ep") WEFT_TRY(bench_fused(op, options, all));
   }
-  if (options.json_path.empty() || !options.reports) return {};
+  if (!options.reports) return {};
+  if (!options.trace_path.empty()) WEFT_TRY(write_trace(options.trace_path, all.traces));
+  if (!options.plot_path.empty()) WEFT_TRY(write_plots(options.plot_path, all.plots));
+  if (options.json_path.empty()) return {};
   std::ofstream file(options.json_path);
-  file << all.dump(1) << "\n";
+  file << all.json.dump(1) << "\n";
   if (!file.flush()) return error(Code::kIo, "--json {}: cannot write", options.json_path);
   return {};
 }
@@ -168,6 +198,8 @@ Result<int> run_bench_gpu(BenchGpuOptions& options) {
   }
   options.processes = !alone;
   options.reports = spec.rank == 0;
+  if (options.processes && !options.trace_path.empty())
+    return error(Code::kInvalidArgument, "--trace: the ranks must be threads of this process");
   WEFT_TRY(bench_gpu(options));
   return 0;
 }
@@ -210,6 +242,10 @@ void add_bench_gpu(CLI::App& bench) {
       ->check(CLI::IsMember({"uniform", "zipf", "one_hot", "holes", "mixed"}))
       ->capture_default_str();
   command->add_option("--json", options->json_path, "Also write the figures to this file");
+  command->add_option("--plot", options->plot_path,
+                      "Also draw the figures, sizes one below the other, into this SVG file");
+  command->add_option("--trace", options->trace_path,
+                      "Also trace a few calls of ag_gemm, gemm_rs, gemm_ar and ep into this file, for ui.perfetto.dev");
   command->add_option("--revision", options->revision, "Source revision to put into the JSON");
   command->add_flag("--processes", options->processes, "Ranks are processes, not threads; needs --ranks");
   command->callback([options] {

@@ -35,49 +35,70 @@ double round_step(double x) {
   return 10 * power;
 }
 
+constexpr double kPlotLeft = 70, kPlotTop = 40, kPlotHeight = 260, kPlotSlot = 90, kPlotBar = 50;
+
+// One plot, its upper edge at `offset`.
+std::string panel_svg(const Plot& plot, double offset) {
+  const double floor = offset + kPlotTop + kPlotHeight;
+  const double right = kPlotLeft + kPlotSlot * double(std::max<size_t>(plot.bars.size(), 4));
+  double top = 0;
+  for (const Plot::Bar& bar : plot.bars) top = std::max({top, bar.value.high, bar.ceiling});
+  const double step = round_step((top > 0 ? top : 1) / 5);
+  const double limit = std::ceil((top > 0 ? top : 1) / step) * step;
+  const auto y = [&](double value) { return floor - kPlotHeight * value / limit; };
+  std::string out;
+  const auto text = [&](double x, double baseline, const char* style, const std::string& words) {
+    out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" {}>{}</text>\n", x, baseline, style, escaped(words));
+  };
+  const auto line = [&](double x0, double y0, double x1, double y1, const char* style) {
+    out += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" {}/>\n", x0, y0, x1, y1, style);
+  };
+  text(kPlotLeft, offset + 20, "font-size=\"14\"", plot.title);
+  text(kPlotLeft - 8, offset + kPlotTop - 12, "text-anchor=\"end\"", plot.unit);
+  for (double value = 0; value <= limit * 1.0001; value += step) {
+    line(kPlotLeft, y(value), right, y(value), "stroke=\"#ddd\"");
+    text(kPlotLeft - 8, y(value) + 4, "text-anchor=\"end\"", fmt::format("{:g}", value));
+  }
+  for (size_t i = 0; i < plot.bars.size(); ++i) {
+    const Plot::Bar& bar = plot.bars[i];
+    const double x = kPlotLeft + kPlotSlot * double(i) + (kPlotSlot - kPlotBar) / 2, middle = x + kPlotBar / 2;
+    out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"{:.1f}\" fill=\"#4a7ab5\"/>\n", x,
+                       y(bar.value.median), kPlotBar, floor - y(bar.value.median));
+    line(middle, y(bar.value.low), middle, y(bar.value.high), "stroke=\"black\" stroke-width=\"2\"");
+    if (bar.ceiling > 0) {
+      line(x - 8, y(bar.ceiling), x + kPlotBar + 8, y(bar.ceiling), "stroke=\"#b33\" stroke-dasharray=\"4 3\"");
+    }
+    text(middle, floor + 18, "text-anchor=\"middle\"", bar.label);
+    text(middle, floor + 34, "text-anchor=\"middle\"", fmt::format("{:.4g}", bar.value.median));
+  }
+  return out;
+}
+
 }  // namespace
 
 Json spread_json(const Spread& spread, double scale) {
   return {{"median", spread.median * scale}, {"min", spread.low * scale}, {"max", spread.high * scale}};
 }
 
-std::string plot_svg(const Plot& plot) {
-  constexpr double kLeft = 70, kTop = 40, kHeight = 260, kSlot = 90, kBar = 50;
-  const double width = kLeft + kSlot * double(std::max<size_t>(plot.bars.size(), 4)) + 20;
-  double top = 0;
-  for (const Plot::Bar& bar : plot.bars) top = std::max({top, bar.value.high, bar.ceiling});
-  const double step = round_step((top > 0 ? top : 1) / 5);
-  const double limit = std::ceil((top > 0 ? top : 1) / step) * step;
-  const auto y = [&](double value) { return kTop + kHeight * (1 - value / limit); };
-  std::string out = fmt::format(
+std::string plot_svg(std::span<const Plot> plots) {
+  std::string panels;
+  double width = 0, height = 0;
+  for (const Plot& plot : plots) {
+    width = std::max(width, kPlotLeft + kPlotSlot * double(std::max<size_t>(plot.bars.size(), 4)) + 20);
+    panels += panel_svg(plot, height);
+    height += kPlotTop + kPlotHeight + 40;
+  }
+  return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" font-family=\"sans-serif\" "
-      "font-size=\"12\">\n<rect width=\"{0:.0f}\" height=\"{1:.0f}\" fill=\"white\"/>\n"
-      "<text x=\"{2}\" y=\"20\" font-size=\"14\">{3}</text>\n",
-      width, kTop + kHeight + 40, kLeft, escaped(plot.title));
-  const auto line = [&](double x0, double y0, double x1, double y1, const char* style) {
-    out += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" {}/>\n", x0, y0, x1, y1, style);
-  };
-  for (double value = 0; value <= limit * 1.0001; value += step) {
-    line(kLeft, y(value), width - 20, y(value), "stroke=\"#ddd\"");
-    out += fmt::format("<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n", kLeft - 8, y(value) + 4, value);
-  }
-  out +=
-      fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", kLeft - 8, kTop - 12, escaped(plot.unit));
-  for (size_t i = 0; i < plot.bars.size(); ++i) {
-    const Plot::Bar& bar = plot.bars[i];
-    const double x = kLeft + kSlot * double(i) + (kSlot - kBar) / 2, middle = x + kBar / 2;
-    out += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{}\" height=\"{:.1f}\" fill=\"#4a7ab5\"/>\n", x,
-                       y(bar.value.median), kBar, y(0) - y(bar.value.median));
-    line(middle, y(bar.value.low), middle, y(bar.value.high), "stroke=\"black\" stroke-width=\"2\"");
-    if (bar.ceiling > 0) {
-      line(x - 8, y(bar.ceiling), x + kBar + 8, y(bar.ceiling), "stroke=\"#b33\" stroke-dasharray=\"4 3\"");
-    }
-    out += fmt::format(
-        "<text x=\"{0:.1f}\" y=\"{1:.1f}\" text-anchor=\"middle\">{2}</text>\n"
-        "<text x=\"{0:.1f}\" y=\"{3:.1f}\" text-anchor=\"middle\">{4:.4g}</text>\n",
-        middle, kTop + kHeight + 18, escaped(bar.label), kTop + kHeight + 34, bar.value.median);
-  }
-  return out + "</svg>\n";
+      "font-size=\"12\">\n<rect width=\"{0:.0f}\" height=\"{1:.0f}\" fill=\"white\"/>\n{2}</svg>\n",
+      width, height, panels);
+}
+
+Status write_plots(const std::string& path, std::span<const Plot> plots) {
+  std::ofstream file(path);
+  file << plot_svg(plots);
+  if (!file.flush()) return error(Code::kIo, "--plot {}: cannot write", path);
+  return {};
 }
 
 void ReportFlags::declare(CLI::App& command) {
@@ -92,10 +113,7 @@ Status report(const ReportFlags& flags, const Json& all, const Plot& plot, const
     print();
   }
   if (flags.plot_path.empty()) return {};
-  std::ofstream file(flags.plot_path);
-  file << plot_svg(plot);
-  if (!file.flush()) return error(Code::kIo, "--plot {}: cannot write", flags.plot_path);
-  return {};
+  return write_plots(flags.plot_path, {&plot, 1});
 }
 
 Result<ModelWork> work_of(const Pretrained& model) {

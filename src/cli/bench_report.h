@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "cli/commands.h"
 #include "engine/worker.h"
@@ -26,7 +27,9 @@ struct Plot {
   std::string title, unit;
   std::vector<Bar> bars;
 };
-std::string plot_svg(const Plot& plot);
+// One below the other.
+std::string plot_svg(std::span<const Plot> plots);
+Status write_plots(const std::string& path, std::span<const Plot> plots);  // errors: kIo naming --plot
 
 struct ReportFlags {
   bool json = false;

@@ -22,7 +22,10 @@ void RankFlags::declare(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--threads", threads, "Threads per rank [usable CPUs divided by the ranks]")
       ->check(CLI::Range(1, 1024));
-  command.add_option("--mode", mode, "How activations lie on ranks: ar = replicated, ag_rs = sharded by token,\nauto = by each step's number of tokens")
+  command
+      .add_option("--mode", mode,
+                  "How activations lie on ranks: ar = replicated, ag_rs = sharded by token,\nauto = by each step's "
+                  "number of tokens")
       ->check(CLI::IsMember({"auto", "ar", "ag_rs"}))
       ->capture_default_str();
   command.add_option("--device", device, "Where to compute")->check(CLI::IsMember({"cpu"}))->capture_default_str();

@@ -114,5 +114,59 @@ TEST(CudaMachine, MovesBytesOfAnyAlignmentAndLength) {
   }));
 }
 
+// Rank 0 tells the others late: each of them has a span of that wait, which ends where rank 0's kernel does.
+template <int Ranks>
+__global__ void late_notify_kernel(const __grid_constant__ CudaGroup<Ranks> group, FlagTable flags) {
+  CudaMachine<Ranks> m(group);
+  group.fault.begin(TracePhase::kKernel);
+  if (m.rank() == 0) {
+    const u64 start = ptx::globaltimer_ns();
+    while (ptx::globaltimer_ns() - start < 2'000'000) {
+    }
+    peers(m, [&](int p) { m.notify(flags.at(0, 0), p, 1); });
+  } else {
+    m.await(flags.at(0, 0), 0, 1);
+  }
+  group.fault.end(TracePhase::kKernel);
+}
+
+TEST(CudaTrace, RanksWaitUntilTheLateOneTellsThem) {
+  WEFT_NEED_GPUS(1);
+  const int ranks = test_ranks();
+  std::vector<RankTrace> traces{size_t(ranks)};
+  WEFT_ASSERT_OK(run_gpu_ranks(ranks, [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_ASSIGN(const auto flags, comm.alloc<u32>(ranks * kFlagsPerLine, "flags"));
+    const auto call = [&] {
+      return with_ranks(ranks, [&](auto count) {
+        return launch("late_notify", late_notify_kernel<count()>, {}, stream, comm.group<count()>("late_notify"),
+                      FlagTable{flags, kFlagsPerLine});
+      });
+    };
+    EXPECT_EQ(comm.take_trace().status().message(), "take_trace: no trace has been started");
+    WEFT_TRY(comm.start_trace());
+    WEFT_TRY(call());
+    WEFT_TRY(comm.synchronize(stream));
+    WEFT_ASSIGN(traces[size_t(comm.rank())], comm.take_trace());
+    return {};
+  }));
+  const auto find = [&](int rank, TracePhase phase) -> const TraceSpan* {
+    for (const TraceSpan& span : traces[size_t(rank)].spans)
+      if (span.phase == phase) return &span;
+    return nullptr;
+  };
+  const TraceSpan* late = find(0, TracePhase::kKernel);
+  ASSERT_NE(late, nullptr);
+  EXPECT_GE(late->end_ns - late->begin_ns, 2'000'000u);
+  EXPECT_EQ(traces[0].clock_offset_ns, 0);
+  for (int rank = 1; rank < ranks; ++rank) {
+    const TraceSpan* wait = find(rank, TracePhase::kWait);
+    ASSERT_NE(wait, nullptr) << rank;
+    EXPECT_EQ(wait->arg, 0u);
+    EXPECT_EQ(traces[size_t(rank)].ops.at(wait->op), "late_notify");
+    // On one clock the ends are a flag's way apart; the clocks are compared to a few microseconds.
+    EXPECT_NEAR(double(i64(wait->end_ns) + traces[size_t(rank)].clock_offset_ns), double(late->end_ns), 50e3) << rank;
+  }
+}
+
 }  // namespace
 }  // namespace weft

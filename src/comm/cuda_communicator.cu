@@ -46,6 +46,33 @@ Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
   return *offset;
 }
 
+Status CudaCommunicator::start_trace() {
+  if (!clock_) {
+    WEFT_ASSIGN(const auto words, alloc<std::byte>(ClockSync::bytes(size()), "clock"));
+    WEFT_ASSIGN(auto clock, ClockSync::create(words));
+    clock_.emplace(std::move(clock));
+  }
+  WEFT_ASSIGN(auto log, TraceLog::create());
+  trace_.emplace(std::move(log));
+  faults_.trace_to(trace_->sink());
+  // Allocating may wait for running kernels, and these for this rank: nobody starts before all are through.
+  return world_.barrier(Deadline::after(std::chrono::seconds(30)));
+}
+
+Result<RankTrace> CudaCommunicator::take_trace() {
+  if (!trace_) return error(Code::kInvalidArgument, "take_trace: no trace has been started");
+  faults_.trace_to({});
+  RankTrace taken;
+  taken.rank = rank();
+  taken.ops = faults_.ops();
+  WEFT_ASSIGN(taken.spans, trace_->read());
+  WEFT_ASSIGN(taken.device, cuda_device_name());
+  WEFT_ASSIGN(taken.clock_offset_ns, clock_->offset_ns(peers("clock")));
+  trace_.reset();
+  WEFT_TRY(status());
+  return taken;
+}
+
 Status CudaCommunicator::status() const {
   const Status fault = faults_.reason();
   if (!fault.ok() && !faults_.aborted()) {

@@ -1,8 +1,10 @@
 // CudaCommunicator: a group of ranks, one GPU each, with symmetric memory; all that a GPU operator of many ranks needs.
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "comm/arena/cuda_arena.cuh"
+#include "comm/clock_sync.cuh"
 #include "comm/machine/cuda_peers.cuh"
 
 namespace weft {
@@ -63,6 +65,12 @@ class CudaCommunicator {
     return peers;
   }
 
+  // From now on kernels of this rank write marks; graphs captured before do not. Collective.
+  Status start_trace();
+  // Ends the trace: what they wrote, and how this rank's clock differs from rank 0's. Graphs captured while it was
+  // taken must not run any more. Collective; no operator may run. Errors: kInvalidArgument without start_trace().
+  Result<RankTrace> take_trace();
+
   // Ok, or what a kernel of this rank waited for in vain, or why the world has failed. A fault is told to all ranks.
   Status status() const;
   // Waits for `stream`; a fault that ended its kernels is the status. Where the world fails meanwhile, for instance
@@ -79,6 +87,8 @@ class CudaCommunicator {
   std::unique_ptr<CudaArena> arena_;
   FaultLog faults_;
   const int max_ctas_;
+  std::optional<TraceLog> trace_;
+  std::optional<ClockSync> clock_;
 };
 
 // Protocols are compiled per world size; these are the sizes.

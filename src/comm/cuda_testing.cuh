@@ -85,6 +85,15 @@ Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
   return {};
 }
 
+// Traces three calls in a row. Collective.
+inline Result<RankTrace> trace_calls(CudaCommunicator& comm, cudaStream_t stream, const std::function<Status()>& call) {
+  WEFT_TRY(comm.synchronize(stream));
+  WEFT_TRY(comm.start_trace());
+  for (int i = 0; i < 3; ++i) WEFT_TRY(call());
+  WEFT_TRY(comm.synchronize(stream));
+  return comm.take_trace();
+}
+
 // Calls work(communicator, stream) on every rank that lives in this process and returns the first fault, named by its
 // rank. Ends with a barrier, so that no rank's memory goes while others use it. WEFT_TEST_IPC=1: see CudaSharing::kIpc.
 inline Status run_gpu_ranks(int ranks, const std::function<Status(CudaCommunicator&, cudaStream_t)>& work,

@@ -209,17 +209,18 @@ Status Decoder::plan_operators(ParallelPlan& plan) {
   const AttentionLayer& attention = blocks_.front().attention;
   const auto dense = std::ranges::find_if(blocks_, [](const Block& block) { return block.mlp.has_value(); });
   const bool any_dense = dense != blocks_.end();
-  workspace_ = Workspace::create({.max_tokens = options_.max_tokens,
-                                  .max_logits = options_.max_logits,
-                                  .hidden = config_.hidden,
-                                  .head_dim = config_.head_dim,
-                                  .qkv = attention.qkv().n(),
-                                  .attention = attention.out().k(),
-                                  .ffn = any_dense ? dense->mlp->down().k() : 0,
-                                  .vocab = shard_.vocab.size(),
-                                  .attention_format = attention.out().activation_format(),
-                                  .ffn_format = any_dense ? dense->mlp->down().activation_format() : ActivationFormat::kF32,
-                                  .head_format = head().activation_format()});
+  workspace_ =
+      Workspace::create({.max_tokens = options_.max_tokens,
+                         .max_logits = options_.max_logits,
+                         .hidden = config_.hidden,
+                         .head_dim = config_.head_dim,
+                         .qkv = attention.qkv().n(),
+                         .attention = attention.out().k(),
+                         .ffn = any_dense ? dense->mlp->down().k() : 0,
+                         .vocab = shard_.vocab.size(),
+                         .attention_format = attention.out().activation_format(),
+                         .ffn_format = any_dense ? dense->mlp->down().activation_format() : ActivationFormat::kF32,
+                         .head_format = head().activation_format()});
   if (options_.mode != LayerMode::kAuto) return plan_sharing(plan, options_.mode, options_.max_tokens);
   if (plan.layer.size() == 1) return plan_sharing(plan, LayerMode::kAr, options_.max_tokens);
   WEFT_TRY(plan_sharing(plan, LayerMode::kAr, std::min(options_.max_tokens, kReplicatedTokens)));

@@ -10,7 +10,7 @@ Result<FaultLog> FaultLog::create(u32 rank, u64 timeout_ns) {
   WEFT_ASSIGN(log.claim_, DeviceBuffer::create(sizeof(u32)));
   WEFT_CUDA_TRY(cudaMemset(log.claim_.data(), 0, sizeof(u32)));
   WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));  // a memset of device memory returns before it is done
-  log.sink_ = {log.record_.as<FaultRecord>(), log.claim_.as<u32>(), rank, 0, timeout_ns};
+  log.sink_ = {log.record_.as<FaultRecord>(), log.claim_.as<u32>(), rank, 0, timeout_ns, {}};
   return std::move(log);
 }
 

@@ -6,6 +6,7 @@
 #include "base/types.h"
 #include "device/cuda/ptx.cuh"
 #include "device/cuda/runtime.cuh"
+#include "device/cuda/trace.cuh"
 
 namespace weft {
 
@@ -37,6 +38,13 @@ struct FaultSink {
   u32 rank = 0;
   u32 op = 0;
   u64 timeout_ns = 0;
+  TraceSink trace;
+
+#if defined(__CUDACC__)
+  // [lane] Marks for a trace, if one is being taken.
+  __device__ __forceinline__ void begin(TracePhase phase, u32 arg = 0) const { trace.begin(phase, op, arg); }
+  __device__ __forceinline__ void end(TracePhase phase) const { trace.end(phase, op); }
+#endif
 };
 
 // The host's side of a FaultSink.
@@ -46,6 +54,10 @@ class FaultLog {
   static Result<FaultLog> create(u32 rank, u64 timeout_ns);
   // `op` names the operator in the record; the pointer must outlive the log (a literal).
   FaultSink sink(const char* op);
+  // Sinks made from now on carry `trace`.
+  void trace_to(TraceSink trace) { sink_.trace = trace; }
+  // Names of the operators that sinks were made for, by FaultSink::op.
+  std::vector<std::string> ops() const { return {ops_, ops_ + num_ops_}; }
   bool faulted() const { return record_.as<volatile FaultRecord>()->complete != 0; }
   // kDeadlineExceeded "rank 1: all_reduce: waited 10.00 s for epoch 7 of rank 3, saw 6 (CTA 3, lane 0, arena offset
   // 4096)"; ok while nothing has faulted. Safe after a trap.
@@ -100,13 +112,16 @@ template <class Ready>
 __device__ __forceinline__ void wait_until(const FaultSink& sink, const WaitFor& wait, Ready&& ready) {
   u64 start = 0;
   u32 seen = 0;
-  for (u32 tries = 1; !ready(seen); ++tries) {
+  u32 tries = 1;
+  for (; !ready(seen); ++tries) {
+    if (tries == 1) sink.begin(TracePhase::kWait, u32(wait.peer));
     if (tries % 256 != 0) continue;
     const u64 now = ptx::globaltimer_ns();
     if (start == 0) start = now;
     if (now - start > sink.timeout_ns || (tries % 4096 == 0 && ptx::ld_relaxed_sys(&sink.record->abort) != 0))
       record_fault_and_trap(sink, wait, seen, now - start);
   }
+  if (tries > 1) sink.end(TracePhase::kWait);
 }
 
 }  // namespace weft

@@ -143,6 +143,7 @@ struct Crew : FusedCrew {
       const std::byte* from = x + first * x_stride + begin;
       const sym<std::byte> to = target + i64(first) * row_bytes + begin;
       const int loads_per_row = (words + 31) / 32, loads = rows * loads_per_row;
+      if (lane == 0) peers.fault.begin(TracePhase::kPush, u32(piece));
       for (int next = 0; next < loads; next += kUnroll) {
         uint4 held[kUnroll];
         const auto each = [&](auto&& visit) {
@@ -165,6 +166,7 @@ struct Crew : FusedCrew {
       __syncwarp();
       if (lane < peers.ranks - 1)
         peers.notify(flag(peers.rank, block, chunk, part), peers.after(peers.ranks - 1 - lane), epoch);
+      if (lane == 0) peers.fault.end(TracePhase::kPush);
     }
   }
 

@@ -64,6 +64,8 @@ class RankBench {
     WEFT_TRY(fill_random_bf16(stream_, w_.data(), n * k, u32(comm_.rank()) + 101));
     for (const std::string& name : options_.variants) WEFT_TRY(make(name));
     for (const i64 m : options_.m) WEFT_TRY(size(m, report));
+    for (const i64 m : options_.m)
+      for (size_t i = 0; options_.trace && i < ops_.size(); ++i) WEFT_TRY(trace(ops_[i], m, report));
     return {};
   }
 
@@ -189,6 +191,12 @@ class RankBench {
     return {};
   }
 
+  Status trace(const Op& op, i64 m, CudaFusedBenchReport& report) {
+    WEFT_ASSIGN(auto trace, trace_calls(comm_, stream_, [&] { return op.run(m); }));
+    report.traces.push_back(std::move(trace));
+    return {};
+  }
+
   CudaCommunicator& comm_;
   const cudaStream_t stream_;
   const CudaFusedBenchOptions& options_;
@@ -220,6 +228,7 @@ Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& optio
   report.cublas = mine.cublas;
   report.nccl = mine.nccl;
   report.rows = mine.rows;
+  for (const auto& rank : reports) report.traces.insert(report.traces.end(), rank.traces.begin(), rank.traces.end());
   return report;
 }
 

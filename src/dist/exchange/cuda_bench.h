@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "base/types.h"
+#include "device/trace.h"
 
 namespace weft {
 
@@ -16,6 +17,7 @@ struct CudaFusedBenchOptions {
   std::vector<std::string> variants;  // of dist/exchange/fused_plan.h
   std::vector<std::string> regimes;   // sustained, burst
   int repeats = 15;
+  bool trace = false;  // also trace three calls of every weft variant and size
 };
 
 // One variant of one size and regime: microseconds per call on the slowest rank and the ratio to cuBLAS alone in the
@@ -31,6 +33,7 @@ struct CudaFusedBenchReport {
   std::string device, cublas, nccl;  // nccl: its version, or why it was not measured
   int ranks = 0;
   std::vector<CudaFusedBenchRow> rows;
+  std::vector<RankTrace> traces;
 };
 
 // bf16, random data, calls captured in graphs. sustained: blocks of 25 ms and more, back to back, after the clocks have

@@ -30,7 +30,9 @@ struct FusedCrew {
   __device__ __forceinline__ void enter(std::byte* extra) const {
     FusedExtra::in(extra).epoch = running_epoch(counter());
     FusedExtra::in(extra).arrived = 0;
+    peers.fault.begin(TracePhase::kKernel);
   }
+  __device__ __forceinline__ const FaultSink& probe() const { return peers.fault; }
   // [warp, of CTA 0; greet() before hear_all()] No rank ends a call before all have started it: that makes two halves
   // of a pushed buffer enough, also where a rank has no rows. Nor before its own copies have left: they read the call's
   // number and the input.
@@ -45,6 +47,7 @@ struct FusedCrew {
   }
   // [one lane per CTA, after all others] The last one tells the peers that this rank has read what they copied.
   __device__ __forceinline__ void leave(std::byte* extra) const {
+    peers.fault.end(TracePhase::kKernel);
     const bool last = count_departure(counter());
     if (!last || !chained) return;
     const u32 epoch = FusedExtra::in(extra).epoch;

@@ -69,6 +69,12 @@ class SizeBench {
       report.rows.push_back(
           {tokens_, v.name, v.us[n / 2], v.us[n / 4], v.us[n * 3 / 4], bytes, double(bytes) / (kLinkGBs * 1e3)});
     }
+    if (!options_.trace) return {};
+    WEFT_ASSIGN(auto trace, trace_calls(comm_, stream_, [this]() -> Status {
+                  WEFT_TRY(dispatch(0));
+                  return combine(0);
+                }));
+    report.traces.push_back(std::move(trace));
     return {};
   }
 
@@ -233,6 +239,7 @@ Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& o
   const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
   report.nccl = mine.nccl;
   report.rows = mine.rows;
+  for (const auto& rank : reports) report.traces.insert(report.traces.end(), rank.traces.begin(), rank.traces.end());
   return report;
 }
 

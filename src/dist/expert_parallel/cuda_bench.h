@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "base/types.h"
+#include "device/trace.h"
 
 namespace weft::ep {
 
@@ -14,6 +15,7 @@ struct CudaExpertBenchOptions {
   i64 experts = 256, top_k = 8, hidden = 7168;
   std::string routing = "uniform";  // of selfcheck.h
   int repeats = 15;
+  bool trace = false;  // also trace three pairs of dispatch and combine of every size
 };
 
 // One variant of one size: microseconds per call on the slowest rank, over the repeats.
@@ -32,6 +34,7 @@ struct CudaExpertBenchReport {
   std::string device, nccl;  // nccl: its version, or why it was not measured
   int ranks = 0;
   std::vector<CudaExpertBenchRow> rows;
+  std::vector<RankTrace> traces;
 };
 
 // Dispatch of fp8 rows with an f32 scale per 128 elements, pre-reduced combine of bf16, five routings in turn (combine

@@ -264,6 +264,7 @@ struct Crew : FusedCrew {
                                           : peers.at(exchange.from(peers.rank, shared.epoch), owner);
       for (int i = 0; i < Config::kFragments; ++i, ++taken) {
         ptx::mbarrier_wait(&shared.staged[group], taken & 1);
+        if (i == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
         ptx::bulk_store(slot + exchange.in_slot(at.pos, i, group), staging, Exchange<Config>::kRunBytes);
         ptx::bulk_commit();
         ptx::bulk_wait_read();
@@ -275,6 +276,7 @@ struct Crew : FusedCrew {
             exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
       else
         peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + group), owner, shared.epoch);
+      peers.fault.end(TracePhase::kShip);
     }
   }
 };

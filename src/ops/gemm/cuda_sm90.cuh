@@ -16,10 +16,12 @@
 //     carries()                              whether this CTA multiplies nothing but helps: carry(thread, extra)
 //     serve<Config>(warp, staging, extra, schedule)   warps 1 to 3 beside the feeder
 //     leave(extra)                           one thread, after all others are done
+//     probe()                                what marks tiles for a trace
 // `extra` is kExtraBytes of shared memory for the hooks, 8-byte aligned.
 #pragma once
 #include "device/cuda/sm90.cuh"
 #include "device/cuda/wgmma.cuh"
+#include "device/trace.h"
 
 namespace weft::sm90 {
 
@@ -171,12 +173,15 @@ struct RowStore {
 
 template <class Config, class Params>
 __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmShared<Config>& shared, int group) {
+  using Crew = decltype(params.crew);
   float sums[Config::kFragments][Config::kN / 2];
   RingPosition<Config::kStages> at;
   auto tile = typename decltype(params.schedule)::At{};
   auto out = params.emit.template store<Config>(group, shared.staging + group * 64 * Config::kPitch, shared.extra);
   const bool elected = threadIdx.x % 128 == 0;
   for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+    if constexpr (Crew::kAny)
+      if (elected) params.crew.probe().begin(TracePhase::kTile, turn);
     int previous = 0;
     for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
       ptx::mbarrier_wait(shared.full + at.stage, at.parity);
@@ -197,6 +202,8 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
     ptx::wgmma_wait<0>();
     if (elected) ptx::mbarrier_arrive(shared.empty + previous);
     out.store(sums, tile);
+    if constexpr (Crew::kAny)
+      if (elected) params.crew.probe().end(TracePhase::kTile);
   }
   out.finish();
 }

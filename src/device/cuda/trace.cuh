@@ -1,0 +1,47 @@
+// Marks that kernels write while a trace is being taken (device/trace.h). Off, a mark costs a test of a parameter.
+#pragma once
+#include <vector>
+
+#include "device/cuda/ptx.cuh"
+#include "device/cuda/runtime.cuh"
+#include "device/trace.h"
+
+namespace weft {
+
+// What a marking kernel carries (by value, in its parameters).
+struct TraceSink {
+  TraceMark* marks = nullptr;  // [kCtas][kMarks] on the device; nullptr = off
+  u32* counts = nullptr;       // [kCtas] marks written so far
+  static constexpr u32 kCtas = 512, kMarks = 2048;
+
+#if defined(__CUDACC__)
+  __device__ __forceinline__ bool on() const { return marks != nullptr; }
+  // [lane] `phase` begins, or ends, on this thread. CTAs from kCtas on are not traced.
+  __device__ __forceinline__ void begin(TracePhase phase, u32 op, u32 arg = 0) const { mark(u32(phase), op, arg); }
+  __device__ __forceinline__ void end(TracePhase phase, u32 op) const { mark(u32(phase) | TraceMark::kEnd, op, 0); }
+
+ private:
+  __device__ __forceinline__ void mark(u32 phase, u32 op, u32 arg) const {
+    if (!on() || blockIdx.x >= kCtas) return;
+    const u64 now = ptx::globaltimer_ns();
+    const u32 slot = atomicAdd(counts + blockIdx.x, 1u) % kMarks;
+    *reinterpret_cast<uint4*>(marks + blockIdx.x * kMarks + slot) =
+        make_uint4(u32(now), u32(now >> 32), arg, threadIdx.x | phase << 16 | op << 24);
+  }
+#endif
+};
+
+// The rings of one rank, on its device.
+class TraceLog {
+ public:
+  // 16 MB on the current device, empty.
+  static Result<TraceLog> create();
+  TraceSink sink() const { return {marks_.as<TraceMark>(), counts_.as<u32>()}; }
+  // What was marked. No kernel with the sink may run.
+  Result<std::vector<TraceSpan>> read() const;
+
+ private:
+  DeviceBuffer marks_, counts_;
+};
+
+}  // namespace weft
