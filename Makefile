@@ -49,13 +49,19 @@ setup-dev:
 	@scripts/setup dev
 
 # GPU: compile everything (no GPU needed), pack it for any Linux host with a driver, run its tests here.
-.PHONY: gpu gpu-bundle gpu-test
+.PHONY: gpu gpu-bundle gpu-bundle-asan gpu-bundle-tsan gpu-test
 gpu:
 	@scripts/setup cuda
 	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset release -DWEFT_CUDA=ON >/dev/null
-	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu examples
+	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu test_all_to_all bench_all_to_all examples
 gpu-bundle: gpu
 	@scripts/gpu-bundle build/release build/gpu-bundle
+# The GPU tests with the address or thread sanitizer on the host's side: make gpu-bundle-asan, make gpu-bundle-tsan.
+gpu-bundle-asan gpu-bundle-tsan: gpu-bundle-%:
+	@scripts/setup cuda
+	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset gpu-$* >/dev/null
+	@$(CMAKE) --build build/gpu-$* -j $(JOBS) --target test_gpu
+	@scripts/gpu-bundle build/gpu-$* build/gpu-bundle-$* test_gpu
 gpu-test: gpu-bundle
 	@build/gpu-bundle/run-tests.sh
 

@@ -52,6 +52,7 @@ PUBLIC = {
     "ops/gemm/cuda_sm90.cuh",
     "dist/all_reduce/cuda_bench.h",
     "dist/expert_parallel/cuda_bench.h",
+    "dist/expert_parallel/cuda_programs.h",
     "dist/expert_parallel/selfcheck.h",
     "ops/gemm/weight.h",
     "ops/grouped_gemm/bench.h",

@@ -131,6 +131,7 @@ __global__ void late_notify_kernel(const __grid_constant__ CudaGroup<Ranks> grou
 }
 
 TEST(CudaTrace, RanksWaitUntilTheLateOneTellsThem) {
+  WEFT_NEED_RANK_THREADS();
   WEFT_NEED_GPUS(1);
   const int ranks = test_ranks();
   std::vector<RankTrace> traces{size_t(ranks)};

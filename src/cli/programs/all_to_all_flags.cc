@@ -6,9 +6,8 @@
 
 #include "base/log.h"
 #include "comm/bootstrap/launcher.h"
-#include "comm/bootstrap/process_world.h"
+#include "comm/bootstrap/rank_host.h"
 #include "device/cpu_features.h"
-#include "dist/exchange/thread_ranks.h"
 
 namespace weft {
 namespace {
@@ -30,30 +29,23 @@ i64 arena_bytes(const AllToAllFlags& f, int ranks) {
   return 2 * bytes + (i64(64) << 20);
 }
 
-Status run_rank(Communicator& comm, const AllToAllFlags& flags,
-                const std::function<Status(Communicator&, ThreadPool&)>& work) {
+Status run_rank(World& world, const AllToAllFlags& flags, const AllToAllWork& work) {
+  const std::chrono::milliseconds deadline(i64(flags.deadline_s * 1000));
+  if (flags.device == "cuda") return work.cuda(world, deadline);
+  CommunicatorOptions options;
+  options.deadline = deadline;
+  options.arena_bytes = arena_bytes(flags, world.size());
+  WEFT_ASSIGN(auto comm, Communicator::create(world, options));
   const bool fits = comm.size() * flags.threads <= usable_cpu_count();
   WEFT_ASSIGN(auto pool, ThreadPool::create({.num_threads = flags.threads, .cpus = {}, .spin = fits ? 20000 : 200}));
-  return work(comm, *pool);
+  return work.cpu(comm, *pool);
 }
 
-Status run_world(const AllToAllFlags& flags, const WorldSpec& spec,
-                 const std::function<Status(Communicator&, ThreadPool&)>& work) {
-  CommunicatorOptions options;
-  options.deadline = std::chrono::milliseconds(i64(flags.deadline_s * 1000));
-  if (spec.kind == WorldSpec::Kind::kAlone) {
-    options.arena_bytes = arena_bytes(flags, flags.ranks);
-    const auto outcomes =
-        run_thread_ranks(flags.ranks, [&](Communicator& comm) { return run_rank(comm, flags, work); }, options);
-    for (const Status& outcome : outcomes) WEFT_TRY(outcome);
-    return {};
-  }
+Status run_world(const AllToAllFlags& flags, const WorldSpec& spec, const AllToAllWork& work) {
+  if (spec.kind == WorldSpec::Kind::kAlone)
+    return RankHost(spec).run(flags.ranks, [&](World& world) { return run_rank(world, flags, work); });
   WEFT_ASSIGN(const auto world, join_world(spec, Deadline::after(kStartDeadline)));
-  options.arena_bytes = arena_bytes(flags, world->size());
-  const Status status = [&]() -> Status {
-    WEFT_ASSIGN(auto comm, Communicator::create(*world, options));
-    return run_rank(comm, flags, work);
-  }();
+  const Status status = run_rank(*world, flags, work);
   if (!status.ok()) world->fail(status);
   return status;
 }
@@ -66,6 +58,9 @@ void AllToAllFlags::declare(CLI::App& app) {
   app.add_option("--experts", experts, "Experts of all ranks")->capture_default_str()->check(size);
   app.add_option("--top-k", top_k, "Experts of a token")->capture_default_str()->check(CLI::Range(1, 32));
   app.add_option("--hidden", hidden, "Elements of a token")->capture_default_str()->check(size);
+  app.add_option("--device", device, "cpu, or cuda: rank r on the r-th GPU, in turn where there are fewer")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--dtype", dtype, "What dispatch moves")
       ->capture_default_str()
       ->check(CLI::IsMember({"fp8", "bf16", "f16", "f32"}));
@@ -90,7 +85,7 @@ void AllToAllFlags::declare(CLI::App& app) {
   app.add_option("--ranks", ranks, "Outside a world: ranks, as threads of this process")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));
-  app.add_option("--threads", threads, "Threads per rank")->capture_default_str()->check(CLI::Range(1, 128));
+  app.add_option("--threads", threads, "Threads per rank (cpu)")->capture_default_str()->check(CLI::Range(1, 128));
   app.add_option("--deadline", deadline_s, "Longest wait for another rank, in seconds")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 3600.0));
@@ -113,10 +108,11 @@ Result<ep::CheckCase> AllToAllFlags::check_case() const {
   WEFT_ASSIGN(check.routing, ep::parse_routing(routing));
   check.split = split;
   check.map = map;
+  if (map && device == "cuda") return error(Code::kUnimplemented, "--map: not on GPUs yet");
   return check;
 }
 
-int run_all_to_all_ranks(const AllToAllFlags& flags, const std::function<Status(Communicator&, ThreadPool&)>& work) {
+int run_all_to_all_ranks(const AllToAllFlags& flags, const AllToAllWork& work) {
   const auto outcome = [&]() -> Result<int> {
     WEFT_TRY(check_cpu_isa());
     WEFT_ASSIGN(const WorldSpec spec, world_spec_from_environment());

@@ -11,7 +11,7 @@ namespace weft {
 struct AllToAllFlags {
   i64 tokens = 128, experts = 32, top_k = 8, hidden = 1024, scale_block = 128, capacity = 0;
   int dp_size = 1, ranks = 4, threads = 1;
-  std::string dtype = "fp8", out_dtype = "bf16", combine = "pre_reduced", routing = "uniform";
+  std::string device = "cpu", dtype = "fp8", out_dtype = "bf16", combine = "pre_reduced", routing = "uniform";
   bool split = false, map = false, json = false;
   double deadline_s = 10;
 
@@ -19,10 +19,16 @@ struct AllToAllFlags {
   Result<ep::CheckCase> check_case() const;
 };
 
+// What a rank does, on the device that the flags name.
+struct AllToAllWork {
+  std::function<Status(Communicator&, ThreadPool&)> cpu;
+  std::function<Status(World&, std::chrono::nanoseconds deadline)> cuda;
+};
+
 // Joins the world that mpirun, weft launch, torchrun, srun or WORLD_SIZE WORLD_LOCAL_SIZE NODE_RANK MASTER_ADDR
 // MASTER_PORT describe (the last starts the ranks of this host), or makes one of `ranks` threads where nothing does,
 // and runs `work` on each rank. Returns the exit status.
-int run_all_to_all_ranks(const AllToAllFlags& flags, const std::function<Status(Communicator&, ThreadPool&)>& work);
+int run_all_to_all_ranks(const AllToAllFlags& flags, const AllToAllWork& work);
 
 // Parses the command line, then runs `run`. Returns the exit status: 0, 1 for a fault, 2 for a wrong command line.
 int all_to_all_main(CLI::App& app, int argc, char** argv, const std::function<int()>& run);

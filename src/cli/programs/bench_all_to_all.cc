@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "cli/programs/all_to_all_flags.h"
 #include "dist/barrier/barrier.h"
+#include "dist/expert_parallel/cuda_programs.h"
 
 namespace weft {
 namespace {
@@ -50,6 +51,24 @@ struct Site {
   }
 };
 
+// (token, other rank) pairs of a routing that rank s.rank sends.
+i64 sent_rows(const ep::AllToAllShape& s, const std::vector<i32>& indices) {
+  ep::Layout layout;
+  layout.ranks = s.world_size;
+  layout.experts = s.num_experts;
+  const Range mine = split_range(s.max_num_tokens, s.dp_size, s.rank % s.dp_size);
+  i64 rows = 0;
+  for (i64 t = mine.begin; t < mine.end; ++t) {
+    u64 ranks = 0;
+    for (i64 j = 0; j < s.experts_per_token; ++j) {
+      const i32 expert = indices[size_t(t * s.experts_per_token + j)];
+      if (expert >= 0) ranks |= u64(1) << layout.rank_of(expert);
+    }
+    rows += std::popcount(ranks & ~(u64(1) << s.rank));
+  }
+  return rows;
+}
+
 Result<Site> make_site(Communicator& comm, const BenchFlags& flags) {
   WEFT_ASSIGN(ep::CheckCase check, flags.check_case());
   ep::AllToAllShape& s = check.shape;
@@ -77,29 +96,22 @@ Result<Site> make_site(Communicator& comm, const BenchFlags& flags) {
     site.expert_x = Tensor::zeros(check.x_dtype, {local, cap, s.hidden_dim});
     if (scales > 0) site.expert_scales = Tensor::zeros(DType::kF32, {local, cap, scales});
   }
-  ep::Layout layout;
-  layout.ranks = s.world_size;
-  layout.experts = s.num_experts;
   for (int r = 0; r < kRoutings; ++r) {
     const int group = s.rank / s.dp_size;
     site.indices.push_back(ep::make_indices(s, check.routing, u64(r), group, m));
     site.weights.push_back(ep::make_weights(s, u64(r), group, m));
   }
-  const Range mine = split_range(m, s.dp_size, s.rank % s.dp_size);
-  for (i64 t = mine.begin; t < mine.end; ++t) {
-    u64 ranks = 0;
-    for (i64 j = 0; j < s.experts_per_token; ++j) {
-      const i32 expert = site.indices[0][size_t(t * s.experts_per_token + j)];
-      if (expert >= 0) ranks |= u64(1) << layout.rank_of(expert);
-    }
-    site.sent_rows += std::popcount(ranks & ~(u64(1) << s.rank));
-  }
+  site.sent_rows = sent_rows(s, site.indices[0]);
   return site;
 }
 
 struct Spread {
   double median, low, high;
 };
+Spread spread_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {values[values.size() / 2], values.front(), values.back()};
+}
 
 Result<std::vector<Spread>> measure(Communicator& comm, ThreadPool& pool, Site& site, const BenchFlags& flags) {
   WEFT_ASSIGN(Barrier barrier, Barrier::create(comm));
@@ -126,46 +138,41 @@ Result<std::vector<Spread>> measure(Communicator& comm, ThreadPool& pool, Site& 
     }
   }
   std::vector<Spread> spreads;
-  for (auto& values : micros) {
-    std::sort(values.begin(), values.end());
-    spreads.push_back({values[values.size() / 2], values.front(), values.back()});
-  }
+  for (const auto& values : micros) spreads.push_back(spread_of(values));
   return spreads;
 }
 
-// Checks one call of each routing, then measures.
-Status bench(const BenchFlags& flags, Communicator& comm, ThreadPool& pool) {
-  WEFT_ASSIGN(const ep::CheckCase check, flags.check_case());
-  {
-    WEFT_ASSIGN(ep::SelfCheck self, ep::SelfCheck::create(comm, check));
-    for (int r = 0; r < 2; ++r) WEFT_TRY(self.run(pool, u64(r)).status());
-  }
-  WEFT_ASSIGN(Site site, make_site(comm, flags));
-  WEFT_ASSIGN(const auto spreads, measure(comm, pool, site, flags));
-  const i64 x_row = i64(site.x.storage.size() + site.scales.storage.size()) / flags.tokens;
-  const i64 y_row = i64(site.out.storage.size()) / flags.tokens;
-  // What this rank sends: rows by dispatch; by combine as many sums as rows came to it, on average its own number.
-  WEFT_ASSIGN(const auto rows, comm.exchange(u64(site.sent_rows)));
-  double mean_rows = 0;
-  for (const u64 r : rows) mean_rows += double(r) / comm.size();
+// `mean_rows`: rows that a rank sends by dispatch, on average; by combine it sends as many sums as rows came to it.
+void report(const BenchFlags& flags, int ranks, double mean_rows, const std::vector<Spread>& spreads) {
+  const ep::CheckCase check = *flags.check_case();
+  const i64 scales = check.scale_block > 0 ? (flags.hidden + check.scale_block - 1) / check.scale_block : 0;
+  const i64 x_row = dtype_bytes(check.x_dtype, flags.hidden) + scales * i64(sizeof(float));
+  const i64 y_row = dtype_bytes(check.out_dtype, flags.hidden);
   const double bytes[] = {mean_rows * double(x_row), mean_rows * double(y_row), mean_rows * double(x_row + y_row)};
-  if (comm.rank() != 0) return {};
   const bool counted = flags.combine == "pre_reduced" && flags.dp_size == 1;
   constexpr const char* kNames[] = {"dispatch", "combine", "pair"};
-  nlohmann::ordered_json out = {{"bench", "all_to_all"},         {"device", "cpu"},
-                                {"ranks", comm.size()},          {"threads", flags.threads},
-                                {"tokens", flags.tokens},        {"experts", flags.experts},
-                                {"top_k", flags.top_k},          {"hidden", flags.hidden},
-                                {"dtype", flags.dtype},          {"out_dtype", flags.out_dtype},
-                                {"combine_mode", flags.combine}, {"dp_size", flags.dp_size},
-                                {"routing", flags.routing},      {"map", flags.map},
+  nlohmann::ordered_json out = {{"bench", "all_to_all"},
+                                {"device", flags.device},
+                                {"ranks", ranks},
+                                {"threads", flags.threads},
+                                {"tokens", flags.tokens},
+                                {"experts", flags.experts},
+                                {"top_k", flags.top_k},
+                                {"hidden", flags.hidden},
+                                {"dtype", flags.dtype},
+                                {"out_dtype", flags.out_dtype},
+                                {"combine_mode", flags.combine},
+                                {"dp_size", flags.dp_size},
+                                {"routing", flags.routing},
+                                {"map", flags.map},
                                 {"samples", flags.samples}};
   if (!flags.json) {
     fmt::print(
-        "{} ranks x {} threads, {} tokens, {} experts, top-{}, hidden {}, {} / {}, combine {}, {}; checked; "
+        "{} ranks{}, {} tokens, {} experts, top-{}, hidden {}, {} / {}, combine {}, {}; checked; "
         "slowest rank, median (min - max) of {}\n",
-        comm.size(), flags.threads, flags.tokens, flags.experts, flags.top_k, flags.hidden, flags.dtype,
-        flags.out_dtype, flags.combine, flags.routing, flags.samples);
+        ranks, flags.device == "cuda" ? " on GPUs" : fmt::format(" x {} threads", flags.threads), flags.tokens,
+        flags.experts, flags.top_k, flags.hidden, flags.dtype, flags.out_dtype, flags.combine, flags.routing,
+        flags.samples);
   }
   for (int what = 0; what < 3; ++what) {
     const Spread& s = spreads[size_t(what)];
@@ -178,7 +185,44 @@ Status bench(const BenchFlags& flags, Communicator& comm, ThreadPool& pool) {
   }
   if (flags.json) fmt::print("{}\n", out.dump());
   std::fflush(stdout);
+}
+
+// Checks one call of each routing, then measures.
+Status bench(const BenchFlags& flags, Communicator& comm, ThreadPool& pool) {
+  WEFT_ASSIGN(const ep::CheckCase check, flags.check_case());
+  {
+    WEFT_ASSIGN(ep::SelfCheck self, ep::SelfCheck::create(comm, check));
+    for (int r = 0; r < 2; ++r) WEFT_TRY(self.run(pool, u64(r)).status());
+  }
+  WEFT_ASSIGN(Site site, make_site(comm, flags));
+  WEFT_ASSIGN(const auto spreads, measure(comm, pool, site, flags));
+  WEFT_ASSIGN(const auto rows, comm.exchange(u64(site.sent_rows)));
+  double mean_rows = 0;
+  for (const u64 r : rows) mean_rows += double(r) / comm.size();
+  if (comm.rank() == 0) report(flags, comm.size(), mean_rows, spreads);
   return {};
+}
+
+Status bench_on_gpu(const BenchFlags& flags, World& world, std::chrono::nanoseconds deadline) {
+#if defined(WEFT_HAVE_CUDA)
+  WEFT_ASSIGN(ep::CheckCase check, flags.check_case());
+  WEFT_ASSIGN(const auto times, ep::time_cuda_all_to_all(world, check, flags.samples, flags.repeats, deadline));
+  if (world.rank() != 0) return {};
+  std::vector<Spread> spreads;
+  for (const auto& us : times.us) spreads.push_back(spread_of(us));
+  ep::AllToAllShape& s = check.shape;
+  s.world_size = world.size();
+  double mean_rows = 0;
+  for (s.rank = 0; s.rank < s.world_size; ++s.rank) {
+    const auto indices = ep::make_indices(s, check.routing, 0, s.rank / s.dp_size, s.max_num_tokens);
+    mean_rows += double(sent_rows(s, indices)) / s.world_size;
+  }
+  report(flags, world.size(), mean_rows, spreads);
+  return {};
+#else
+  (void)flags, (void)world, (void)deadline;
+  return error(Code::kUnimplemented, "--device cuda: this build has no CUDA (configure with -DWEFT_CUDA=ON)");
+#endif
 }
 
 }  // namespace
@@ -196,6 +240,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   return weft::all_to_all_main(app, argc, argv, [&] {
     return weft::run_all_to_all_ranks(
-        flags, [&](weft::Communicator& comm, weft::ThreadPool& pool) { return weft::bench(flags, comm, pool); });
+        flags, {.cpu = [&](weft::Communicator& comm, weft::ThreadPool& pool) { return weft::bench(flags, comm, pool); },
+                .cuda = [&](weft::World& world, auto deadline) { return weft::bench_on_gpu(flags, world, deadline); }});
   });
 }
