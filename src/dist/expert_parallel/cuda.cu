@@ -105,10 +105,12 @@ Status CudaAllToAll::allocate() {
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
   for (const bool wide : {false, true}) {
     WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(wide)), size_t(shared)));
-    WEFT_TRY(with_element(options_.combine_dtype, [&](auto element) {
-      return prepare_kernel(kCombine,
-                            reinterpret_cast<const void*>(combine_kernel_of<decltype(element)>(wire_.exact, wide)), 0);
-    }));
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      WEFT_TRY(with_element(dtype, [&](auto element) {
+        return prepare_kernel(
+            kCombine, reinterpret_cast<const void*>(combine_kernel_of<decltype(element)>(wire_.exact, wide)), 0);
+      }));
+    }
   }
   WEFT_ASSIGN(places_, DeviceBuffer::create(sizeof(i32) * size_t(wire_.ranks) * size_t(wire_.source_tokens) *
                                             size_t(wire_.per_token)));
@@ -214,7 +216,10 @@ Status CudaAllToAll::check(const CombineArgs& a) const {
   WEFT_TRY(expect_table(kCombine, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
   const bool packed = a.expert_y.shape.rank() == 2;
   const Shape y = packed ? Shape{-1, hidden} : Shape{local_experts().size(), wire_.capacity, hidden};
-  WEFT_TRY(expect_tensor("combine: expert_y", a.expert_y, options_.combine_dtype, y));
+  WEFT_TRY(expect_summable("combine: expert_y", a.expert_y.dtype));
+  const i64 row_bytes = dtype_bytes(a.expert_y.dtype, hidden);
+  const bool fits = row_bytes <= i64(wire_.y_words) * 16 && row_bytes % 16 == 0;
+  WEFT_TRY(expect_tensor("combine: expert_y", a.expert_y, fits ? a.expert_y.dtype : options_.combine_dtype, y));
   WEFT_TRY(expect_cuda(kCombine, "expert_y", a.expert_y));
   WEFT_TRY(expect_tensor("combine: out", a.out, a.out.dtype, {m, hidden}));
   WEFT_TRY(expect_summable("combine: out", a.out.dtype));
@@ -238,11 +243,13 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   CudaCombineParams p{};
   p.peers = comm_->peers(kCombine);
   p.wire = wire_;
+  // Narrower rows lie closer together. Readers clear what they read, so calls of different types may follow each other.
+  p.wire.y_words = int(dtype_bytes(a.expert_y.dtype, a.out.dim(1)) / 16);
   p.buffers = buffers_;
   p.route = route_;
   p.send = (phases & kSend) != 0;
   p.receive = (phases & kReceive) != 0;
-  p.grid = plan_cuda_combine(wire_, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), p.send, p.receive);
+  p.grid = plan_cuda_combine(p.wire, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), p.send, p.receive);
   p.y = a.expert_y.as<const Word>();
   p.packed = a.expert_y.shape.rank() == 2;
   p.indices = a.indices.as<i32>();
@@ -252,7 +259,7 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   p.out_stride = a.out.byte_strides[0];
   p.out_dtype = a.out.dtype;
   p.accumulate = a.accumulate;
-  return with_element(options_.combine_dtype, [&](auto element) {
+  return with_element(a.expert_y.dtype, [&](auto element) {
     return launch(kCombine, combine_kernel_of<decltype(element)>(wire_.exact, p.grid.wide),
                   {.grid = unsigned(p.grid.ctas), .block = kCudaThreads, .early = early()}, stream, p);
   });

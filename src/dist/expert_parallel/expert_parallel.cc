@@ -16,12 +16,8 @@ Status expect_between(const char* field, i64 value, i64 least, i64 most) {
   return error(Code::kInvalidArgument, "expert parallel: {}: expected {} to {}, found {}", field, least, most, value);
 }
 
-Status check_shape(const Communicator& comm, const AllToAllShape& s, const AllToAllOptions& o) {
+Status check_shape(const AllToAllShape& s, const AllToAllOptions& o) {
   constexpr i64 kMost = i64(1) << 24;
-  if (s.world_size != comm.size() || s.rank != comm.rank()) {
-    return error(Code::kInvalidArgument, "expert parallel: rank, world_size: {} of {} is rank {} of {} here", s.rank,
-                 s.world_size, comm.rank(), comm.size());
-  }
   WEFT_TRY(expect_between("world_size", s.world_size, 1, kMaxRanks));
   WEFT_TRY(expect_between("max_num_tokens", s.max_num_tokens, 0, kMost));
   WEFT_TRY(expect_between("num_experts", s.num_experts, 1, kMost));
@@ -90,6 +86,41 @@ Status expect_table(const char* name, const TensorView& view, i64 rows, i64 colu
   return expect_dense("dispatch", name, view);
 }
 
+Result<Layout> plan_layout(const AllToAllShape& s, const AllToAllOptions& options) {
+  WEFT_TRY(check_shape(s, options));
+  Layout l;
+  l.ranks = s.world_size;
+  l.dp_size = s.dp_size;
+  l.max_tokens = s.max_num_tokens;
+  l.source_tokens = (s.max_num_tokens + s.dp_size - 1) / s.dp_size;
+  l.tile_tokens = std::max<i64>(1, (l.source_tokens + kMaxTiles - 1) / kMaxTiles);
+  l.experts = s.num_experts;
+  l.per_token = s.experts_per_token;
+  l.capacity = options.expert_capacity > 0 ? options.expert_capacity : l.max_tokens * (l.ranks / l.dp_size);
+  l.capacity = std::max<i64>(1, l.capacity);
+  l.hidden = s.hidden_dim;
+  l.x_bytes = s.hidden_dim_bytes;
+  l.scale_bytes = s.hidden_dim_scale_bytes;
+  l.exact = options.combine == CombineMode::kExact;
+  const i64 local = l.experts_of(0).size();  // rank 0 holds as many as any
+  if (std::max(local * l.capacity, l.rows()) > INT32_MAX) {
+    return error(Code::kInvalidArgument, "expert parallel: {} experts of {} rows each are more than 2^31 rows", local,
+                 l.capacity);
+  }
+  return l;
+}
+
+// What the halves of call `epoch` may do: a receive follows its send, and nothing else does. `sent`: the last call that
+// was sent alone.
+Status take_turn(const char* op, u32& sent, u32 epoch, bool send, bool receive) {
+  if (send && sent == epoch) {
+    return error(Code::kInvalidArgument, "{}: the last send still waits for its receive", op);
+  }
+  if (!send && sent != epoch) return error(Code::kInvalidArgument, "{}: receive without its send", op);
+  if (!receive) sent = epoch;
+  return {};
+}
+
 template <class T>
 T* data_of(const AlignedBuffer& buffer) {
   return reinterpret_cast<T*>(buffer.data());
@@ -98,35 +129,27 @@ T* data_of(const AlignedBuffer& buffer) {
 }  // namespace
 
 Result<AllToAll> AllToAll::create(Communicator& comm, const AllToAllShape& shape, const AllToAllOptions& options) {
-  WEFT_TRY(check_shape(comm, shape, options));
-  WEFT_TRY(same_on_all_ranks(comm, shape, options));
+  if (shape.world_size != comm.size() || shape.rank != comm.rank()) {
+    return error(Code::kInvalidArgument, "expert parallel: rank, world_size: {} of {} is rank {} of {} here",
+                 shape.rank, shape.world_size, comm.rank(), comm.size());
+  }
   AllToAll op(comm, options);
-  WEFT_TRY(op.plan(shape));
+  WEFT_ASSIGN(op.layout_, plan_layout(shape, options));
+  WEFT_TRY(same_on_all_ranks(comm, shape, options));
+  WEFT_TRY(op.allocate());
   return op;
 }
 
-Status AllToAll::plan(const AllToAllShape& s) {
-  Layout& l = layout_;
-  l.ranks = s.world_size;
-  l.dp_size = s.dp_size;
-  l.max_tokens = s.max_num_tokens;
-  l.source_tokens = (s.max_num_tokens + s.dp_size - 1) / s.dp_size;
-  l.tile_tokens = std::max<i64>(1, (l.source_tokens + kMaxTiles - 1) / kMaxTiles);
-  l.experts = s.num_experts;
-  l.per_token = s.experts_per_token;
-  l.capacity = options_.expert_capacity > 0 ? options_.expert_capacity : l.max_tokens * (l.ranks / l.dp_size);
-  l.capacity = std::max<i64>(1, l.capacity);
-  l.hidden = s.hidden_dim;
-  l.x_bytes = s.hidden_dim_bytes;
-  l.scale_bytes = s.hidden_dim_scale_bytes;
-  l.exact = options_.combine == CombineMode::kExact;
-  const i64 local = l.experts_of(l.rank_of(0)).size();
-  if (std::max(local * l.capacity, l.rows()) > INT32_MAX) {
-    return error(Code::kInvalidArgument, "expert parallel: {} experts of {} rows each are more than 2^31 rows", local,
-                 l.capacity);
-  }
+Result<i64> AllToAll::symmetric_bytes(const AllToAllShape& shape, const AllToAllOptions& options) {
+  WEFT_ASSIGN(const Layout layout, plan_layout(shape, options));
+  i64 bytes = 0;
+  plan_buffers(layout, dtype_bytes(options.combine_dtype, layout.hidden), 0, &bytes);
+  return bytes;
+}
 
-  const i64 part_bytes = dtype_bytes(options_.combine_dtype, l.hidden);
+Status AllToAll::allocate() {
+  const Layout& l = layout_;
+  const i64 part_bytes = dtype_bytes(options_.combine_dtype, l.hidden), local = l.experts_of(0).size();
   i64 bytes = 0;
   plan_buffers(l, part_bytes, 0, &bytes);
   WEFT_ASSIGN(const auto base, comm_.alloc<std::byte>(bytes, "expert parallel"));
@@ -139,6 +162,7 @@ Status AllToAll::plan(const AllToAllShape& s) {
   own.tokens = AlignedBuffer(size_t(l.ranks) * sizeof(i64));
   own.counters = AlignedBuffer(size_t(kMaxCtas * route_.counter_pitch) * sizeof(i64));
   own.reports = AlignedBuffer(2 * sizeof(Report));
+  own.sent = AlignedBuffer(kMaxCtas * sizeof(Sent));
   route_.places = data_of<i32>(own.places);
   route_.begins = data_of<i32>(own.begins);
   route_.tokens = data_of<i64>(own.tokens);
@@ -217,6 +241,8 @@ Status AllToAll::dispatch(Exec& exec, const DispatchArgs& a, int phases) {
                          a.indices.dim(0),
                          a.bound_m};
   HostMachine m = comm_.machine(exec, kDispatch);
+  WEFT_TRY(take_turn(kDispatch, sent_by(exec).dispatch, m.epoch(buffers_.dispatched), (phases & kSend) != 0,
+                     (phases & kReceive) != 0));
   if (phases & kSend) ep::dispatch_send(m, layout_, buffers_, in);
   if (!(phases & kReceive)) return exec.sync();
   const DispatchOutput out{a.out_num_tokens.as<i32>(), a.expert_x.data, scaled ? a.expert_x_scale.data : nullptr,
@@ -237,7 +263,9 @@ Status AllToAll::check(const Exec& exec, const CombineArgs& a) const {
   WEFT_TRY(expect_dense(kCombine, "weights", a.weights));
   const Shape y =
       a.expert_y.shape.rank() == 2 ? Shape{-1, l.hidden} : Shape{local_experts().size(), l.capacity, l.hidden};
-  WEFT_TRY(expect_tensor("combine: expert_y", a.expert_y, options_.combine_dtype, y));
+  WEFT_TRY(expect_summable("combine: expert_y", a.expert_y.dtype));
+  const bool wide = dtype_bytes(a.expert_y.dtype, 1) > dtype_bytes(options_.combine_dtype, 1);
+  WEFT_TRY(expect_tensor("combine: expert_y", a.expert_y, wide ? options_.combine_dtype : a.expert_y.dtype, y));
   WEFT_TRY(expect_dense(kCombine, "expert_y", a.expert_y));
   WEFT_TRY(expect_tensor("combine: out", a.out, a.out.dtype, {m, l.hidden}));
   WEFT_TRY(expect_summable("combine: out", a.out.dtype));
@@ -261,6 +289,8 @@ Status AllToAll::combine_as(Exec& exec, const CombineArgs& a, int phases) {
   const CombineInput<T> in{a.expert_y.as<T>(),  layout_.hidden,        a.expert_y.shape.rank() == 2,
                            a.indices.as<i32>(), a.weights.as<float>(), a.indices.dim(0)};
   HostMachine m = comm_.machine(exec, kCombine);
+  WEFT_TRY(take_turn(kCombine, sent_by(exec).combine, m.epoch(buffers_.combined), (phases & kSend) != 0,
+                     (phases & kReceive) != 0));
   if (phases & kSend) {
     if (!ep::combine_send<T>(m, layout_, buffers_, in, route_)) return comm_.status();
   }
@@ -283,8 +313,7 @@ Status AllToAll::combine_as(Exec& exec, const CombineArgs& a, int phases) {
 
 Status AllToAll::combine(Exec& exec, const CombineArgs& a, int phases) {
   WEFT_TRY(check(exec, a));
-  return with_element(options_.combine_dtype,
-                      [&](auto element) { return combine_as<decltype(element)>(exec, a, phases); });
+  return with_element(a.expert_y.dtype, [&](auto element) { return combine_as<decltype(element)>(exec, a, phases); });
 }
 
 }  // namespace weft::ep

@@ -19,14 +19,14 @@ struct AllToAllShape {
   i64 hidden_dim_scale_bytes = 0;  // of a row of x_scale; 0 = no scales
 };
 
-// How combine adds. Pre-reduced moves one row per (token, rank) and rounds each rank's sum to combine_dtype; exact
+// How combine adds. Pre-reduced moves one row per (token, rank) and rounds each rank's sum to expert_y's type; exact
 // moves one per (token, expert) and rounds the result only.
 enum class CombineMode : u8 { kPreReduced, kExact };
 
 struct AllToAllOptions {
   i64 expert_capacity =
       0;  // rows of an expert; 0 = max_num_tokens times the number of DP groups, which always suffices
-  DType combine_dtype = DType::kBF16;  // of expert_y: f32, bf16 or f16
+  DType combine_dtype = DType::kBF16;  // the widest type of expert_y: f32, bf16 or f16
   CombineMode combine = CombineMode::kPreReduced;
 };
 
@@ -47,7 +47,7 @@ struct DispatchArgs {
 
 struct CombineArgs {
   // [local_experts, capacity, hidden_dim], or [at least sum of out_num_tokens, hidden_dim]: without gaps, expert by
-  // expert; combine_dtype, dense.
+  // expert; f32, bf16 or f16, no wider than combine_dtype and the same on every rank; dense.
   TensorView expert_y;
   TensorView indices;       // those of the last dispatch
   TensorView weights;       // [m, experts_per_token] f32, dense
@@ -59,7 +59,7 @@ struct CombineArgs {
 // of its team makes the same calls in the same order: dispatch, then any number of combines. dispatch() is
 // dispatch_send() then dispatch_receive(); the halves take the same arguments, whose tensors stay untouched from the
 // first to the end of the second, so that compute runs between them. All calls end with exec.sync() and allocate
-// nothing.
+// nothing. A half out of turn is refused at once.
 //
 // The rows of an expert are ordered by DP group, then token: the same bits in every run. The order of every sum is
 // fixed, and members of a DP group get the same bits.
@@ -72,6 +72,8 @@ class AllToAll {
  public:
   // Collective. Errors: kInvalidArgument naming the field, also where ranks differ; kResourceExhausted.
   static Result<AllToAll> create(Communicator& comm, const AllToAllShape& shape, const AllToAllOptions& options = {});
+  // Bytes of symmetric memory that it takes on each rank. Errors: kInvalidArgument naming the field.
+  static Result<i64> symmetric_bytes(const AllToAllShape& shape, const AllToAllOptions& options = {});
 
   Status dispatch(Exec& exec, const DispatchArgs& args) { return dispatch(exec, args, kSend | kReceive); }
   Status dispatch_send(Exec& exec, const DispatchArgs& args) { return dispatch(exec, args, kSend); }
@@ -100,10 +102,14 @@ class AllToAll {
  private:
   static constexpr int kSend = 1, kReceive = 2;
   struct Memory {  // this rank's own
-    AlignedBuffer places, begins, tokens, counters, reports;
+    AlignedBuffer places, begins, tokens, counters, reports, sent;
+  };
+  struct alignas(64) Sent {  // by one thread: the last call of which it made the sending half alone
+    u32 dispatch, combine;
   };
   AllToAll(Communicator comm, const AllToAllOptions& options) : comm_(std::move(comm)), options_(options) {}
-  Status plan(const AllToAllShape& shape);
+  Status allocate();
+  Sent& sent_by(const Exec& exec) const { return reinterpret_cast<Sent*>(memory_.sent.data())[exec.thread()]; }
   Status check(const Exec& exec, const DispatchArgs& args) const;
   Status check(const Exec& exec, const CombineArgs& args) const;
   Status dispatch(Exec& exec, const DispatchArgs& args, int phases);

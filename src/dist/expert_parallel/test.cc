@@ -212,6 +212,69 @@ TEST(ExpertParallel, WrongArgumentsAreRefusedBeforeAnythingIsSent) {
   }));
 }
 
+TEST(ExpertParallel, HalvesOutOfTurnAreRefusedAtOnce) {
+  expect_all_ok(run_thread_ranks(2, [](Communicator& comm) -> Status {
+    Hand hand;
+    WEFT_ASSIGN(AllToAll op, hand.create(comm));
+    WEFT_ASSIGN(auto pool, small_pool(2));
+    const auto on_team = [&](auto&& call) { return pool->run([&](Exec& exec) { return call(exec); }); };
+    const auto send = [&](Exec& exec) { return op.dispatch_send(exec, hand.to); };
+    const auto receive = [&](Exec& exec) { return op.dispatch_receive(exec, hand.to); };
+    const auto back_send = [&](Exec& exec) { return op.combine_send(exec, hand.from); };
+    const auto back_receive = [&](Exec& exec) { return op.combine_receive(exec, hand.from); };
+    for (int call = 0; call < 3; ++call) {
+      EXPECT_EQ(on_team(receive).message(), "dispatch: receive without its send");
+      WEFT_TRY(on_team(send));
+      EXPECT_EQ(on_team(send).message(), "dispatch: the last send still waits for its receive");
+      EXPECT_EQ(on_team([&](Exec& exec) { return op.dispatch(exec, hand.to); }).message(),
+                "dispatch: the last send still waits for its receive");
+      WEFT_TRY(on_team(receive));
+      EXPECT_EQ(on_team(back_receive).message(), "combine: receive without its send");
+      WEFT_TRY(on_team(back_send));
+      EXPECT_EQ(on_team(back_send).message(), "combine: the last send still waits for its receive");
+      WEFT_TRY(on_team(back_receive));
+    }
+    return {};
+  }));
+}
+
+TEST(ExpertParallel, CombineTakesNarrowerRowsThanPlanned) {
+  for (const int ranks : {1, 2, 3}) {
+    expect_all_ok(run_thread_ranks(ranks, [](Communicator& comm) -> Status {
+      Hand hand;
+      WEFT_ASSIGN(AllToAll op, hand.create(comm));
+      WEFT_ASSIGN(auto pool, small_pool(2));
+      for (i64 i = 0; i < 8; ++i) store(hand.weights.view, i, 0.5f);
+      for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16, DType::kBF16}) {
+        const Range local = op.local_experts();
+        Tensor y = Tensor::zeros(dtype, {local.size(), op.capacity(), 8});
+        const i64 of_expert = op.capacity() * 8;
+        for (i64 e = 0; e < local.size(); ++e) {  // expert e answers e + 1
+          for (i64 i = 0; i < of_expert; ++i) store(y.view, e * of_expert + i, float(1 + local.begin + e));
+        }
+        hand.from.expert_y = y.view;
+        WEFT_TRY(pool->run([&](Exec& exec) -> Status {
+          WEFT_TRY(op.dispatch(exec, hand.to));
+          return op.combine(exec, hand.from);
+        }));
+        constexpr float kSums[] = {1.5f, 2.5f, 2.0f, 0.0f};
+        for (i64 i = 0; i < 32; ++i) WEFT_TRY(expect_value("out", i, kSums[i / 8], load(hand.out.view, i)));
+      }
+      return {};
+    }));
+  }
+  expect_all_ok(run_thread_ranks(1, [](Communicator& comm) -> Status {
+    Hand hand;
+    WEFT_ASSIGN(AllToAll op, hand.create(comm, DType::kBF16));
+    WEFT_ASSIGN(auto pool, small_pool(1));
+    const Tensor wide = Tensor::zeros(DType::kF32, {3, 4, 8});
+    hand.from.expert_y = wide.view;
+    EXPECT_EQ(pool->run([&](Exec& exec) { return op.combine(exec, hand.from); }).message(),
+              "combine: expert_y: expected bf16 [3, 4, 8], found f32 [3, 4, 8]");
+    return {};
+  }));
+}
+
 TEST(ExpertParallel, AHangingRankIsNamed) {
   CommunicatorOptions options;
   options.deadline = std::chrono::milliseconds(300);
