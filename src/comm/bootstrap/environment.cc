@@ -50,6 +50,11 @@ std::string job_name(const Lookup& get) {
   for (const char* name : {"WEFT_JOB", "PMIX_NAMESPACE"}) {
     if (const char* job = get(name); job && *job) return job;
   }
+  if (const char* run = get("TORCHELASTIC_RUN_ID")) {
+    const char* port = get("MASTER_PORT");
+    const char* restart = get("TORCHELASTIC_RESTART_COUNT");
+    return fmt::format("torchrun-{}-{}-{}", run, port ? port : "", restart ? restart : "");
+  }
   const char* job = get("SLURM_JOB_ID");
   const char* step = get("SLURM_STEP_ID");
   return job && step ? fmt::format("slurm-{}.{}", job, step) : "";
@@ -63,7 +68,9 @@ Status find_rendezvous(const Lookup& get, unsigned uid, bool one_host, WorldSpec
   if (host && !port) return error(Code::kInvalidArgument, "MASTER_ADDR='{}' is set but MASTER_PORT is not", host);
   if (port && !host) return error(Code::kInvalidArgument, "MASTER_PORT={} is set but MASTER_ADDR is not", *port);
   spec.job = job_name(get);
-  if (host) {
+  // torchrun itself listens on MASTER_PORT.
+  const bool taken = get("TORCHELASTIC_RUN_ID") != nullptr && one_host;
+  if (host && !taken) {
     spec.rendezvous = {.host = host, .port = *port, .socket = {}};
     return {};
   }

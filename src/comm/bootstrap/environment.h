@@ -45,7 +45,8 @@ using Lookup = std::function<const char*(const char* name)>;
 //   SLURM_PROCID SLURM_NTASKS [SLURM_LOCALID]                                        srun -> kRank
 //   NODE_RANK WORLD_SIZE WORLD_LOCAL_SIZE                                            one command per host -> kSpawn
 // MASTER_ADDR and MASTER_PORT say where rank 0 listens. Without them, on one host, a unix socket is named after the
-// user and the job: WEFT_JOB, PMIX_NAMESPACE, or SLURM_JOB_ID and SLURM_STEP_ID.
+// user and the job: WEFT_JOB, PMIX_NAMESPACE, or SLURM_JOB_ID and SLURM_STEP_ID. So also under torchrun
+// (TORCHELASTIC_RUN_ID), which listens at MASTER_PORT itself.
 // Errors: kInvalidArgument with the variable and its value.
 Result<WorldSpec> world_spec(const Lookup& get, unsigned uid);
 

@@ -52,6 +52,17 @@ TEST(Environment, NoVariablesMeanNoWorld) {
   EXPECT_EQ(spec->size, 1);
 }
 
+TEST(Environment, TorchrunKeepsItsPortOnOneHost) {
+  const Variables run = {{"TORCHELASTIC_RUN_ID", "none"}, {"TORCHELASTIC_RESTART_COUNT", "1"}};
+  const auto several = spec_of(with(kTorchrun, run));
+  ASSERT_TRUE(several.ok()) << several.status().message();
+  EXPECT_TRUE(several->rendezvous.is_tcp());
+  const auto one = spec_of(with(with(kTorchrun, run), {{"LOCAL_WORLD_SIZE", "8"}, {"LOCAL_RANK", "5"}}));
+  ASSERT_TRUE(one.ok()) << one.status().message();
+  EXPECT_EQ(one->rendezvous.socket, "weft-1000-torchrun-none-29500-1");
+  EXPECT_FALSE(one->rendezvous.is_tcp());
+}
+
 TEST(Environment, Torchrun) {
   const auto spec = spec_of(kTorchrun);
   ASSERT_TRUE(spec.ok()) << spec.status().message();
