@@ -65,5 +65,17 @@ gpu-bundle-asan gpu-bundle-tsan: gpu-bundle-%:
 gpu-test: gpu-bundle
 	@build/gpu-bundle/run-tests.sh
 
+# The Python package as a wheel that stands alone, for the Python of .venv: build/wheel/weft-*.whl. For GPUs too, where
+# nvcc is: make wheel CUDA=ON
+.PHONY: wheel
+CUDA ?= OFF
+wheel:
+	@scripts/setup wheel
+	@rm -rf build/wheel
+	@.venv/bin/python -m pip wheel -q --no-deps --no-build-isolation --disable-pip-version-check \
+	  -C cmake.define.WEFT_CUDA=$(CUDA) -w build/wheel/plain .
+	@.venv/bin/python -m auditwheel repair -w build/wheel build/wheel/plain/weft-*.whl
+	@ls build/wheel/weft-*.whl
+
 clean:
 	rm -rf build

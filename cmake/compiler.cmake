@@ -1,5 +1,6 @@
 # Chooses the compiler before project(): clang 19 makes the faster kernels; any C++20 compiler works.
-if(NOT DEFINED CMAKE_CXX_COMPILER AND NOT DEFINED ENV{CXX})
+# What builds a wheel sets CXX to the compiler that made Python.
+if(NOT DEFINED CMAKE_CXX_COMPILER AND (SKBUILD OR NOT DEFINED ENV{CXX}))
   find_program(WEFT_CLANGXX NAMES clang++-19)
   find_program(WEFT_CLANG NAMES clang-19)
   if(WEFT_CLANGXX AND WEFT_CLANG)

@@ -36,6 +36,7 @@ ALLOWED = {
     "serve": SERVE,
     "cluster": SERVE | {"cluster"},
     "cli": SERVE | {"cluster", "cli"},
+    "python": DIST | {"python"},
 }
 
 # Headers of an operator's folder, besides <op>.h, that others may include.
@@ -51,6 +52,7 @@ PUBLIC = {
     "ops/gemm/cuda_plan.h",
     "ops/gemm/cuda_sm90.cuh",
     "dist/all_reduce/cuda_bench.h",
+    "dist/expert_parallel/cuda.cuh",
     "dist/expert_parallel/cuda_bench.h",
     "dist/expert_parallel/cuda_programs.h",
     "dist/expert_parallel/selfcheck.h",
@@ -63,10 +65,11 @@ PUBLIC = {
 # Folders that are no operators but hold what several operators share.
 SHARED = {"dist/exchange"}
 
-# Foreign headers and the only files that may include them.
+# Foreign headers and the only file or folder that may include them.
 FRAMEWORKS = {
     re.compile(r"mpi\.h|openmpi/.*"): "src/comm/bootstrap/mpi.cc",
     re.compile(r"torch/.*|ATen/.*|c10/.*"): "",
+    re.compile(r"Python\.h|nanobind/.*"): "src/python/",
 }
 CUDA_INCLUDE = re.compile(r"(cuda|cublas|nccl|nvrtc|cooperative_groups)[\w/]*\.(h|hpp)")
 CUDA_SYNTAX = re.compile(r"\b__(global|device|shared|host)__\b|<<<")
@@ -106,7 +109,8 @@ def check_include(root, path, kind, included):
     layer, target = path.parts[1], included.split("/")[0]
     if kind == "<":
         for pattern, wrapper in FRAMEWORKS.items():
-            if pattern.fullmatch(included) and path.as_posix() != wrapper:
+            inside = path.as_posix().startswith(wrapper) if wrapper.endswith("/") else path.as_posix() == wrapper
+            if pattern.fullmatch(included) and not inside:
                 yield f"includes <{included}>, which only {wrapper or 'nothing'} may"
         if CUDA_INCLUDE.fullmatch(included) and path.suffix not in (".cu", ".cuh"):
             yield f"includes <{included}>: CUDA stands only in .cu and .cuh files"
@@ -176,6 +180,9 @@ SELF_TEST = [  # path, line, part of the message expected or None
     ("cli/a.cc", '#include "ops/gemm/pack.h"', "through its public header"),
     ("cli/a.cc", "#include <mpi.h>", "which only src/comm/bootstrap/mpi.cc may"),
     ("comm/bootstrap/mpi.cc", "#include <mpi.h>", None),
+    ("python/a.cc", "#include <nanobind/nanobind.h>", None),
+    ("dist/a.cc", "#include <nanobind/nanobind.h>", "which only src/python/ may"),
+    ("python/a.cc", '#include "layers/a.h"', "python must not use layers"),
     ("cli/a.cc", "#include <torch/torch.h>", "which only nothing may"),
     ("ops/gemm/cuda.h", "#include <cuda_runtime.h>", "CUDA stands only"),
     ("ops/gemm/cuda.cu", "#include <cuda_runtime.h>", None),

@@ -316,14 +316,15 @@ Result<int> spawn_ranks(int ranks, const LaunchOptions& options) {
   return launch_local_ranks(ranks, arguments, options);
 }
 
-Result<std::optional<int>> maybe_spawn_local_ranks(const WorldSpec& spec) {
+Result<std::optional<int>> maybe_spawn_local_ranks(const WorldSpec& spec, const std::vector<std::string>& arguments) {
   if (spec.kind != WorldSpec::Kind::kSpawn) return std::optional<int>();
   LaunchOptions options;
   options.prefix = false;
   options.first_rank = spec.rank;
   options.world_size = spec.size;
   if (spec.rendezvous.is_tcp()) options.rendezvous = spec.rendezvous;
-  WEFT_ASSIGN(const int code, spawn_ranks(spec.local_size, options));
+  WEFT_ASSIGN(const int code, arguments.empty() ? spawn_ranks(spec.local_size, options)
+                                                : launch_local_ranks(spec.local_size, arguments, options));
   return std::optional<int>(code);
 }
 

@@ -37,6 +37,8 @@ Result<int> spawn_ranks(int ranks, const LaunchOptions& options);
 
 // For every command that runs in a world: when the variables ask for the ranks of this host (NODE_RANK), runs this
 // command as those ranks and returns the exit status to end with; nullopt when this process is to go on itself.
-Result<std::optional<int>> maybe_spawn_local_ranks(const WorldSpec& spec);
+// arguments: the command, where it is not this program with the arguments it was started with.
+Result<std::optional<int>> maybe_spawn_local_ranks(const WorldSpec& spec,
+                                                   const std::vector<std::string>& arguments = {});
 
 }  // namespace weft

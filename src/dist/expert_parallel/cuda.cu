@@ -91,6 +91,13 @@ Result<CudaAllToAll> CudaAllToAll::create(CudaCommunicator& comm, const AllToAll
   return std::move(op);
 }
 
+Result<i64> CudaAllToAll::symmetric_bytes(const AllToAllShape& shape, const AllToAllOptions& options) {
+  WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape, options));
+  i64 bytes = 0;
+  plan_cuda_buffers(wire, 0, &bytes);
+  return bytes;
+}
+
 Status CudaAllToAll::allocate() {
   // The most shared memory that any call asks for is that of the fewest tokens here.
   i64 shared = 0;

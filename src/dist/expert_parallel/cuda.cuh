@@ -29,6 +29,8 @@ class CudaAllToAll {
   // kResourceExhausted.
   static Result<CudaAllToAll> create(CudaCommunicator& comm, const AllToAllShape& shape,
                                      const AllToAllOptions& options = {});
+  // Bytes of symmetric memory that it takes on each rank. Errors: kInvalidArgument naming the field.
+  static Result<i64> symmetric_bytes(const AllToAllShape& shape, const AllToAllOptions& options = {});
 
   // Errors of all: kInvalidArgument before a launch; the communicator's failure.
   Status dispatch(cudaStream_t stream, const DispatchArgs& args) { return dispatch(stream, args, kSend | kReceive); }

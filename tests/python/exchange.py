@@ -1,0 +1,186 @@
+"""One rank of a world that dispatches and combines in every form, everything compared with numpy.
+
+Run by tests/python_test.py through `python -m weft.launch`; --torch hands torch tensors over instead of numpy arrays.
+"""
+
+import itertools
+import sys
+
+import ml_dtypes
+import numpy as np
+
+import weft
+
+TOKENS, EXPERTS, TOP_K, HIDDEN, BLOCK = 11, 10, 3, 48, 16
+TYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+SENTINEL = 0x5A
+
+
+class Group:
+    """The tokens of a DP group in one call. Every rank can draw those of all groups."""
+
+    def __init__(self, call, number, dtype, bounded):
+        random = np.random.default_rng([call, number])
+        self.rows = TOKENS - number % 2
+        self.tokens = int(random.integers(0, self.rows + 1)) if bounded else self.rows
+        self.x = random.standard_normal((self.rows, HIDDEN), dtype=np.float32).astype(TYPES[dtype])
+        self.scale = random.random((self.rows, HIDDEN // BLOCK), dtype=np.float32)
+        every = np.tile(np.arange(EXPERTS, dtype=np.int32), (self.rows, 1))
+        self.indices = random.permuted(every, axis=1)[:, :TOP_K].copy()
+        self.indices[random.random(self.indices.shape) < 0.2] = -1
+        self.weights = random.random((self.rows, TOP_K), dtype=np.float32)
+
+
+def numpy_to_torch(array):
+    import torch
+
+    name = str(array.dtype)
+    if name in ("bfloat16", "float8_e4m3fn"):
+        return torch.from_numpy(array.view(f"uint{8 * array.itemsize}")).view(getattr(torch, name))
+    return torch.from_numpy(array)
+
+
+def same(array):
+    return array
+
+
+def tokens_of(groups, expert):
+    """(group, token) of an expert's rows, in their order."""
+    for group in groups:
+        for token in range(group.tokens):
+            if expert in group.indices[token]:
+                yield group, token
+
+
+def blank(shape, dtype):
+    return np.full(int(np.prod(shape)) * dtype.itemsize, SENTINEL, np.uint8).view(dtype).reshape(shape)
+
+
+def apart(rows):
+    """The same rows with gaps between them."""
+    wide = np.zeros((rows.shape[0], rows.shape[1] + 5), rows.dtype)
+    wide[:, : rows.shape[1]] = rows
+    return wide[:, : rows.shape[1]]
+
+
+def check_dispatch(case, experts, groups, counts, expert_x, expert_scale):
+    for local, expert in enumerate(experts):
+        rows = list(tokens_of(groups, expert))
+        assert counts[local] == len(rows), f"{case}: {counts[local]} rows for expert {expert}, expected {len(rows)}"
+        for place, (group, token) in enumerate(rows):
+            assert expert_x[local, place].tobytes() == group.x[token].tobytes(), f"{case}: row {place} of {expert}"
+            if expert_scale is not None:
+                assert (expert_scale[local, place] == group.scale[token]).all(), f"{case}: scale {place} of {expert}"
+        for rest in (expert_x, expert_scale):
+            if rest is not None:
+                assert (rest[local, len(rows) :].view(np.uint8) == SENTINEL).all(), f"{case}: written behind {expert}"
+
+
+def answer(groups, experts, capacity, dtype, expert):
+    """What an expert makes of its rows: [capacity, HIDDEN]."""
+    y = np.zeros((capacity, HIDDEN), TYPES[dtype])
+    for place, (group, token) in enumerate(tokens_of(groups, expert)):
+        y[place] = (group.x[token].astype(np.float32) * (1 + expert)).astype(TYPES[dtype])
+    return y
+
+
+def check_combine(case, group, out, y_dtype, out_dtype, exact):
+    for token in range(group.tokens):
+        total, size = np.zeros(HIDDEN), np.zeros(HIDDEN)
+        for index, weight in zip(group.indices[token], group.weights[token]):
+            if index >= 0:
+                y = (group.x[token].astype(np.float32) * (1 + index)).astype(TYPES[y_dtype]).astype(np.float64)
+                total += y * float(weight)
+                size += np.abs(y * float(weight))
+        # fp32 sums of products, a rounding of each rank's sum unless exact, one of the result; f16 has subnormals.
+        error = 2 * (TOP_K + 1) * ROUNDOFF["float32"] + (0 if exact else ROUNDOFF[y_dtype]) + ROUNDOFF[out_dtype]
+        bound = size * error * (1 + error) + (2.0**-23 if "float16" in (y_dtype, out_dtype) else 0)
+        found = out[token].astype(np.float64)
+        assert (np.abs(found - total) <= bound).all(), f"{case}: token {token}: {found} instead of {total}"
+    assert (out[group.tokens :].view(np.uint8) == SENTINEL).all(), f"{case}: written behind the tokens"
+
+
+def run(case, call, hand):
+    dtype, y_dtype, out_dtype, dp_size, exact, split, bounded, packed = case
+    rank, size = weft.rank(), weft.world_size()
+    scaled = dtype == "float8_e4m3fn"
+    op = weft.AllToAll.intranode(
+        max_num_tokens=TOKENS,
+        num_experts=EXPERTS,
+        experts_per_token=TOP_K,
+        rank=rank,
+        world_size=size,
+        dp_size=dp_size,
+        hidden_dim=HIDDEN,
+        hidden_dim_bytes=HIDDEN * TYPES[dtype].itemsize,
+        hidden_dim_scale_bytes=HIDDEN // BLOCK * 4 if scaled else 0,
+        combine_mode="exact" if exact else "pre_reduced",
+    )
+    experts = op.local_experts
+    assert op.capacity == TOKENS * (size // dp_size)
+    for repeat in range(3):
+        groups = [Group(1000 * call + repeat, number, dtype, bounded) for number in range(size // dp_size)]
+        own = groups[rank // dp_size]
+        counts = np.empty(len(experts), np.int32)
+        expert_x = blank((len(experts), op.capacity, HIDDEN), TYPES[dtype])
+        expert_scale = blank((len(experts), op.capacity, HIDDEN // BLOCK), np.dtype(np.float32)) if scaled else None
+        bound_m = hand(np.array([own.tokens], np.uint32)) if bounded else None
+        indices = hand(own.indices.view(np.uint32) if call % 2 else own.indices)
+        to = {
+            "out_expert_num_tokens": hand(counts),
+            "out_expert_x": hand(expert_x),
+            "out_expert_x_scale": hand(expert_scale) if scaled else None,
+            "dp_x": hand(apart(own.x) if call % 3 == 0 else own.x),
+            "dp_x_scale": hand(own.scale) if scaled else None,
+            "indices": indices,
+            "bound_m": bound_m,
+        }
+        for half in ({"do_recv": False}, {"do_send": False}) if split else ({},):
+            op.dispatch(**to, **half)
+        check_dispatch(case, experts, groups, counts, expert_x, expert_scale)
+
+        parts = [answer(groups, experts, op.capacity, y_dtype, expert) for expert in experts]
+        y = np.stack(parts) if parts else np.zeros((0, op.capacity, HIDDEN), TYPES[y_dtype])
+        if packed:
+            y = np.concatenate([part[:count] for part, count in zip(parts, counts)] + [y[:0].reshape(0, HIDDEN)])
+        out = blank((TOKENS, HIDDEN), TYPES[out_dtype])  # as many rows as any call needs
+        back = {
+            "out_tokens": hand(out),
+            "indices": indices,
+            "weights": hand(own.weights),
+            "expert_y": hand(y),
+            "bound_m": bound_m if repeat else None,
+        }
+        for half in ({"do_recv": False}, {"do_send": False}) if split else ({},):
+            op.combine(**back, **half)
+        check_combine(case, own, out, y_dtype, out_dtype, exact)
+    op.destroy()
+
+
+def main():
+    hand = numpy_to_torch if "--torch" in sys.argv else same
+    weft.init()
+    size = weft.world_size()
+    dp_sizes = [dp for dp in (1, 2, 4) if size % dp == 0]
+    kinds = [
+        ("float32", "float32", "float32"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float16", "float16", "bfloat16"),
+        ("float8_e4m3fn", "bfloat16", "float16"),
+        ("float8_e4m3fn", "float32", "bfloat16"),
+    ]
+    flags = [(False, False, False, False), (True, True, True, False), (False, True, True, True)]
+    cases = [(*kind, dp, *flag) for kind, dp, flag in itertools.product(kinds, dp_sizes, flags)]
+    for call, case in enumerate(cases):
+        run(case, call, hand)
+    print(f"rank {weft.rank()} of {size}: {len(cases)} cases passed")
+
+
+if __name__ == "__main__":
+    main()
