@@ -4,11 +4,13 @@
 
 #include <thread>
 
+#include "comm/bootstrap/exchange.h"
+
 namespace weft {
 namespace {
 
-// The others may still be in a run that this process has no part in.
-constexpr std::chrono::seconds kMeetDeadline{300};
+constexpr std::chrono::seconds kMeetDeadline{60};
+constexpr std::chrono::seconds kLongestRun{1200};
 
 Status run_one(World& world, const std::function<Status(World&)>& work) {
   const Status outcome = work(world);
@@ -41,20 +43,31 @@ Status RankHost::run_threads(int ranks, const std::function<Status(World&)>& wor
   return first;
 }
 
-Status RankHost::run_process(int ranks, const std::function<Status(World&)>& work) {
-  if (ranks > spec_->size)
-    return error(Code::kInvalidArgument, "{} ranks: the launcher started {} processes", ranks, spec_->size);
-  const int run = ++runs_;
-  if (spec_->rank >= ranks) return {};
-  // A meeting place of its own for each run: who is ahead must not meet those who are still in the last one.
+Result<std::unique_ptr<World>> RankHost::join(int ranks, const std::string& name) const {
   WorldSpec spec = *spec_;
   spec.size = spec.local_size = ranks;
   spec.local_rank = spec.rank;
-  const std::string job = spec.job.empty() ? spec.rendezvous.text() : spec.job;
-  spec.job = fmt::format("{}-run{}", job, run);
+  spec.job = fmt::format("{}-{}", spec.job.empty() ? spec.rendezvous.text() : spec.job, name);
   spec.rendezvous = {.host = {}, .port = 0, .socket = job_socket(::geteuid(), spec.job)};
-  WEFT_ASSIGN(const auto world, join_world(spec, Deadline::after(kMeetDeadline), timing_));
-  return run_one(*world, work).with_context(fmt::format("rank {}", spec.rank));
+  return join_world(spec, Deadline::after(kMeetDeadline), timing_);
+}
+
+Status RankHost::run_process(int ranks, const std::function<Status(World&)>& work) {
+  if (ranks > spec_->size)
+    return error(Code::kInvalidArgument, "{} ranks: the launcher started {} processes", ranks, spec_->size);
+  if (!home_) {
+    WEFT_ASSIGN(home_, join(spec_->size, "home"));
+  }
+  ++runs_;
+  const Status mine = spec_->rank < ranks ? run_as_member(ranks, work) : Status();
+  const Status all = agree(*home_, mine, Deadline::after(kLongestRun));
+  return mine.ok() ? all : mine;
+}
+
+Status RankHost::run_as_member(int ranks, const std::function<Status(World&)>& work) {
+  // Another world for each run: one that has failed stays so.
+  WEFT_ASSIGN(const auto world, join(ranks, fmt::format("run{}", runs_)));
+  return run_one(*world, work).with_context(fmt::format("rank {}", spec_->rank));
 }
 
 }  // namespace weft

@@ -23,7 +23,8 @@ class RankHost {
 
   // Calls work(world) for each of `ranks` ranks and returns the first fault, named by its rank. A fault of one fails
   // the world. Threads: all ranks run here. Processes: every process of the launcher calls run() with the same numbers
-  // in the same order; the first `ranks` of them form a world for this one run, the others return at once.
+  // in the same order; the first `ranks` of them form a world for this one run, and all learn how it ended, so that
+  // they go on alike.
   // Errors: kInvalidArgument for more ranks than processes; kUnimplemented where the variables ask this process to
   // start ranks; those of join_world() and of work.
   Status run(int ranks, const std::function<Status(World&)>& work);
@@ -31,10 +32,14 @@ class RankHost {
  private:
   Status run_threads(int ranks, const std::function<Status(World&)>& work);
   Status run_process(int ranks, const std::function<Status(World&)>& work);
+  Status run_as_member(int ranks, const std::function<Status(World&)>& work);
+  // A world of processes with a meeting place of its own, named after the launcher's job.
+  Result<std::unique_ptr<World>> join(int ranks, const std::string& name) const;
 
   const Result<WorldSpec> spec_;
   const MonitorTiming timing_;
-  int runs_ = 0;  // as many on every process
+  std::unique_ptr<World> home_;  // of all processes; from the first run on
+  int runs_ = 0;                 // as many on every process
 };
 
 }  // namespace weft

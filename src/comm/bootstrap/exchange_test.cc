@@ -1,5 +1,5 @@
 // What ranks agree on before they map each other's memory, among process worlds whose ranks are threads here.
-#include "comm/arena/exchange.h"
+#include "comm/bootstrap/exchange.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "comm/arena/exchange.h"
+#include "comm/bootstrap/exchange.h"
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
