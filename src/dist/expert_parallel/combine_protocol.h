@@ -8,6 +8,7 @@
 #pragma once
 #include "comm/machine/fault.h"
 #include "dist/expert_parallel/layout.h"
+#include "dist/expert_parallel/sums.h"
 
 namespace weft::ep {
 
@@ -26,33 +27,34 @@ struct CombineInput {
   }
 };
 
-// Elements [i, i + count) of a sum, count <= kLaneElements: whole packs, the last one filled up with zeros.
+// Elements [i, i + count) of a row, count <= kLaneElements: whole packs, the last one filled up with zeros.
+template <class T, class M>
+struct PiecePacks {
+  Pack<T> packs[M::kLanePacks];
+  T* elements() { return packs[0].values; }
+};
+
+// The same of a sum.
 template <class T, class M>
 struct Piece {
-  static constexpr int kElements = Pack<T>::kElements, kMost = kLaneElements<T, M>;
-  float sums[kMost] = {};
+  static constexpr int kElements = Pack<T>::kElements;
+  const SumKernels<T>& kernels;
+  float sums[kLaneElements<T, M>] = {};
 
-  WEFT_HD void add(int at, float weight, const Pack<T>& part) {
-    for (int e = 0; e < kElements; ++e) sums[at + e] += weight * widen(part.values[e]);
-  }
-  // weight * the elements of a row in this rank's own memory.
-  WEFT_HD void add_row(const T* row, float weight, i64 count) {
-    for (int at = 0; at < kMost; at += kElements) {
-      if (at < count) add(at, weight, load_pack(row + at, count - at));
-    }
-  }
-  WEFT_HD Pack<T> rounded(int at) const {
-    Pack<T> pack;
-    for (int e = 0; e < kElements; ++e) pack.values[e] = narrow<T>(sums[at + e]);
-    return pack;
+  explicit Piece(const SumKernels<T>& with) : kernels(with) {}
+  void add_row(const T* row, float weight, i64 count) { kernels.add_scaled(sums, row, weight, count); }
+  PiecePacks<T, M> rounded(i64 count) const {
+    PiecePacks<T, M> row;
+    kernels.round_to(row.elements(), sums, round_up(count, kElements));
+    return row;
   }
 };
 
 // The sum of the rows that this rank holds for a token.
 template <class M, class T>
-WEFT_HD Piece<T, M> local_sum(const Layout& l, const CombineInput<T>& in, const Route& route, const i32* places,
-                              const float* weights, i64 i, i64 count) {
-  Piece<T, M> piece;
+Piece<T, M> local_sum(const SumKernels<T>& kernels, const Layout& l, const CombineInput<T>& in, const Route& route,
+                      const i32* places, const float* weights, i64 i, i64 count) {
+  Piece<T, M> piece(kernels);
   for (i64 j = 0; j < l.per_token; ++j) {
     if (places[j] >= 0) piece.add_row(in.row(l, route, places[j]) + i, weights[j], count);
   }
@@ -61,8 +63,9 @@ WEFT_HD Piece<T, M> local_sum(const Layout& l, const CombineInput<T>& in, const 
 
 // Waits for the weights of the other ranks where it needs them, and for nothing else. False = the communicator failed.
 template <class T, Fault F = Fault::kNone, class M>
-WEFT_HD bool combine_send(M& m, const Layout& l, const Buffers& b, const CombineInput<T>& in, const Route& route) {
+bool combine_send(M& m, const Layout& l, const Buffers& b, const CombineInput<T>& in, const Route& route) {
   constexpr int kElements = Pack<T>::kElements;
+  const SumKernels<T>& kernels = sum_kernels<T>();
   const u32 epoch = m.epoch(b.combined);
   const int half = half_of<F>(epoch), self = m.rank();
   const Run own = l.run_of(self, route.tokens[self]);
@@ -110,8 +113,8 @@ WEFT_HD bool combine_send(M& m, const Layout& l, const Buffers& b, const Combine
         };
         each_piece<T>(m, 0, l.hidden, [&](i64 i, i64 count) {
           if (!l.exact) {
-            const auto piece = local_sum<M>(l, in, route, places, weights, i, count);
-            for (int at = 0; at < count; at += kElements) put(self, i + at, piece.rounded(at));
+            const auto row = local_sum<M>(kernels, l, in, route, places, weights, i, count).rounded(count);
+            for (int at = 0; at < count; at += kElements) put(self, i + at, row.packs[at / kElements]);
             return;
           }
           for (i64 j = 0; j < l.per_token; ++j) {
@@ -143,9 +146,10 @@ WEFT_HD bool combine_send(M& m, const Layout& l, const Buffers& b, const Combine
 // sink(token, i, sums, count): elements [i, i + count) of a token's sum. Tokens beyond those of the dispatch are left
 // alone. False = the communicator failed.
 template <class T, Fault F = Fault::kNone, class M, class Sink>
-WEFT_HD bool combine_receive(M& m, const Layout& l, const Buffers& b, const CombineInput<T>& in, const Route& route,
-                             Sink&& sink) {
+bool combine_receive(M& m, const Layout& l, const Buffers& b, const CombineInput<T>& in, const Route& route,
+                     Sink&& sink) {
   constexpr int kElements = Pack<T>::kElements;
+  const SumKernels<T>& kernels = sum_kernels<T>();
   const u32 epoch = m.epoch(b.combined);
   const int half = half_of<F>(epoch), self = m.rank(), group = l.group(self);
   for (int member = 0; member < l.dp_size; ++member) {
@@ -172,11 +176,11 @@ WEFT_HD bool combine_receive(M& m, const Layout& l, const Buffers& b, const Comb
             if (l.is_expert(indices[j])) ranks |= u64(1) << l.rank_of(indices[j]);
           }
           each_piece<T>(m, 0, l.hidden, [&](i64 i, i64 count) {
-            Piece<T, M> sum;
+            Piece<T, M> sum(kernels);
+            PiecePacks<T, M> row;
             const auto add_part = [&](i64 part, float weight) {
-              for (int at = 0; at < Piece<T, M>::kMost; at += kElements) {
-                if (at < count) sum.add(at, weight, staged(part, i + at));
-              }
+              for (int at = 0; at < count; at += kElements) row.packs[at / kElements] = staged(part, i + at);
+              sum.add_row(row.elements(), weight, count);
             };
             for (i64 j = 0; l.exact && j < l.per_token; ++j) {
               if (!l.is_expert(indices[j])) continue;
@@ -192,10 +196,8 @@ WEFT_HD bool combine_receive(M& m, const Layout& l, const Buffers& b, const Comb
                 add_part(p, 1.0f);
                 continue;
               }
-              const auto own = local_sum<M>(l, in, route, places, weights, i, count);
-              for (int at = 0; at < Piece<T, M>::kMost; at += kElements) {
-                if (at < count) sum.add(at, 1.0f, own.rounded(at));
-              }
+              row = local_sum<M>(kernels, l, in, route, places, weights, i, count).rounded(count);
+              sum.add_row(row.elements(), 1.0f, count);
             }
             sink(t, i, sum.sums, count);
           });

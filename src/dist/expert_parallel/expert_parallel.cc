@@ -305,7 +305,7 @@ Status AllToAll::combine_as(Exec& exec, const CombineArgs& a, int phases) {
           return;
         }
       }
-      store_sums(out, sums, count);
+      sum_kernels<Out>().round_to(out, sums, count);
     });
   };
   return end_call(comm_, exec, ep::combine_receive<T>(m, layout_, buffers_, in, route_, sink));

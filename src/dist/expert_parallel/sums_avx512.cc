@@ -1,0 +1,1 @@
+#include "dist/expert_parallel/sums_body.h"
