@@ -53,7 +53,7 @@ setup-dev:
 gpu:
 	@scripts/setup cuda
 	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset release -DWEFT_CUDA=ON >/dev/null
-	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu test_all_to_all bench_all_to_all examples
+	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu test_all_to_all bench_all_to_all examples python
 gpu-bundle: gpu
 	@scripts/gpu-bundle build/release build/gpu-bundle
 # The GPU tests with the address or thread sanitizer on the host's side: make gpu-bundle-asan, make gpu-bundle-tsan.

@@ -3,6 +3,7 @@
 # package and nothing else, which needs neither Rust nor Boost.
 set(WEFT_PYTHON AUTO CACHE STRING "Build the Python package: AUTO, ON, OFF or ONLY")
 set_property(CACHE WEFT_PYTHON PROPERTY STRINGS AUTO ON OFF ONLY)
+add_custom_target(python)  # does nothing where the package is off
 if(WEFT_PYTHON STREQUAL "OFF" OR (WEFT_PYTHON STREQUAL "AUTO" AND (WEFT_SANITIZE OR NOT WEFT_TESTS)))
   return()
 endif()
@@ -34,6 +35,7 @@ nanobind_add_module(_weft NB_STATIC NB_DOMAIN weft NB_SUPPRESS_WARNINGS ${weft_p
 target_link_libraries(_weft PRIVATE weft_operators)
 target_link_options(_weft PRIVATE -Wl,--exclude-libs,ALL -Wl,--gc-sections)
 set_target_properties(_weft PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/python/weft)
+add_dependencies(python _weft)
 install(TARGETS _weft LIBRARY DESTINATION weft COMPONENT python)
 file(GLOB weft_python_files CONFIGURE_DEPENDS python/weft/*.py)
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/python/weft)

@@ -3,6 +3,7 @@
 import sys
 
 from weft import _weft, world
+from weft.errors import Unimplemented
 
 
 def _torch_on_gpu():
@@ -97,6 +98,11 @@ class AllToAll:
         self._on_gpu = device == "cuda"
         world.keep(self)
         return self
+
+    @classmethod
+    def internode(cls, *arguments, **options):
+        """Ranks on several hosts: not there yet."""
+        raise Unimplemented("internode: ranks on several hosts are not supported; intranode() serves those of one")
 
     def dispatch(
         self,

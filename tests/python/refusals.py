@@ -123,5 +123,6 @@ for field, wrong, text in [
     refused(weft.InvalidArgument, text, weft.AllToAll.intranode, **SHAPE | {field: wrong})
 if not weft.has_cuda:
     refused(NotImplementedError, "built without CUDA", weft.AllToAll.intranode, **SHAPE | {"device": "cuda"})
+refused(weft.Unimplemented, "several hosts", weft.AllToAll.internode, **SHAPE)
 refused(weft.InvalidArgument, "has joined a world already", weft.init)
 print("every refusal names its argument")
