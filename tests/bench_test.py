@@ -77,3 +77,12 @@ def test_grouped_gemm_beside_one_matrix(tmp_path):
     assert all(is_spread(report[key]) for key in ("us", "sum_us", "dense_us"))
     fails("bench", "op", "grouped_gemm", "--k", 40, says=["k: expected a multiple of 32 for q4_1, found 40"])
     fails("bench", "op", "grouped_gemm", "--experts", 2, says=["per_token: expected 1 to 2, found 4"])
+
+
+def test_an_mlp_needs_a_gpu_and_a_dense_model():
+    """The figures need GPUs; what can be wrong with the flags is said anywhere."""
+    fails("bench", "mlp", "--mode", "both", says=["--mode", "both"], code=2)
+    fails("check", "mlp", "--tp", 9, says=["--tp", "9"], code=2)
+    for command in ("bench", "check"):
+        done = run(command, "mlp", "--m", 8)
+        assert done.returncode == 1 and ("CUDA" in done.stderr or "GPU" in done.stderr), done.stderr

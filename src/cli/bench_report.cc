@@ -106,14 +106,15 @@ void ReportFlags::declare(CLI::App& command) {
   command.add_option("--plot", plot_path, "Write a picture of the figures to this SVG file");
 }
 
-Status report(const ReportFlags& flags, const Json& all, const Plot& plot, const std::function<void()>& print) {
+Status report(const ReportFlags& flags, const Json& all, std::span<const Plot> plots,
+              const std::function<void()>& print) {
   if (flags.json) {
     fmt::print("{}\n", all.dump());
   } else {
     print();
   }
   if (flags.plot_path.empty()) return {};
-  return write_plots(flags.plot_path, {&plot, 1});
+  return write_plots(flags.plot_path, plots);
 }
 
 Result<ModelWork> work_of(const Pretrained& model) {

@@ -37,7 +37,11 @@ struct ReportFlags {
   void declare(CLI::App& command);
 };
 // Prints `all` as one line of JSON if asked to, else calls `print`; writes the picture if asked to. Errors: kIo.
-Status report(const ReportFlags& flags, const Json& all, const Plot& plot, const std::function<void()>& print);
+Status report(const ReportFlags& flags, const Json& all, std::span<const Plot> plots,
+              const std::function<void()>& print);
+inline Status report(const ReportFlags& flags, const Json& all, const Plot& plot, const std::function<void()>& print) {
+  return report(flags, all, std::span(&plot, 1), print);
+}
 
 // What one step of a model must at least do, from the matrices in its files.
 struct ModelWork {

@@ -82,7 +82,14 @@ void add_check(CLI::App& app) {
                    "Safetensors file with input_ids, logits, logits_bf16 and optionally positions")
       ->required();
   check->add_flag("--json", flags->json, "Print JSON instead of a table");
-  check->callback([flags] { finish(run_check(*flags)); });
+  check->callback([flags, check] {
+    if (check->get_subcommands().empty()) finish(run_check(*flags));
+  });
+  add_check_mlp(*check);
+  // `weft check mlp` has no use for what a check of logits requires.
+  check->get_subcommand("mlp")->preparse_callback([check](size_t) {
+    for (CLI::Option* option : check->get_options()) option->required(false);
+  });
 }
 
 }  // namespace weft

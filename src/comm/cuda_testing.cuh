@@ -1,11 +1,8 @@
 // Runs one function on every rank of a world, each with a GPU, for tests and benchmarks: threads of this process, or
 // the processes that `weft launch` started.
 #pragma once
-#include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
-#include <random>
 
 #include "comm/bootstrap/rank_host.h"
 #include "comm/cuda_communicator.cuh"
@@ -30,59 +27,6 @@ inline int test_ranks() {
 // `asked` ranks of a benchmark; 0 = the processes of the launcher, else the number of GPUs.
 inline int bench_ranks(int asked) {
   return asked > 0 ? asked : gpu_ranks().most_ranks(cuda_device_count());
-}
-
-// The largest of the ranks' `us`, on every rank. Collective.
-inline Result<double> slowest_rank(World& world, double us) {
-  WEFT_ASSIGN(const auto all, world.all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)),
-                                               Deadline::after(std::chrono::seconds(60))));
-  double slowest = 0;
-  for (const std::string& other : all) {
-    double theirs;
-    std::memcpy(&theirs, other.data(), sizeof(theirs));
-    slowest = std::max(slowest, theirs);
-  }
-  return slowest;
-}
-
-// Times launches of captured graphs by events.
-class GraphTimer {
- public:
-  static Result<GraphTimer> create() {
-    GraphTimer timer;
-    WEFT_ASSIGN(timer.begin_, make_event());
-    WEFT_ASSIGN(timer.end_, make_event());
-    return std::move(timer);
-  }
-  // Microseconds of `replays` launches in a row, begun by all ranks together, on the slowest of them. Collective.
-  Result<double> time(const CudaCommunicator& comm, cudaStream_t stream, const CudaGraph& graph,
-                      int replays = 1) const {
-    WEFT_TRY(comm.world().barrier(Deadline::after(std::chrono::seconds(60))));
-    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream));
-    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
-    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream));
-    WEFT_TRY(comm.synchronize(stream));
-    float ms = 0;
-    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return slowest_rank(comm.world(), double(ms) * 1e3);
-  }
-
- private:
-  CudaEvent begin_, end_;
-};
-
-// Calls visit(i) for every i below `count`, `rounds` times, each time in another order that is the same on every rank:
-// what drifts meets all variants alike.
-template <class Visit>
-Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
-  std::mt19937 random(1);
-  std::vector<size_t> order(count);
-  for (size_t i = 0; i < count; ++i) order[i] = i;
-  for (int round = 0; round < rounds; ++round) {
-    std::shuffle(order.begin(), order.end(), random);
-    for (const size_t i : order) WEFT_TRY(visit(i));
-  }
-  return {};
 }
 
 // Traces three calls in a row. Collective.

@@ -10,16 +10,9 @@
 #include "dist/gemm_ar/gemm_ar.h"
 #include "dist/gemm_rs/gemm_rs.h"
 #include "dist/reduce_scatter/reduce_scatter.h"
+#include "layers/layer_mode.h"
 
 namespace weft {
-
-// kAr: every rank holds the residual of every token; row-parallel GEMMs end in an all-reduce.
-// kAgRs: each rank holds the residual of its run of the tokens (split_range); column-parallel GEMMs begin with an
-// all-gather, row-parallel ones end in a reduce-scatter.
-// kAuto: a model chooses for each step by its number of tokens; operators are planned for one of the others. All give
-// the same bits.
-enum class LayerMode : u8 { kAr, kAgRs, kAuto };
-Result<LayerMode> parse_layer_mode(const std::string& name);  // "ar", "ag_rs" or "auto"
 
 struct TensorParallelShape {
   i64 max_tokens;  // of one step

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "comm/cuda_testing.cuh"
+#include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/all_reduce/all_reduce.cuh"
 

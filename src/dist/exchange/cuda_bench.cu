@@ -1,11 +1,9 @@
 #include "dist/exchange/cuda_bench.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <random>
 
 #include "comm/cuda_testing.cuh"
+#include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/gemm_ar/gemm_ar.cuh"
@@ -16,8 +14,6 @@
 namespace weft {
 namespace {
 
-using Call = std::function<Status()>;
-
 struct Op {
   std::function<Status(i64 m)> run;
   void* y;
@@ -25,19 +21,12 @@ struct Op {
 
 struct Variant {
   std::string name;
-  Call call;
+  std::function<Status()> call;
   void* y;  // where the operator's output comes, nullptr = nowhere
-  CudaGraph graph = {};
-  std::vector<double> us = {};
 };
 
 TensorView matrix(void* data, i64 rows, i64 columns) {
   return TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
-}
-
-double at_quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  return values[size_t(q * double(values.size()))];
 }
 
 class RankBench {
@@ -59,7 +48,6 @@ class RankBench {
     WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(expected_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(between_, DeviceBuffer::create(size_t(most_ * std::max(n, k)) * 2));
-    WEFT_ASSIGN(timer_, GraphTimer::create());
     WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * k, u32(comm_.rank()) + 1));
     WEFT_TRY(fill_random_bf16(stream_, w_.data(), n * k, u32(comm_.rank()) + 101));
     for (const std::string& name : options_.variants) WEFT_TRY(make(name));
@@ -150,42 +138,26 @@ class RankBench {
     return comm_.world().barrier(deadline());
   }
 
-  // Microseconds per call of one launch of the graph, on the slowest rank.
-  Result<double> once(const Variant& variant, int calls, int idle_ms) {
-    if (idle_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(idle_ms));
-    WEFT_ASSIGN(const double us, timer_.time(comm_, stream_, variant.graph));
-    return us / calls;
-  }
-
   Status size(i64 m, CudaFusedBenchReport& report) {
+    const std::vector<Variant> variants = variants_of(m);
+    for (const Variant& variant : variants) {
+      WEFT_TRY(variant.call());  // loads what is loaded lazily
+      WEFT_TRY(comm_.synchronize(stream_));
+      WEFT_TRY(comm_.world().barrier(deadline()));
+      WEFT_TRY(compare(variant, m));
+    }
     for (const std::string& regime : options_.regimes) {
       const bool burst = regime == "burst";
       const double flop = 2.0 * double(m) * double(options_.n) * double(options_.k);
-      const int calls = burst ? 20 : std::clamp(int(1.7e13 / flop), 20, 400);
-      std::vector<Variant> variants = variants_of(m);
-      for (Variant& variant : variants) {
-        WEFT_TRY(variant.call());  // loads what is loaded lazily
-        WEFT_TRY(comm_.synchronize(stream_));
-        WEFT_TRY(comm_.world().barrier(deadline()));
-        WEFT_TRY(compare(variant, m));
-        WEFT_ASSIGN(variant.graph, capture_graph(stream_, [&]() -> Status {
-                      for (int i = 0; i < calls; ++i) WEFT_TRY(variant.call());
-                      return {};
-                    }));
-        WEFT_TRY(once(variant, calls, 0).status());
-      }
-      for (int i = 0; !burst && i < 8; ++i) WEFT_TRY(once(variants[0], calls, 0).status());  // the sustained clock
-      WEFT_TRY(in_shuffled_rounds(variants.size(), options_.repeats, [&](size_t i) -> Status {
-        WEFT_ASSIGN(const double us, once(variants[i], calls, burst ? 20 : 0));
-        variants[i].us.push_back(us);
-        return {};
-      }));
-      for (const Variant& variant : variants) {
-        std::vector<double> ratios;
-        for (size_t i = 0; i < variant.us.size(); ++i) ratios.push_back(variant.us[i] / variants[0].us[i]);
-        report.rows.push_back({m, regime, variant.name, at_quantile(variant.us, 0.5), at_quantile(variant.us, 0.25),
-                               at_quantile(variant.us, 0.75), at_quantile(ratios, 0.5), at_quantile(ratios, 0.25),
-                               at_quantile(ratios, 0.75)});
+      const int length = burst ? 20 : std::clamp(int(1.7e13 / flop), 20, 400);
+      std::vector<TimedCall> calls;
+      for (const Variant& variant : variants) calls.push_back({variant.name, variant.call});
+      WEFT_ASSIGN(const auto times, time_calls(comm_, stream_, calls, burst ? Regime::kBurst : Regime::kSustained,
+                                               length, options_.repeats));
+      for (size_t i = 0; i < times.size(); ++i) {
+        const CallTime& t = times[i];
+        report.rows.push_back(
+            {m, regime, variants[i].name, t.us, t.us_lower, t.us_upper, t.ratio, t.ratio_lower, t.ratio_upper});
       }
     }
     return {};
@@ -206,7 +178,6 @@ class RankBench {
   std::unique_ptr<NcclCommunicator> nccl_;
   std::vector<Op> ops_;
   DeviceBuffer x_, w_, y_, expected_, between_;
-  GraphTimer timer_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/expert_parallel/cuda_testing.cuh"
 

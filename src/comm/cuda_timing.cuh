@@ -1,0 +1,118 @@
+// How benchmarks time calls of many ranks: captured graphs, all variants in turn, the slowest rank's time.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <thread>
+
+#include "comm/cuda_communicator.cuh"
+
+namespace weft {
+
+// The largest of the ranks' `us`, on every rank. Collective.
+inline Result<double> slowest_rank(World& world, double us) {
+  WEFT_ASSIGN(const auto all, world.all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)),
+                                               Deadline::after(std::chrono::seconds(60))));
+  double slowest = 0;
+  for (const std::string& other : all) {
+    double theirs;
+    std::memcpy(&theirs, other.data(), sizeof(theirs));
+    slowest = std::max(slowest, theirs);
+  }
+  return slowest;
+}
+
+// Times launches of captured graphs by events.
+class GraphTimer {
+ public:
+  static Result<GraphTimer> create() {
+    GraphTimer timer;
+    WEFT_ASSIGN(timer.begin_, make_event());
+    WEFT_ASSIGN(timer.end_, make_event());
+    return std::move(timer);
+  }
+  // Microseconds of `replays` launches in a row, begun by all ranks together, on the slowest of them. Collective.
+  Result<double> time(const CudaCommunicator& comm, cudaStream_t stream, const CudaGraph& graph,
+                      int replays = 1) const {
+    WEFT_TRY(comm.world().barrier(Deadline::after(std::chrono::seconds(60))));
+    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream));
+    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream));
+    WEFT_TRY(comm.synchronize(stream));
+    float ms = 0;
+    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
+    return slowest_rank(comm.world(), double(ms) * 1e3);
+  }
+
+ private:
+  CudaEvent begin_, end_;
+};
+
+// Calls visit(i) for every i below `count`, `rounds` times, each time in another order that is the same on every rank:
+// what drifts meets all variants alike.
+template <class Visit>
+Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
+  std::mt19937 random(1);
+  std::vector<size_t> order(count);
+  for (size_t i = 0; i < count; ++i) order[i] = i;
+  for (int round = 0; round < rounds; ++round) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (const size_t i : order) WEFT_TRY(visit(i));
+  }
+  return {};
+}
+
+// One of several variants that are timed in turn.
+struct TimedCall {
+  std::string name;
+  std::function<Status()> call;
+  CudaGraph graph = {};
+  std::vector<double> us = {};
+};
+// Microseconds per call on the slowest rank, and the ratio to the first variant in the same round: medians, quartiles.
+struct CallTime {
+  double us, us_lower, us_upper;
+  double ratio, ratio_lower, ratio_upper;
+};
+enum class Regime { kSustained, kBurst };
+
+// Times `variants`, which have been called before, by graphs of `length` calls. kSustained: back to back, after eight
+// untimed launches of the first variant, which settle the clock; kBurst: each after 20 ms of idling. Collective.
+inline Result<std::vector<CallTime>> time_calls(const CudaCommunicator& comm, cudaStream_t stream,
+                                                std::vector<TimedCall>& variants, Regime regime, int length,
+                                                int repeats) {
+  WEFT_ASSIGN(const GraphTimer timer, GraphTimer::create());
+  const auto once = [&](const TimedCall& variant) -> Result<double> {
+    if (regime == Regime::kBurst) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    WEFT_ASSIGN(const double us, timer.time(comm, stream, variant.graph));
+    return us / length;
+  };
+  for (TimedCall& variant : variants) {
+    WEFT_ASSIGN(variant.graph, capture_graph(stream, [&]() -> Status {
+                  for (int i = 0; i < length; ++i) WEFT_TRY(variant.call());
+                  return {};
+                }));
+    WEFT_TRY(once(variant).status());
+  }
+  for (int i = 0; regime == Regime::kSustained && i < 8; ++i) WEFT_TRY(once(variants[0]).status());
+  WEFT_TRY(in_shuffled_rounds(variants.size(), repeats, [&](size_t i) -> Status {
+    WEFT_ASSIGN(const double us, once(variants[i]));
+    variants[i].us.push_back(us);
+    return {};
+  }));
+  const auto at = [](std::vector<double> values, double q) {
+    std::sort(values.begin(), values.end());
+    return values[size_t(q * double(values.size()))];
+  };
+  std::vector<CallTime> times;
+  for (const TimedCall& variant : variants) {
+    std::vector<double> ratios;
+    for (size_t i = 0; i < variant.us.size(); ++i) ratios.push_back(variant.us[i] / variants[0].us[i]);
+    times.push_back({at(variant.us, 0.5), at(variant.us, 0.25), at(variant.us, 0.75), at(ratios, 0.5), at(ratios, 0.25),
+                     at(ratios, 0.75)});
+  }
+  return times;
+}
+
+}  // namespace weft
