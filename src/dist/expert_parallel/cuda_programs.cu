@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/divide.h"
+#include "comm/cuda_timing.cuh"
 #include "dist/expert_parallel/cuda_testing.cuh"
 
 namespace weft::ep {
