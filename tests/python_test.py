@@ -45,6 +45,17 @@ def test_torch_tensors(worlds, ranks):
 
 
 @pytest.mark.skipif(TORCH is None, reason="torch is not installed; WEFT_TORCH_PYTHON names a Python that has it")
+def test_torch_tensors_on_gpus(worlds):
+    probe = start(worlds, "-c", "import torch, weft; print(weft.has_cuda * torch.cuda.device_count())", python=TORCH)
+    assert probe.wait(120) == 0, probe.err_text()
+    gpus = int(probe.out_text())
+    if gpus == 0:
+        pytest.skip("no GPU is visible, or the package was built without CUDA")
+    for ranks in sorted({1, min(gpus, 2), min(gpus, 4)}):
+        passed(launch(worlds, ranks, RANKS / "exchange.py", "--cuda", python=TORCH), "cases passed", ranks)
+
+
+@pytest.mark.skipif(TORCH is None, reason="torch is not installed; WEFT_TORCH_PYTHON names a Python that has it")
 def test_torchrun_and_torch_distributed(worlds, port):
     run = start(worlds, "-m", "torch.distributed.run", "--nproc-per-node", 2, EXAMPLE, python=TORCH)
     passed(run, "sums match", 2)

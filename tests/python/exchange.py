@@ -1,6 +1,7 @@
 """One rank of a world that dispatches and combines in every form, everything compared with numpy.
 
-Run by tests/python_test.py through `python -m weft.launch`; --torch hands torch tensors over instead of numpy arrays.
+Run by tests/python_test.py through `python -m weft.launch`. --torch hands torch tensors over instead of numpy arrays,
+--cuda such ones on GPUs, --copy copies on the CPU, as a stand-in for them.
 """
 
 import itertools
@@ -37,17 +38,39 @@ class Group:
         self.weights = random.random((self.rows, TOP_K), dtype=np.float32)
 
 
-def numpy_to_torch(array):
-    import torch
+class Hands:
+    """Hands arrays over in the form that the command line asks for, and brings back what was written elsewhere."""
 
-    name = str(array.dtype)
-    if name in ("bfloat16", "float8_e4m3fn"):
-        return torch.from_numpy(array.view(f"uint{8 * array.itemsize}")).view(getattr(torch, name))
-    return torch.from_numpy(array)
+    def __init__(self):
+        self.torch = bool({"--torch", "--cuda", "--copy"} & set(sys.argv))
+        self.cuda = "--cuda" in sys.argv
+        self.elsewhere = self.cuda or "--copy" in sys.argv
+        self.copies = []
+        if self.cuda:
+            import torch
 
+            torch.cuda.set_device(weft.rank() % torch.cuda.device_count())
 
-def same(array):
-    return array
+    def over(self, array):
+        if not self.torch:
+            return array
+        import torch
+
+        exotic = str(array.dtype) in ("bfloat16", "float8_e4m3fn")
+        plain = torch.from_numpy(array.view(f"uint{8 * array.itemsize}") if exotic else array)
+        if self.elsewhere:
+            # Strides as they are: a clone would close the gaps between rows.
+            there = torch.empty_strided(plain.shape, plain.stride(), dtype=plain.dtype, device="cuda" if self.cuda else None)
+            there.copy_(plain)
+            self.copies.append((plain, there))
+            plain = there
+        return plain.view(getattr(torch, str(array.dtype))) if exotic else plain
+
+    def back(self):
+        """All that was handed over: what calls have written stands in the arrays then."""
+        for here, there in self.copies:
+            here.copy_(there)  # waits for the stream
+        self.copies.clear()
 
 
 def tokens_of(groups, expert):
@@ -64,7 +87,7 @@ def blank(shape, dtype):
 
 def apart(rows):
     """The same rows with gaps between them."""
-    wide = np.zeros((rows.shape[0], rows.shape[1] + 5), rows.dtype)
+    wide = np.zeros((rows.shape[0], rows.shape[1] + 16), rows.dtype)
     wide[:, : rows.shape[1]] = rows
     return wide[:, : rows.shape[1]]
 
@@ -106,7 +129,7 @@ def check_combine(case, group, out, y_dtype, out_dtype, exact):
     assert (out[group.tokens :].view(np.uint8) == SENTINEL).all(), f"{case}: written behind the tokens"
 
 
-def run(case, call, hand):
+def run(case, call, hands):
     dtype, y_dtype, out_dtype, dp_size, exact, split, bounded, packed = case
     rank, size = weft.rank(), weft.world_size()
     scaled = dtype == "float8_e4m3fn"
@@ -121,6 +144,7 @@ def run(case, call, hand):
         hidden_dim_bytes=HIDDEN * TYPES[dtype].itemsize,
         hidden_dim_scale_bytes=HIDDEN // BLOCK * 4 if scaled else 0,
         combine_mode="exact" if exact else "pre_reduced",
+        device="cuda" if hands.cuda else "cpu",
     )
     experts = op.local_experts
     assert op.capacity == TOKENS * (size // dp_size)
@@ -130,42 +154,47 @@ def run(case, call, hand):
         counts = np.empty(len(experts), np.int32)
         expert_x = blank((len(experts), op.capacity, HIDDEN), TYPES[dtype])
         expert_scale = blank((len(experts), op.capacity, HIDDEN // BLOCK), np.dtype(np.float32)) if scaled else None
-        bound_m = hand(np.array([own.tokens], np.uint32)) if bounded else None
-        indices = hand(own.indices.view(np.uint32) if call % 2 else own.indices)
+        bound_m = hands.over(np.array([own.tokens], np.uint32)) if bounded else None
+        indices = hands.over(own.indices.view(np.uint32) if call % 2 else own.indices)
         to = {
-            "out_expert_num_tokens": hand(counts),
-            "out_expert_x": hand(expert_x),
-            "out_expert_x_scale": hand(expert_scale) if scaled else None,
-            "dp_x": hand(apart(own.x) if call % 3 == 0 else own.x),
-            "dp_x_scale": hand(own.scale) if scaled else None,
+            "out_expert_num_tokens": hands.over(counts),
+            "out_expert_x": hands.over(expert_x),
+            "out_expert_x_scale": hands.over(expert_scale) if scaled else None,
+            "dp_x": hands.over(apart(own.x) if call % 3 == 0 else own.x),
+            "dp_x_scale": hands.over(own.scale) if scaled else None,
             "indices": indices,
             "bound_m": bound_m,
         }
         for half in ({"do_recv": False}, {"do_send": False}) if split else ({},):
             op.dispatch(**to, **half)
+        hands.back()
+        op.report()
         check_dispatch(case, experts, groups, counts, expert_x, expert_scale)
 
         parts = [answer(groups, experts, op.capacity, y_dtype, expert) for expert in experts]
         y = np.stack(parts) if parts else np.zeros((0, op.capacity, HIDDEN), TYPES[y_dtype])
         if packed:
-            y = np.concatenate([part[:count] for part, count in zip(parts, counts)] + [y[:0].reshape(0, HIDDEN)])
+            most = min(len(experts) * op.capacity, TOKENS * TOP_K * (size // dp_size))  # what GPUs ask for
+            y = np.zeros((most, HIDDEN), TYPES[y_dtype])
+            y[: counts.sum()] = np.concatenate([part[:count] for part, count in zip(parts, counts)] or [y[:0]])
         out = blank((TOKENS, HIDDEN), TYPES[out_dtype])  # as many rows as any call needs
         back = {
-            "out_tokens": hand(out),
+            "out_tokens": hands.over(out),
             "indices": indices,
-            "weights": hand(own.weights),
-            "expert_y": hand(y),
+            "weights": hands.over(own.weights),
+            "expert_y": hands.over(y),
             "bound_m": bound_m if repeat else None,
         }
         for half in ({"do_recv": False}, {"do_send": False}) if split else ({},):
             op.combine(**back, **half)
+        hands.back()
         check_combine(case, own, out, y_dtype, out_dtype, exact)
     op.destroy()
 
 
 def main():
-    hand = numpy_to_torch if "--torch" in sys.argv else same
     weft.init()
+    hands = Hands()
     size = weft.world_size()
     dp_sizes = [dp for dp in (1, 2, 4) if size % dp == 0]
     kinds = [
@@ -178,7 +207,7 @@ def main():
     flags = [(False, False, False, False), (True, True, True, False), (False, True, True, True)]
     cases = [(*kind, dp, *flag) for kind, dp, flag in itertools.product(kinds, dp_sizes, flags)]
     for call, case in enumerate(cases):
-        run(case, call, hand)
+        run(case, call, hands)
     print(f"rank {weft.rank()} of {size}: {len(cases)} cases passed")
 
 
