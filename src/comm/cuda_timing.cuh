@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <random>
 #include <thread>
 
 #include "comm/cuda_communicator.cuh"
+#include "device/cuda/timing.cuh"
 
 namespace weft {
 
@@ -23,45 +23,27 @@ inline Result<double> slowest_rank(World& world, double us) {
   return slowest;
 }
 
-// Times launches of captured graphs by events.
+// Times launches of captured graphs on all ranks.
 class GraphTimer {
  public:
   static Result<GraphTimer> create() {
     GraphTimer timer;
-    WEFT_ASSIGN(timer.begin_, make_event());
-    WEFT_ASSIGN(timer.end_, make_event());
+    WEFT_ASSIGN(timer.local_, StreamTimer::create());
     return std::move(timer);
   }
   // Microseconds of `replays` launches in a row, begun by all ranks together, on the slowest of them. Collective.
   Result<double> time(const CudaCommunicator& comm, cudaStream_t stream, const CudaGraph& graph,
                       int replays = 1) const {
     WEFT_TRY(comm.world().barrier(Deadline::after(std::chrono::seconds(60))));
-    WEFT_CUDA_TRY(cudaEventRecord(begin_.get(), stream));
-    for (int i = 0; i < replays; ++i) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
-    WEFT_CUDA_TRY(cudaEventRecord(end_.get(), stream));
+    WEFT_TRY(local_.enqueue(stream, graph, replays));
     WEFT_TRY(comm.synchronize(stream));
-    float ms = 0;
-    WEFT_CUDA_TRY(cudaEventElapsedTime(&ms, begin_.get(), end_.get()));
-    return slowest_rank(comm.world(), double(ms) * 1e3);
+    WEFT_ASSIGN(const double us, local_.elapsed_us());
+    return slowest_rank(comm.world(), us);
   }
 
  private:
-  CudaEvent begin_, end_;
+  StreamTimer local_;
 };
-
-// Calls visit(i) for every i below `count`, `rounds` times, each time in another order that is the same on every rank:
-// what drifts meets all variants alike.
-template <class Visit>
-Status in_shuffled_rounds(size_t count, int rounds, Visit&& visit) {
-  std::mt19937 random(1);
-  std::vector<size_t> order(count);
-  for (size_t i = 0; i < count; ++i) order[i] = i;
-  for (int round = 0; round < rounds; ++round) {
-    std::shuffle(order.begin(), order.end(), random);
-    for (const size_t i : order) WEFT_TRY(visit(i));
-  }
-  return {};
-}
 
 // One of several variants that are timed in turn.
 struct TimedCall {
@@ -101,16 +83,12 @@ inline Result<std::vector<CallTime>> time_calls(const CudaCommunicator& comm, cu
     variants[i].us.push_back(us);
     return {};
   }));
-  const auto at = [](std::vector<double> values, double q) {
-    std::sort(values.begin(), values.end());
-    return values[size_t(q * double(values.size()))];
-  };
   std::vector<CallTime> times;
   for (const TimedCall& variant : variants) {
     std::vector<double> ratios;
     for (size_t i = 0; i < variant.us.size(); ++i) ratios.push_back(variant.us[i] / variants[0].us[i]);
-    times.push_back({at(variant.us, 0.5), at(variant.us, 0.25), at(variant.us, 0.75), at(ratios, 0.5), at(ratios, 0.25),
-                     at(ratios, 0.75)});
+    times.push_back({at_quantile(variant.us, 0.5), at_quantile(variant.us, 0.25), at_quantile(variant.us, 0.75),
+                     at_quantile(ratios, 0.5), at_quantile(ratios, 0.25), at_quantile(ratios, 0.75)});
   }
   return times;
 }
