@@ -1,7 +1,8 @@
 // The Hopper GEMM: y [m, n] bf16 = x [m, k] w [n, k]^T, bf16 in, fp32 sums in K order. Persistent and warp-specialised:
 // one warpgroup feeds tiles of x and w by TMA through a ring in shared memory, two multiply and store. What is computed
 // when, where x comes from and where the sums go is asked of hooks, so that the fused operators share this main loop:
-//   Schedule::At                             a tile's place; has a member `n`, in tiles
+//   Schedule::At                             a tile's place; has `n`, in tiles, or `weight_row`, its first row of w
+//   Schedule::prepare(extra)                 optional: all threads, before the CTA's first barrier
 //   bool Schedule::next(turn, At&)           this CTA's turn-th tile, false when there is none left
 //   Source::feeder(extra) -> Feeder          of the one feeding thread; keeps state over tiles:
 //     start(at)                              the next tile
@@ -17,6 +18,8 @@
 //     serve<Config>(warp, staging, extra, schedule)   warps 1 to 3 beside the feeder
 //     leave(extra)                           one thread, after all others are done
 //     probe()                                what marks tiles for a trace
+//     kGatherWarps                           optional: so many warps of serve() write x into the stages instead of the
+//                                            feeder; of each one lane arrives at `full` for every stage
 // `extra` is kExtraBytes of shared memory for the hooks, 8-byte aligned.
 #pragma once
 #include "device/cuda/sm90.cuh"
@@ -51,6 +54,23 @@ struct GemmConfig {
   static constexpr int kThreads = 384;
   static_assert(M % 128 == 0 && N % 8 == 0 && kSharedBytes <= 232448);
 };
+
+// The first row of w that the tile at `at` multiplies with.
+template <int N, class At>
+__device__ __forceinline__ int weight_row(const At& at) {
+  if constexpr (requires { at.weight_row; })
+    return at.weight_row;
+  else
+    return at.n * N;
+}
+
+template <class Crew>
+constexpr int gather_warps() {
+  if constexpr (requires { Crew::kGatherWarps; })
+    return Crew::kGatherWarps;
+  else
+    return 0;
+}
 
 // Nothing but multiplying.
 struct NoCrew {
@@ -101,15 +121,17 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   RingPosition<Config::kStages> at;
   auto feeder = params.source.feeder(shared.extra);
   auto tile = typename decltype(params.schedule)::At{};
-  const auto load_weights = [&](int stage, int n, int block) {
-    ptx::mbarrier_arrive_expect(shared.full + stage, Config::kStageBytes);
-    ptx::tma_load_2d(shared.w(stage), &params.w, shared.full + stage, block * Config::kBlock, n * Config::kN);
+  constexpr u32 kBytes = gather_warps<decltype(params.crew)>() > 0 ? Config::kBytesW : Config::kStageBytes;
+  const auto load_weights = [&](int stage, int row, int block) {
+    ptx::mbarrier_arrive_expect(shared.full + stage, kBytes);
+    ptx::tma_load_2d(shared.w(stage), &params.w, shared.full + stage, block * Config::kBlock, row);
   };
   int ahead = 0;  // blocks whose weights are under way: these never wait for the network, activations may
   for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+    const int row = weight_row<Config::kN>(tile);
     if constexpr (decltype(params.source)::kWaits) {
       if (turn == 0)
-        for (; ahead < min(Config::kStages, params.k_blocks); ++ahead) load_weights(ahead, tile.n, ahead);
+        for (; ahead < min(Config::kStages, params.k_blocks); ++ahead) load_weights(ahead, row, ahead);
     }
     feeder.start(tile);
     for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
@@ -117,7 +139,7 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
         --ahead;
       } else {
         ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
-        load_weights(at.stage, tile.n, block);
+        load_weights(at.stage, row, block);
       }
       feeder.load(block, shared.x(at.stage), shared.full + at.stage);
     }
@@ -214,9 +236,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
   extern __shared__ std::byte raw[];
   const GemmShared<Config> shared(raw);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if constexpr (requires { params.schedule.prepare(shared.extra); }) params.schedule.prepare(shared.extra);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Config::kStages; ++i) {
-      ptx::mbarrier_init(shared.full + i, 1);
+      ptx::mbarrier_init(shared.full + i, 1 + gather_warps<Crew>());
       ptx::mbarrier_init(shared.empty + i, 2);
     }
     if constexpr (Crew::kAny) params.crew.enter(shared.extra);

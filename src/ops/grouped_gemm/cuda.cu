@@ -1,0 +1,126 @@
+#include <algorithm>
+
+#include "device/cuda/rows.cuh"
+#include "device/cuda/tensor_map.cuh"
+#include "ops/gemm/gemm.cuh"
+#include "ops/grouped_gemm/cuda_sm90.cuh"
+#include "ops/grouped_gemm/grouped_gemm.cuh"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "grouped_gemm_sm90";
+static_assert(kCudaGroupedMostExperts == sm90::kMostExperts);
+
+template <class Config>
+using SortedParams =
+    sm90::GemmParams<sm90::ExpertSchedule<Config>, sm90::SortedSource<Config>, sm90::ExpertEmit<Config>>;
+template <class Config>
+using GatherParams = sm90::GemmParams<sm90::ExpertSchedule<Config>, sm90::GatheredSource, sm90::ExpertEmit<Config>,
+                                      sm90::GatherCrew<Config>>;
+
+template <class Config, class Params>
+Status prepare() {
+  return prepare_kernel(kOp, reinterpret_cast<const void*>(sm90::gemm_sm90_kernel<Config, Params>),
+                        Config::kSharedBytes);
+}
+
+template <class Config, class Params>
+Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan, Params& params) {
+  const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2);
+  const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
+  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
+  params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
+  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n};
+  params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
+  static OncePerDevice prepared;
+  WEFT_TRY(prepared.run(prepare<Config, Params>));
+  return launch(kOp, sm90::gemm_sm90_kernel<Config, Params>,
+                {.grid = unsigned(plan.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes}, stream,
+                params);
+}
+
+template <class Config>
+Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
+  if (args.map.data == nullptr) {
+    SortedParams<Config> params{};
+    WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
+    return start<Config>(stream, args, plan, params);
+  }
+  GatherParams<Config> params{};
+  const int k = int(args.x.dim(1));
+  params.crew = {args.x.data, args.x.byte_strides[0], args.map.as<const i32>(), k,
+                 (k + Config::kBlock - 1) / Config::kBlock};
+  return start<Config>(stream, args, plan, params);
+}
+
+struct Instance {
+  GemmTileShape tile;
+  Status (*prepare_sorted)();
+  Status (*prepare_gather)();
+  Status (*run)(cudaStream_t, const CudaGroupedGemmArgs&, const GroupedGemmPlan&);
+};
+
+template <int M, int N, int Stages>
+constexpr Instance instance() {
+  using Config = sm90::ExpertConfig<M, N, Stages>;
+  return {{M, N, Stages}, prepare<Config, SortedParams<Config>>, prepare<Config, GatherParams<Config>>, run<Config>};
+}
+
+// Exactly grouped_gemm_tile_shapes().
+constexpr Instance kInstances[] = {instance<256, 192, 3>(), instance<128, 192, 4>(), instance<128, 64, 8>()};
+
+Status check(const CudaGroupedGemmArgs& args) {
+  constexpr i64 kMost = i64(1) << 30;
+  WEFT_TRY(expect_cuda_tensor("w", args.w, DType::kBF16, {-1, -1, -1}));
+  const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2), rows = args.y.dim(0);
+  if (!args.w.is_dense() || reinterpret_cast<uintptr_t>(args.w.data) % 16 != 0 || n % 8 != 0 || k % 8 != 0 || k == 0)
+    return error(Code::kInvalidArgument, "w {}: expected dense, 16-byte aligned, n and k > 0 divisible by 8",
+                 args.w.describe());
+  if (experts < 1 || experts > kCudaGroupedMostExperts)
+    return error(Code::kInvalidArgument, "w: expected 1 to {} experts, found {}", kCudaGroupedMostExperts, experts);
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, n}));
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {args.map.data ? -1 : rows, k}));
+  if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
+  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
+  if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
+    return error(Code::kInvalidArgument, "w {}, y {}: too large", args.w.describe(), args.y.describe());
+  return {};
+}
+
+}  // namespace
+
+Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
+  WEFT_TRY(check(args));
+  if (args.y.dim(0) == 0 || args.y.dim(1) == 0) return {};
+  if (plan.ctas < 1 || plan.tiles_n < 1 || i64(plan.tiles_n) * plan.tile.n < args.y.dim(1))
+    return error(Code::kInvalidArgument, "{} CTAs and {} tiles of {} columns do not do for y {}", plan.ctas,
+                 plan.tiles_n, plan.tile.n, args.y.describe());
+  for (const Instance& candidate : kInstances)
+    if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
+  return error(Code::kInvalidArgument, "no grouped GEMM is compiled for tile {}x{} with {} stages", plan.tile.m,
+               plan.tile.n, plan.tile.stages);
+}
+
+Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
+  WEFT_TRY(check(args));
+  WEFT_TRY(expect_sm90("grouped_gemm"));
+  int device = 0, sms = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
+  if (args.sms > 0) sms = std::min(sms, args.sms);
+  const i64 rows = args.y.dim(0), n = args.y.dim(1);
+  if (rows == 0 || n == 0) return {};
+  return cuda_grouped_gemm_with(stream, args, plan_grouped_gemm_sm90(rows, args.w.dim(0), n, args.w.dim(2), sms));
+}
+
+Status prepare_cuda_grouped_gemm() {
+  WEFT_TRY(expect_sm90("grouped_gemm"));
+  for (const Instance& instance : kInstances) {
+    WEFT_TRY(instance.prepare_sorted());
+    WEFT_TRY(instance.prepare_gather());
+  }
+  return {};
+}
+
+}  // namespace weft

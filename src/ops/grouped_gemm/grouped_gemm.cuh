@@ -1,0 +1,36 @@
+// grouped_gemm on Hopper GPUs: rows times the weights of the experts they were routed to.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "base/tensor.h"
+#include "ops/grouped_gemm/cuda_plan.h"
+
+namespace weft {
+
+inline constexpr i64 kCudaGroupedMostExperts = 512;
+
+// All on the current device; addresses and row strides of x, w and y are multiples of 16 bytes.
+struct CudaGroupedGemmArgs {
+  TensorView x;    // [rows, k] bf16, sorted by expert; with a map: [tokens, k], row r of the product is x[map[r]]
+  TensorView map;  // [rows] i32, or absent (data == nullptr)
+  TensorView
+      offsets;   // [experts + 1] i32: expert e has rows [offsets[e], offsets[e + 1]); ascending from 0, at most rows
+  TensorView w;  // [experts, n, k] bf16, dense
+  TensorView y;  // [rows, n] bf16; must not overlap x or w
+  int sms = 0;   // multiprocessors to use, 0 = all
+};
+
+// Rows [0, offsets[experts]) of y on `stream`: row r = its row of x times its expert's weight, transposed; fp32 sums in
+// K order, rounded once. Rows behind stay as they are. The host does not learn the offsets: they and the map are
+// trusted and read when the kernel runs, so a captured graph follows new routing. Experts may be empty. A row's bits
+// depend on the row, its expert and the plan's tile alone. n and k divisible by 8; rows or n = 0 is a no-op. Errors:
+// kInvalidArgument naming the tensor; kUnimplemented on a GPU other than sm_90.
+Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args);
+
+// The same with a tile of grouped_gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
+Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan);
+
+// Loads the kernels on the current device, as prepare_cuda_gemm() does.
+Status prepare_cuda_grouped_gemm();
+
+}  // namespace weft
