@@ -52,7 +52,10 @@ class CudaMatrix {
     return TensorView::dense(view_.data, view_.dtype, shape, DeviceKind::kCuda);
   }
   // All bytes 0xa5 (as floats small and harmless), those beside the rows too.
-  Status clear() const { return cuda_status(cudaMemset(storage_.data(), kEmpty, storage_.bytes()), "cudaMemset"); }
+  Status clear() const {
+    WEFT_CUDA_TRY(cudaMemset(storage_.data(), kEmpty, storage_.bytes()));
+    return settle();
+  }
 
   // values [rows * columns], converted to the type; integers as they are.
   template <class T>
@@ -63,7 +66,8 @@ class CudaMatrix {
       std::byte* at = bytes.data() + shift_bytes_ + i / columns * view_.byte_strides[0];
       put(at, i % columns, values[size_t(i)]);
     }
-    return cuda_status(cudaMemcpy(storage_.data(), bytes.data(), bytes.size(), cudaMemcpyDefault), "cudaMemcpy");
+    WEFT_CUDA_TRY(cudaMemcpy(storage_.data(), bytes.data(), bytes.size(), cudaMemcpyDefault));
+    return settle();
   }
   // The bytes of all rows, without what lies beside them. Errors: kAborted if that was written to.
   Result<std::vector<std::byte>> bytes() const {
@@ -99,6 +103,8 @@ class CudaMatrix {
 
  private:
   static constexpr u8 kEmpty = 0xa5;
+  // The default stream's copies and fills may still be under way; the tests' streams do not wait for it.
+  static Status settle() { return cuda_status(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
   template <class T>
   void put(std::byte* row, i64 i, T value) const {
     const auto store = [&](auto stored) { std::memcpy(row + i * i64(sizeof(stored)), &stored, sizeof(stored)); };

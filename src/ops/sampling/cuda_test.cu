@@ -12,6 +12,7 @@ template <class T>
 Result<DeviceBuffer> on_device(const std::vector<T>& values) {
   WEFT_ASSIGN(auto buffer, DeviceBuffer::create(std::max<size_t>(values.size(), 1) * sizeof(T)));
   WEFT_CUDA_TRY(cudaMemcpy(buffer.data(), values.data(), values.size() * sizeof(T), cudaMemcpyDefault));
+  WEFT_CUDA_TRY(cudaDeviceSynchronize());
   return std::move(buffer);
 }
 
