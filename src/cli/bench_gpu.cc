@@ -1,5 +1,6 @@
 // weft bench gpu: the GPU operators beside their rivals.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -12,14 +13,19 @@
 #include "dist/all_reduce/cuda_bench.h"
 #include "dist/exchange/cuda_bench.h"
 #include "dist/expert_parallel/cuda_bench.h"
+#include "ops/cuda_bench.h"
 #include "ops/gemm/cuda_bench.h"
 #endif
 
 namespace weft {
 namespace {
 
+const std::vector<std::string> kOps = {"all_reduce", "gemm",     "ag_gemm",  "gemm_rs",     "gemm_ar",
+                                       "ep",         "rms_norm", "rope",     "swiglu",      "embedding",
+                                       "take_rows",  "quantise", "sampling", "grouped_gemm"};
+
 struct BenchGpuOptions {
-  std::vector<std::string> ops = {"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar", "ep"};
+  std::vector<std::string> ops = kOps;
   int ranks = 0;
   int repeats = 15;
   std::vector<i64> bytes = {8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
@@ -162,15 +168,70 @@ Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
   return {};
 }
 
+// Operators that are limited by memory, beside a copy of as many bytes.
+Status bench_rows(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
+  WEFT_ASSIGN(const auto report, bench_cuda_rows({op, options.m, options.repeats}));
+  say(options, "{}, bf16, {}; us per call in a graph, median (quartiles), GB/s, percent of a copy's bandwidth\n", op,
+      report.device);
+  Json rows = Json::array();
+  for (const auto& row : report.rows) {
+    say(options, "{:>6} x {:<7} {:<32} {:9.2f}  ({:.2f} {:.2f})  {:7.1f} GB/s  {:5.1f} %\n", row.rows, row.width,
+        row.variant, row.us, row.us_lower, row.us_upper, row.gigabytes, 100 * row.of_copy);
+    out.bar(fmt::format("{} x {}", row.rows, row.width), row.variant, {row.us, row.us_lower, row.us_upper},
+            row.us * row.of_copy);
+    rows.push_back({{"rows", row.rows},
+                    {"width", row.width},
+                    {"variant", row.variant},
+                    {"bytes", row.bytes},
+                    {"us", row.us},
+                    {"quartiles_us", {row.us_lower, row.us_upper}},
+                    {"gigabytes_per_s", row.gigabytes},
+                    {"of_copy", row.of_copy}});
+  }
+  out.json[op] = {{"device", report.device}, {"rows", rows}};
+  return {};
+}
+
+Status bench_grouped(const BenchGpuOptions& options, GpuReport& out) {
+  WEFT_ASSIGN(const auto report, bench_cuda_grouped_gemm({options.m, options.repeats}));
+  say(options,
+      "grouped_gemm, bf16, 8 of 128 experts, {}, cuBLAS {}; us per call in a graph, median (quartiles), time / one "
+      "dense cuBLAS GEMM of as many rows\n",
+      report.device, report.cublas);
+  Json rows = Json::array();
+  for (const auto& row : report.rows) {
+    say(options, "{:<24} {:>6} tokens  {:<18} {:<8} {:9.1f}  ({:.1f} {:.1f})  {:.3f}\n", row.shape, row.tokens,
+        row.variant, row.tile, row.us, row.us_lower, row.us_upper, row.of_dense);
+    out.bar(fmt::format("{}, {} tokens", row.shape, row.tokens), row.variant, {row.us, row.us_lower, row.us_upper});
+    rows.push_back({{"shape", row.shape},
+                    {"tokens", row.tokens},
+                    {"rows", row.rows},
+                    {"n", row.n},
+                    {"k", row.k},
+                    {"variant", row.variant},
+                    {"tile", row.tile},
+                    {"us", row.us},
+                    {"quartiles_us", {row.us_lower, row.us_upper}},
+                    {"of_dense", row.of_dense}});
+  }
+  out.json["grouped_gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"rows", rows}};
+  return {};
+}
+
+Status bench_one(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
+  if (op == "all_reduce") return bench_all_reduce(options, out);
+  if (op == "ep") return bench_experts(options, out);
+  if (op == "ag_gemm" || op == "gemm_rs" || op == "gemm_ar") return bench_fused(op, options, out);
+  if (!options.reports) return {};  // the others are one GPU's
+  if (op == "gemm") return bench_gemm(options, out);
+  if (op == "grouped_gemm") return bench_grouped(options, out);
+  return bench_rows(op, options, out);
+}
+
 Status bench_gpu(const BenchGpuOptions& options) {
   GpuReport all;
   all.json = {{"revision", options.revision}, {"repeats", options.repeats}, {"processes", options.processes}};
-  for (const std::string& op : options.ops) {
-    if (op == "all_reduce") WEFT_TRY(bench_all_reduce(options, all));
-    if (op == "gemm" && options.reports) WEFT_TRY(bench_gemm(options, all));  // one GPU's
-    if (op == "ep") WEFT_TRY(bench_experts(options, all));
-    if (op != "all_reduce" && op != "gemm" && op != "ep") WEFT_TRY(bench_fused(op, options, all));
-  }
+  for (const std::string& op : options.ops) WEFT_TRY(bench_one(op, options, all));
   if (!options.reports) return {};
   if (!options.trace_path.empty()) WEFT_TRY(write_trace(options.trace_path, all.traces));
   if (!options.plot_path.empty()) WEFT_TRY(write_plots(options.plot_path, all.plots));
@@ -210,9 +271,9 @@ void add_bench_gpu(CLI::App& bench) {
   auto options = std::make_shared<BenchGpuOptions>();
   CLI::App* command = bench.add_subcommand(
       "gpu", "Operators on this host's GPUs, beside NCCL and cuBLAS (opened at run time: $WEFT_NCCL, $WEFT_CUBLAS)");
-  command->add_option("--ops", options->ops, "all_reduce, gemm, ag_gemm, gemm_rs, gemm_ar, ep")
+  command->add_option("--ops", options->ops, fmt::format("{}", fmt::join(kOps, ", ")))
       ->delimiter(',')
-      ->check(CLI::IsMember({"all_reduce", "gemm", "ag_gemm", "gemm_rs", "gemm_ar", "ep"}));
+      ->check(CLI::IsMember(kOps));
   command->add_option("--variants", options->variants, "Of the fused operators: auto, split, push, copy")
       ->delimiter(',')
       ->check(CLI::IsMember({"auto", "split", "push", "copy"}));
@@ -227,7 +288,9 @@ void add_bench_gpu(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
   command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
-  command->add_option("--m", options->m, "Rows of x, over all ranks")->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
   command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
