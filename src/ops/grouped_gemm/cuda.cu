@@ -4,6 +4,7 @@
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/cuda_sm90.cuh"
+#include "ops/grouped_gemm/cuda_sort.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
 namespace weft {
@@ -112,6 +113,28 @@ Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
   const i64 rows = args.y.dim(0), n = args.y.dim(1);
   if (rows == 0 || n == 0) return {};
   return cuda_grouped_gemm_with(stream, args, plan_grouped_gemm_sm90(rows, args.w.dim(0), n, args.w.dim(2), sms));
+}
+
+Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
+  WEFT_TRY(expect_cuda_tensor("ids", args.ids, DType::kI32, {-1, -1}));
+  const i64 count = args.ids.shape.elements();
+  if (!args.ids.is_dense() || args.ids.dim(1) < 1 || count > i64(1) << 30)
+    return error(Code::kInvalidArgument, "ids: expected at most 2^30 dense pairs, found {}", args.ids.describe());
+  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {-1}));
+  if (args.offsets.dim(0) < 2)
+    return error(Code::kInvalidArgument, "offsets: expected experts + 1, found {}", args.offsets.describe());
+  WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {count}));
+  if (args.pairs.data) WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {count}));
+  const i64 experts = args.offsets.dim(0) - 1;
+  const ExpertSortParams params{.ids = args.ids.as<const i32>(),
+                                .offsets = args.offsets.as<i32>(),
+                                .map = args.map.as<i32>(),
+                                .pairs = args.pairs.as<i32>(),
+                                .count = i32(count),
+                                .per_token = i32(args.ids.dim(1)),
+                                .experts = i32(experts)};
+  return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = kExpertSortThreads}, stream,
+                params);
 }
 
 Status prepare_cuda_grouped_gemm() {

@@ -1,9 +1,8 @@
+#include <array>
 #include <cmath>
-#include <random>
 
 #include "device/thread_pool.h"
 #include "ops/cuda_testing.cuh"
-#include "ops/gemm/cublas.cuh"
 #include "ops/grouped_gemm/cases.h"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
@@ -231,6 +230,54 @@ TEST(CudaGroupedGemm, AgreesWithTheCpus) {
         }
       }
   }
+}
+
+TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const auto [tokens, experts, per_token] :
+       {std::array<i64, 3>{0, 4, 2}, {1, 1, 1}, {33, 7, 3}, {700, 128, 8}, {3000, 512, 5}})
+    for (u64 seed = 0; seed < 4; ++seed) {
+      SCOPED_TRACE(fmt::format("{} tokens, {} of {} experts, routing {}", tokens, per_token, experts, seed));
+      std::vector<i32> ids = random_routing(tokens, experts, per_token, seed);
+      const i64 count = i64(ids.size());
+      ExpertGroups groups = ExpertGroups::create(count, experts);
+      auto pool = ThreadPool::create({.num_threads = 1, .cpus = {}, .spin = 100});
+      WEFT_ASSERT_OK(pool.status());
+      WEFT_ASSERT_OK((*pool)->run([&](Exec& exec) {
+        return groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {tokens, per_token}));
+      }));
+      auto gpu_ids = CudaMatrix::create(DType::kI32, tokens, per_token);
+      auto offsets = CudaMatrix::create(DType::kI32, 1, experts + 1);
+      auto map = CudaMatrix::create(DType::kI32, 1, count), pairs = CudaMatrix::create(DType::kI32, 1, count);
+      for (const auto* made : {&gpu_ids, &offsets, &map, &pairs}) WEFT_ASSERT_OK(made->status());
+      WEFT_ASSERT_OK(gpu_ids->upload(ids));
+      WEFT_ASSERT_OK(run_and_repeat(
+          stream->get(),
+          [&]() -> Status {
+            WEFT_TRY(offsets->clear());
+            WEFT_TRY(map->clear());
+            return pairs->clear();
+          },
+          [&] {
+            return cuda_sort_experts(
+                stream->get(), {gpu_ids->view(), offsets->as({experts + 1}), map->as({count}), pairs->as({count})});
+          },
+          {&*offsets, &*map, &*pairs}));
+      const auto found_offsets = offsets->bytes(), found_map = map->bytes(), found_pairs = pairs->bytes();
+      WEFT_ASSERT_OK(found_offsets.status());
+      WEFT_ASSERT_OK(found_map.status());
+      WEFT_ASSERT_OK(found_pairs.status());
+      for (i64 e = 0; e < experts; ++e) {
+        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e)), groups.rows(e).begin) << e;
+        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e + 1)), groups.rows(e).end) << e;
+      }
+      for (i64 row = 0; row < groups.pairs(); ++row) {
+        ASSERT_EQ(CudaMatrix::get<i32>(*found_pairs, size_t(row)), groups.pair(row)) << row;
+        ASSERT_EQ(CudaMatrix::get<i32>(*found_map, size_t(row)), groups.token(row)) << row;
+      }
+    }
 }
 
 TEST(CudaGroupedGemm, WhatDoesNotFitIsNamed) {

@@ -30,6 +30,18 @@ Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args);
 // The same with a tile of grouped_gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
 Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan);
 
+// All on the current device, dense.
+struct CudaExpertSortArgs {
+  TensorView ids;      // [tokens, per_token] i32: experts; -1, and what is no expert, is left out
+  TensorView offsets;  // [experts + 1] i32, written: as above
+  TensorView map;      // [tokens * per_token] i32, written up to offsets[experts]: row r's token
+  TensorView pairs;    // the same: row r's index into ids; or absent (data == nullptr)
+};
+
+// ExpertGroups::sort() on `stream`: the (token, expert) pairs by expert, then token. Captures into a graph. Errors:
+// kInvalidArgument naming the tensor.
+Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args);
+
 // Loads the kernels on the current device, as prepare_cuda_gemm() does.
 Status prepare_cuda_grouped_gemm();
 
