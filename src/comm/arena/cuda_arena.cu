@@ -95,15 +95,19 @@ Status CudaArena::agreed(const Status& mine, Deadline deadline) {
   return agree(world_, mine.with_context(fmt::format("rank {}", rank_)), deadline);
 }
 
+Status CudaArena::world_status() const {
+  return world_.failure().raised() ? world_.failure().reason() : Status();
+}
+
 // Every step is agreed on, so that all ranks go the same way, and whoever cannot does not leave the others waiting.
 Status CudaArena::map(Deadline deadline, CudaSharing sharing) {
   if (world_.is_threads()) return map_of_threads(deadline);
   std::string why = "asked for";
   if (sharing == CudaSharing::kAuto) {
-    const Status mapped = map_descriptors(deadline);
-    // kIo: the driver said no. Lack of memory and lost peers are the same the other way.
-    if (mapped.code() != Code::kIo || world_.failure().raised()) return mapped;
-    why = mapped.message();
+    Status driver;
+    WEFT_TRY(map_descriptors(deadline, driver));
+    if (driver.code() != Code::kIo) return driver;  // done, or lack of memory, which is the same the other way
+    why = driver.message();
     release_window();
     warn_once(world_, "GPU memory goes by cudaIpc instead of file descriptors: " + why);
   }
@@ -121,7 +125,7 @@ Status CudaArena::map_of_threads(Deadline deadline) {
   return agreed(map_window(), deadline);
 }
 
-Status CudaArena::map_descriptors(Deadline deadline) {
+Status CudaArena::map_descriptors(Deadline deadline, Status& driver) {
   way_ = "file descriptors";
   Status mine = allocate_own(true);
   Fd fd;
@@ -130,11 +134,13 @@ Status CudaArena::map_descriptors(Deadline deadline) {
     mine = exported.status();
     if (exported.ok()) fd = std::move(*exported);
   }
-  WEFT_TRY(agreed(mine, deadline));
+  driver = agreed(mine, deadline);
+  if (!driver.ok()) return world_status();
   WEFT_ASSIGN(const auto fds, share_fds(world_, fd, deadline));
   mine = import_peers(fds);
   if (mine.ok()) mine = map_window();
-  return agreed(mine, deadline);
+  driver = agreed(mine, deadline);
+  return world_status();
 }
 
 Status CudaArena::allocate_own(bool exported) {

@@ -49,9 +49,11 @@ class CudaArena {
       : driver_(driver), world_(world), rank_(world.rank()), ranks_(world.size()), device_(device) {}
   Status check_peers(const std::vector<std::string>& cards);
   Status agreed(const Status& mine, Deadline deadline);
+  Status world_status() const;
   Status map(Deadline deadline, CudaSharing sharing);
   Status map_of_threads(Deadline deadline);
-  Status map_descriptors(Deadline deadline);
+  // `driver`: what the driver says, agreed on. The rest are faults that other ranks need not share.
+  Status map_descriptors(Deadline deadline, Status& driver);
   Status map_ipc(Deadline deadline);
   Status allocate_own(bool exported);
   Result<Fd> export_own() const;

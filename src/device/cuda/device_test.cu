@@ -1,3 +1,5 @@
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "device/cuda/fault.cuh"
@@ -132,6 +134,33 @@ TEST(CudaFaultDeathTest, AnExpiredWaitIsRecordedAndTraps) {
   EXPECT_EXIT(
       hang_and_report(), testing::ExitedWithCode(0),
       "rank 3: demo: waited 0.2[0-9] s for epoch 7 of rank 1, saw 0 .CTA [0-7], lane [0-9]+, arena offset 4096.");
+}
+
+// The host ends a wait long before its deadline.
+[[noreturn]] void abort_and_report() {
+  auto log = FaultLog::create(3, 20'000'000'000);
+  auto word = DeviceBuffer::create(sizeof(u32));
+  auto stream = make_stream();
+  if (!log.ok() || !word.ok() || cudaMemset(word->data(), 0, sizeof(u32)) != cudaSuccess) std::exit(2);
+  if (!launch("wait_for_nobody", wait_for_nobody_kernel, {.grid = 8, .block = 64}, stream->get(), log->sink("demo"),
+              word->as<u32>())
+           .ok())
+    std::exit(3);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  if (cudaStreamQuery(stream->get()) != cudaErrorNotReady || log->faulted()) std::exit(4);
+  const auto start = std::chrono::steady_clock::now();
+  log->abort();
+  if (cudaStreamSynchronize(stream->get()) == cudaSuccess) std::exit(5);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::fprintf(stderr, "%s, ended after %.3f s\n", log->reason().message().c_str(), seconds);
+  std::_Exit(log->aborted() && seconds < 2 ? 0 : 6);
+}
+
+TEST(CudaFaultDeathTest, TheHostEndsAWait) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  WEFT_NEED_GPUS(1);
+  EXPECT_EXIT(abort_and_report(), testing::ExitedWithCode(0),
+              "rank 3: demo: waited 0.[0-9]+ s for epoch 7 of rank 1, saw 0");
 }
 
 }  // namespace
