@@ -21,6 +21,16 @@ std::string dtype_text(nb::handle tensor) {
   return dot == std::string::npos ? text : text.substr(dot + 1);
 }
 
+// What nanobind is to import. Of torch a capsule of its C function: __dlpack__ is Python there, takes several times as
+// long, and may wait for streams.
+nb::object exported(nb::handle tensor) {
+  const nb::object torch = nb::steal(PyImport_GetModule(nb::str("torch").ptr()));
+  if (torch.is_valid() && nb::isinstance(tensor, torch.attr("Tensor"))) {
+    return torch.attr("utils").attr("dlpack").attr("to_dlpack")(tensor);
+  }
+  return nb::borrow(tensor);
+}
+
 // The same bytes as unsigned integers, for the 8- and 16-bit types that a library does not export: numpy's of
 // ml_dtypes, torch's fp8 before DLPack knew them.
 nb::object as_integers(nb::handle tensor) {
@@ -70,12 +80,20 @@ std::string device_text(int type, int id) {
 template <class T>
 Tensors::Array Tensors::import(const char* name, nb::handle tensor) const {
   T array;
-  if (nb::try_cast(tensor, array, false)) return Array(array);
+  std::string why;
+  const auto import_as = [&](nb::handle form) {
+    try {
+      return nb::try_cast(exported(form), array, false);
+    } catch (const nb::python_error& fault) {  // torch's
+      why = text_of(fault.value());
+      return false;
+    }
+  };
+  if (import_as(tensor)) return Array(array);
   const std::string dtype = dtype_text(tensor);
-  if (dtype == "bfloat16" || dtype.rfind("float8", 0) == 0) {
-    if (nb::try_cast(as_integers(tensor), array, false)) return Array(array);
-  }
-  throw StatusError(error(Code::kInvalidArgument, "{}: {}", argument(name), refusal(tensor)));
+  const bool exotic = dtype == "bfloat16" || dtype.rfind("float8", 0) == 0;
+  if (exotic && import_as(as_integers(tensor))) return Array(array);
+  throw StatusError(error(Code::kInvalidArgument, "{}: {}", argument(name), why.empty() ? refusal(tensor) : why));
 }
 
 TensorView Tensors::view(const char* name, const Array& array, bool bf16) const {
