@@ -17,16 +17,21 @@ struct TraceSink {
 #if defined(__CUDACC__)
   __device__ __forceinline__ bool on() const { return marks != nullptr; }
   // [lane] `phase` begins, or ends, on this thread. CTAs from kCtas on are not traced.
-  __device__ __forceinline__ void begin(TracePhase phase, u32 op, u32 arg = 0) const { mark(u32(phase), op, arg); }
-  __device__ __forceinline__ void end(TracePhase phase, u32 op) const { mark(u32(phase) | TraceMark::kEnd, op, 0); }
+  __device__ __forceinline__ void begin(TracePhase phase, u32 op, u32 arg = 0) const {
+    if (on()) mark(*this, u32(phase) | op << 8, arg);
+  }
+  __device__ __forceinline__ void end(TracePhase phase, u32 op) const {
+    if (on()) mark(*this, u32(phase) | TraceMark::kEnd | op << 8, 0);
+  }
 
  private:
-  __device__ __forceinline__ void mark(u32 phase, u32 op, u32 arg) const {
-    if (!on() || blockIdx.x >= kCtas) return;
+  // Never inlined: it must not cost the marking kernel registers.
+  static __device__ __noinline__ void mark(const TraceSink& sink, u32 what, u32 arg) {
+    if (blockIdx.x >= kCtas) return;
     const u64 now = ptx::globaltimer_ns();
-    const u32 slot = atomicAdd(counts + blockIdx.x, 1u) % kMarks;
-    *reinterpret_cast<uint4*>(marks + blockIdx.x * kMarks + slot) =
-        make_uint4(u32(now), u32(now >> 32), arg, threadIdx.x | phase << 16 | op << 24);
+    const u32 slot = atomicAdd(sink.counts + blockIdx.x, 1u) % kMarks;
+    *reinterpret_cast<uint4*>(sink.marks + blockIdx.x * kMarks + slot) =
+        make_uint4(u32(now), u32(now >> 32), arg, threadIdx.x | what << 16);
   }
 #endif
 };
