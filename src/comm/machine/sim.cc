@@ -181,24 +181,26 @@ bool SimWorld::wait(const char* what, Ready&& ready) {
   return found_.empty();
 }
 
+SimWorld::Fibre* SimWorld::make_fibre(int index) {
+  auto fibre = std::make_unique<Fibre>();
+  fibre->lane = index % options_.lanes;
+  fibre->cta = index / options_.lanes % options_.ctas;
+  fibre->rank = index / options_.lanes / options_.ctas;
+  fibre->stack.reset(new char[kStackBytes]);
+  ::getcontext(&fibre->context);
+  fibre->context.uc_stack.ss_sp = fibre->stack.get();
+  fibre->context.uc_stack.ss_size = kStackBytes;
+  fibre->context.uc_link = nullptr;
+  ::makecontext(&fibre->context, reinterpret_cast<void (*)()>(&SimWorld::enter), 2, unsigned(u64(this)),
+                unsigned(u64(this) >> 32));
+  fibres_.push_back(std::move(fibre));
+  return fibres_.back().get();
+}
+
 std::string SimWorld::run(const std::function<void(SimMachine&)>& body) {
   body_ = &body;
   std::vector<Fibre*> live;
-  for (int i = 0; i < options_.ranks * options_.ctas * options_.lanes; ++i) {
-    auto fibre = std::make_unique<Fibre>();
-    fibre->lane = i % options_.lanes;
-    fibre->cta = i / options_.lanes % options_.ctas;
-    fibre->rank = i / options_.lanes / options_.ctas;
-    fibre->stack.reset(new char[kStackBytes]);
-    ::getcontext(&fibre->context);
-    fibre->context.uc_stack.ss_sp = fibre->stack.get();
-    fibre->context.uc_stack.ss_size = kStackBytes;
-    fibre->context.uc_link = nullptr;
-    ::makecontext(&fibre->context, reinterpret_cast<void (*)()>(&SimWorld::enter), 2, unsigned(u64(this)),
-                  unsigned(u64(this) >> 32));
-    live.push_back(fibre.get());
-    fibres_.push_back(std::move(fibre));
-  }
+  for (int i = 0; i < options_.ranks * options_.ctas * options_.lanes; ++i) live.push_back(make_fibre(i));
   const auto blocked = [&](Fibre* f) { return f->ready != nullptr && found_.empty() && !f->ready(f->condition); };
   for (size_t idle = 0; !live.empty();) {
     if (random(drain_one_in_) == 0) drain_one();

@@ -88,6 +88,7 @@ class SimWorld {
   bool wait(const char* what, Ready&& ready);
   u16 writer_of(const Cta& cta) const { return u16(&cta - ctas_.data() + 1); }
   Cta& cta_of(int rank, int cta) { return ctas_[size_t(rank * options_.ctas + cta)]; }
+  Fibre* make_fibre(int index);
   static void enter(unsigned low, unsigned high);
 
   const SimOptions options_;
