@@ -1,28 +1,17 @@
 // libFuzzer target: any bytes as model.safetensors, and as the index of a folder, either fail to open or give tensors
 // that can be read in full.
-#include <unistd.h>
-
 #include <fstream>
 
+#include "base/fuzz_folder.h"
 #include "weights/checkpoint.h"
 
 namespace weft {
 namespace {
 
-// A folder of this process in memory, with one file that holds the input.
-const std::filesystem::path& folder() {
-  static const std::filesystem::path path = [] {
-    const auto made = std::filesystem::path("/dev/shm") / fmt::format("weft_fuzz_{}", ::getpid());
-    std::filesystem::create_directories(made);
-    return made;
-  }();
-  return path;
-}
-
 void open_as(const char* name, const uint8_t* data, size_t size) {
-  const std::filesystem::path path = folder() / name;
+  const std::filesystem::path path = fuzz_folder() / name;
   std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(data), std::streamsize(size));
-  const auto checkpoint = open_safetensors_checkpoint(folder());
+  const auto checkpoint = open_safetensors_checkpoint(fuzz_folder());
   if (checkpoint.ok()) {
     volatile u8 sink = 0;
     for (const auto& [tensor, view] : (*checkpoint)->tensors()) {
