@@ -53,12 +53,6 @@ struct GpuReport {
   Json json;
   std::vector<Plot> plots;
   std::vector<RankTrace> traces;
-
-  // A bar in the plot of this title, which starts one where the title before was another.
-  void bar(const std::string& title, const std::string& variant, const Spread& us, double floor = 0) {
-    if (plots.empty() || plots.back().title != title) plots.push_back({title, "us", {}});
-    plots.back().bars.push_back({variant, us, floor});
-  }
 };
 
 Status bench_all_reduce(const BenchGpuOptions& options, GpuReport& out) {
@@ -70,7 +64,8 @@ Status bench_all_reduce(const BenchGpuOptions& options, GpuReport& out) {
   for (const auto& row : report.rows) {
     say(options, "{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
         row.upper_us);
-    out.bar(fmt::format("all_reduce, {} B", row.bytes), row.variant, {row.median_us, row.lower_us, row.upper_us});
+    add_bar(out.plots, fmt::format("all_reduce, {} B", row.bytes), row.variant,
+            {row.median_us, row.lower_us, row.upper_us});
     rows.push_back({{"bytes", row.bytes},
                     {"variant", row.variant},
                     {"us", row.median_us},
@@ -121,15 +116,9 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuRep
     say(options, "{:>6} {:<10} {:<14} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.regime, row.variant,
         row.us, row.ratio, row.ratio_lower, row.ratio_upper);
     if (row.variant == "cublas") alone_us = row.us;
-    out.bar(fmt::format("{}, m {}, {}", op, row.m, row.regime), row.variant, {row.us, row.us_lower, row.us_upper},
-            alone_us);
-    rows.push_back({{"m", row.m},
-                    {"regime", row.regime},
-                    {"variant", row.variant},
-                    {"us", row.us},
-                    {"quartiles_us", {row.us_lower, row.us_upper}},
-                    {"ratio", row.ratio},
-                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
+    add_bar(out.plots, fmt::format("{}, m {}, {}", op, row.m, row.regime), row.variant,
+            {row.us, row.us_lower, row.us_upper}, alone_us);
+    rows.push_back(variant_json(row));
   }
   out.json[op] = {{"device", report.device}, {"ranks", report.ranks}, {"n", n},      {"k", k},
                   {"cublas", report.cublas}, {"nccl", report.nccl},   {"rows", rows}};
@@ -152,8 +141,8 @@ Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
     if (row.bytes > 0)
       say(options, "  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
     say(options, "\n");
-    out.bar(fmt::format("experts, {} tokens", row.tokens), row.variant, {row.median_us, row.lower_us, row.upper_us},
-            row.floor_us);
+    add_bar(out.plots, fmt::format("experts, {} tokens", row.tokens), row.variant,
+            {row.median_us, row.lower_us, row.upper_us}, row.floor_us);
     rows.push_back({{"tokens", row.tokens},
                     {"variant", row.variant},
                     {"us", row.median_us},
@@ -177,7 +166,7 @@ Status bench_rows(const std::string& op, const BenchGpuOptions& options, GpuRepo
   for (const auto& row : report.rows) {
     say(options, "{:>6} x {:<7} {:<32} {:9.2f}  ({:.2f} {:.2f})  {:7.1f} GB/s  {:5.1f} %\n", row.rows, row.width,
         row.variant, row.us, row.us_lower, row.us_upper, row.gigabytes, 100 * row.of_copy);
-    out.bar(fmt::format("{} x {}", row.rows, row.width), row.variant, {row.us, row.us_lower, row.us_upper},
+    add_bar(out.plots, fmt::format("{} x {}", row.rows, row.width), row.variant, {row.us, row.us_lower, row.us_upper},
             row.us * row.of_copy);
     rows.push_back({{"rows", row.rows},
                     {"width", row.width},
@@ -202,7 +191,8 @@ Status bench_grouped(const BenchGpuOptions& options, GpuReport& out) {
   for (const auto& row : report.rows) {
     say(options, "{:<24} {:>6} tokens  {:<18} {:<8} {:9.1f}  ({:.1f} {:.1f})  {:.3f}\n", row.shape, row.tokens,
         row.variant, row.tile, row.us, row.us_lower, row.us_upper, row.of_dense);
-    out.bar(fmt::format("{}, {} tokens", row.shape, row.tokens), row.variant, {row.us, row.us_lower, row.us_upper});
+    add_bar(out.plots, fmt::format("{}, {} tokens", row.shape, row.tokens), row.variant,
+            {row.us, row.us_lower, row.us_upper});
     rows.push_back({{"shape", row.shape},
                     {"tokens", row.tokens},
                     {"rows", row.rows},

@@ -80,6 +80,12 @@ Json spread_json(const Spread& spread, double scale) {
   return {{"median", spread.median * scale}, {"min", spread.low * scale}, {"max", spread.high * scale}};
 }
 
+void add_bar(std::vector<Plot>& plots, const std::string& title, const std::string& variant, const Spread& us,
+             double ceiling) {
+  if (plots.empty() || plots.back().title != title) plots.push_back({title, "us", {}});
+  plots.back().bars.push_back({variant, us, ceiling});
+}
+
 std::string plot_svg(std::span<const Plot> plots) {
   std::string panels;
   double width = 0, height = 0;

@@ -27,6 +27,20 @@ struct Plot {
   std::string title, unit;
   std::vector<Bar> bars;
 };
+// A bar in the last plot if it has this title, else in a new one; in microseconds.
+void add_bar(std::vector<Plot>& plots, const std::string& title, const std::string& variant, const Spread& us,
+             double ceiling = 0);
+// A variant at m rows beside the one that its ratio is to: members m, regime, variant, us, ratio and their quartiles.
+template <class Row>
+Json variant_json(const Row& row) {
+  return {{"m", row.m},
+          {"regime", row.regime},
+          {"variant", row.variant},
+          {"us", row.us},
+          {"quartiles_us", {row.us_lower, row.us_upper}},
+          {"ratio", row.ratio},
+          {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}};
+}
 // One below the other.
 std::string plot_svg(std::span<const Plot> plots);
 Status write_plots(const std::string& path, std::span<const Plot> plots);  // errors: kIo naming --plot

@@ -71,16 +71,9 @@ Status run_mlp(const MlpFlags& flags, bool times) {
   double alone_us = 0;  // without communication, which comes first: the floor
   for (const auto& row : done.rows) {
     const std::string title = fmt::format("mlp of {}, m {}, {}", flags.model, row.m, row.regime);
-    if (plots.empty() || plots.back().title != title) plots.push_back({title, "us", {}});
     if (row.variant == "cublas") alone_us = row.us;
-    plots.back().bars.push_back({row.variant, {row.us, row.us_lower, row.us_upper}, alone_us});
-    rows.push_back({{"m", row.m},
-                    {"regime", row.regime},
-                    {"variant", row.variant},
-                    {"us", row.us},
-                    {"quartiles_us", {row.us_lower, row.us_upper}},
-                    {"ratio", row.ratio},
-                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
+    add_bar(plots, title, row.variant, {row.us, row.us_lower, row.us_upper}, alone_us);
+    rows.push_back(variant_json(row));
   }
   const Json all = {{"mlp", flags.model},
                     {"device", done.device},

@@ -9,6 +9,7 @@
 #include "cli/programs/all_to_all_flags.h"
 #include "dist/barrier/barrier.h"
 #include "dist/expert_parallel/cuda_programs.h"
+#include "ops/bench.h"
 
 namespace weft {
 namespace {
@@ -103,14 +104,6 @@ Result<Site> make_site(Communicator& comm, const BenchFlags& flags) {
   }
   site.sent_rows = sent_rows(s, site.indices[0]);
   return site;
-}
-
-struct Spread {
-  double median, low, high;
-};
-Spread spread_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return {values[values.size() / 2], values.front(), values.back()};
 }
 
 Result<std::vector<Spread>> measure(Communicator& comm, ThreadPool& pool, Site& site, const BenchFlags& flags) {
