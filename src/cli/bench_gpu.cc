@@ -12,6 +12,7 @@
 #if defined(WEFT_HAVE_CUDA)
 #include "dist/all_reduce/cuda_bench.h"
 #include "dist/exchange/cuda_bench.h"
+#include "dist/exchange/cuda_moe_bench.h"
 #include "dist/expert_parallel/cuda_bench.h"
 #include "ops/cuda_bench.h"
 #include "ops/gemm/cuda_bench.h"
@@ -20,9 +21,9 @@
 namespace weft {
 namespace {
 
-const std::vector<std::string> kOps = {"all_reduce", "gemm",     "ag_gemm",  "gemm_rs",     "gemm_ar",
-                                       "ep",         "rms_norm", "rope",     "swiglu",      "embedding",
-                                       "take_rows",  "quantise", "sampling", "grouped_gemm"};
+const std::vector<std::string> kOps = {"all_reduce", "gemm",         "ag_gemm", "gemm_rs",   "gemm_ar",   "ep",
+                                       "rms_norm",   "rope",         "swiglu",  "embedding", "take_rows", "quantise",
+                                       "sampling",   "grouped_gemm", "ag_moe",  "moe_rs",    "moe_ar"};
 
 struct BenchGpuOptions {
   std::vector<std::string> ops = kOps;
@@ -126,6 +127,31 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuRep
   return {};
 }
 
+// Qwen3's experts at TP 4: gate and up for the gather, down for the reductions.
+Status bench_moe(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
+  WEFT_ASSIGN(const auto report, bench_cuda_moe({options.ranks, op, options.m, options.variants, options.regimes,
+                                                 options.repeats, !options.trace_path.empty()}));
+  say(options,
+      "{}, bf16, 8 of 128 experts, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank, time / grouped GEMM "
+      "alone: median (quartiles)\n",
+      op, report.ranks, report.device, report.nccl);
+  Json rows = Json::array();
+  double alone_us = 0;  // the grouped GEMM, which comes first: the floor
+  for (const auto& [shape, n, k, time] : report.rows) {
+    say(options, "{:<24} {:>6} {:<10} {:<18} {:8.1f} us  ratio {:.3f} ({:.3f} {:.3f})\n", shape, time.m, time.regime,
+        time.variant, time.us, time.ratio, time.ratio_lower, time.ratio_upper);
+    if (time.variant == "weft/grouped_gemm") alone_us = time.us;
+    add_bar(out.plots, fmt::format("{}, {}, {} tokens, {}", op, shape, time.m, time.regime), time.variant,
+            {time.us, time.us_lower, time.us_upper}, alone_us);
+    Json row = variant_json(time);
+    row.update({{"shape", shape}, {"n", n}, {"k", k}});
+    rows.push_back(row);
+  }
+  out.json[op] = {{"device", report.device}, {"ranks", report.ranks}, {"nccl", report.nccl}, {"rows", rows}};
+  out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
+  return {};
+}
+
 Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
   WEFT_ASSIGN(const auto report,
               ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k, options.hidden,
@@ -212,6 +238,7 @@ Status bench_one(const std::string& op, const BenchGpuOptions& options, GpuRepor
   if (op == "all_reduce") return bench_all_reduce(options, out);
   if (op == "ep") return bench_experts(options, out);
   if (op == "ag_gemm" || op == "gemm_rs" || op == "gemm_ar") return bench_fused(op, options, out);
+  if (op == "ag_moe" || op == "moe_rs" || op == "moe_ar") return bench_moe(op, options, out);
   if (!options.reports) return {};  // the others are one GPU's
   if (op == "gemm") return bench_gemm(options, out);
   if (op == "grouped_gemm") return bench_grouped(options, out);
@@ -278,7 +305,7 @@ void add_bench_gpu(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
   command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
-  command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm")
+  command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm and *moe*")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")

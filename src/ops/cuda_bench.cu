@@ -398,6 +398,10 @@ Status bench_grouped(cudaStream_t stream, Cublas& cublas, const GroupedShape& sh
   std::vector<Variant> variants;
   variants.push_back({"weft sorted", [&](i64) { return grouped(false); }});
   variants.push_back({"weft gathered", [&](i64) { return grouped(true); }});
+  variants.push_back({"weft take_rows + sorted", [&](i64) -> Status {
+                        WEFT_TRY(cuda_take_rows(stream, view(x, tokens, k), list, view(sorted, rows, k)));
+                        return grouped(false);
+                      }});
   variants.push_back({"cuBLAS by expert", by_expert});
   variants.push_back({"cuBLAS dense", [&](i64) {
                         return cublas.gemm(sorted.data(), w.data(), expected.data(), int(rows), int(n), int(k));

@@ -37,7 +37,6 @@ class CudaAgGemm {
   template <class Config>
   Status launch_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,
                       const CudaAgGemmPlan& plan);
-  Status copy_to_peers(const TensorView& x, i64 m);
 
   CudaCommunicator* comm_;
   CudaAgGemmShape shape_;

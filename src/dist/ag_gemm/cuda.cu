@@ -118,7 +118,7 @@ Status CudaAgGemm::run_fused(cudaStream_t stream, const TensorView& x, i64 m, co
   WEFT_TRY(with_config(plan.gemm.tile,
                        [&](auto config) { return launch_fused<decltype(config)>(stream, x, m, w, y, plan); }));
   if (!chained) return {};
-  WEFT_TRY(copy_to_peers(x, m));
+  WEFT_TRY(chain_->copy_to_peers(*comm_, "ag_gemm: copies", words_.chain, copied_, x, m));
   return chain_->join(stream);
 }
 
@@ -164,24 +164,6 @@ Status CudaAgGemm::launch_fused(cudaStream_t stream, const TensorView& x, i64 m,
       kOp, kernel_of<Config>(),
       {.grid = unsigned(plan.movers + plan.gemm.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes},
       stream, params);
-}
-
-// To the peer first that needs these rows first.
-Status CudaAgGemm::copy_to_peers(const TensorView& x, i64 m) {
-  const int ranks = comm_->size(), rank = comm_->rank();
-  const CudaPeers peers = comm_->peers("ag_gemm: copies");
-  const size_t row_bytes = size_t(shape_.k) * 2;
-  const Range rows = split_range(m, ranks, rank);
-  const auto peer_of = [&](int d) { return (rank + ranks - d) % ranks; };
-  WEFT_TRY(chain_->link(peers, words_.chain, {.free_peer = peer_of(1)}));
-  for (int d = 1; d < ranks; ++d) {
-    std::byte* to = comm_->at(copied_, peer_of(d)) + rows.begin * i64(row_bytes);
-    WEFT_TRY(chain_->copy(to, row_bytes, x.data, size_t(x.byte_strides[0]), row_bytes, size_t(rows.size())));
-    ChainLink link{.tell_peer = peer_of(d), .last = d == ranks - 1};
-    if (!link.last) link.free_peer = peer_of(d + 1);
-    WEFT_TRY(chain_->link(peers, words_.chain, link));
-  }
-  return {};
 }
 
 }  // namespace weft

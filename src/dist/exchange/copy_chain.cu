@@ -1,5 +1,7 @@
 #include "dist/exchange/copy_chain.cuh"
 
+#include "dist/exchange/plan.h"
+
 namespace weft {
 namespace {
 
@@ -61,6 +63,24 @@ Status CopyChain::copy(void* to, size_t to_stride, const void* from, size_t from
   return cuda_status(
       cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, rows, cudaMemcpyDefault, side_.get()),
       "copy chain");
+}
+
+Status CopyChain::copy_to_peers(CudaCommunicator& comm, const char* op, const ChainWords& words, sym<std::byte> all,
+                                const TensorView& x, i64 m) {
+  const int ranks = comm.size(), rank = comm.rank();
+  const CudaPeers peers = comm.peers(op);
+  const size_t row_bytes = size_t(x.dim(1)) * 2;
+  const Range rows = split_range(m, ranks, rank);
+  const auto peer_of = [&](int d) { return (rank + ranks - d) % ranks; };
+  WEFT_TRY(link(peers, words, {.free_peer = peer_of(1)}));
+  for (int d = 1; d < ranks; ++d) {
+    std::byte* to = comm.at(all, peer_of(d)) + rows.begin * i64(row_bytes);
+    WEFT_TRY(copy(to, row_bytes, x.data, size_t(x.byte_strides[0]), row_bytes, size_t(rows.size())));
+    ChainLink next{.tell_peer = peer_of(d), .last = d == ranks - 1};
+    if (!next.last) next.free_peer = peer_of(d + 1);
+    WEFT_TRY(link(peers, words, next));
+  }
+  return {};
 }
 
 Status CopyChain::join(cudaStream_t stream) {

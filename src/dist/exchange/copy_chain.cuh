@@ -2,6 +2,7 @@
 // one-thread kernel that waits and tells, then a copy. Epochs, counters and credits are read from device memory by
 // those kernels, so a captured chain replays correctly, and every wait has the communicator's deadline.
 #pragma once
+#include "base/tensor.h"
 #include "comm/cuda_communicator.cuh"
 
 namespace weft {
@@ -40,6 +41,10 @@ class CopyChain {
   Status fork(cudaStream_t stream);
   Status link(const CudaPeers& peers, const ChainWords& words, const ChainLink& link);
   Status copy(void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t rows);
+  // A whole chain: this rank's rows x [M_r, k] bf16 into their place in `all` [m, k] on every peer, split_range(m,
+  // ranks, rank), a flag each, to the peer first that needs them first. `op` names the waits.
+  Status copy_to_peers(CudaCommunicator& comm, const char* op, const ChainWords& words, sym<std::byte> all,
+                       const TensorView& x, i64 m);
   // Later work of `stream` follows the chain.
   Status join(cudaStream_t stream);
 

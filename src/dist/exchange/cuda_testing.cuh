@@ -3,6 +3,7 @@
 #pragma once
 #include <vector>
 
+#include "base/tensor.h"
 #include "comm/cuda_testing.cuh"
 #include "device/cuda/testing.cuh"
 

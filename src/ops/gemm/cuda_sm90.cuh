@@ -18,9 +18,9 @@
 //     serve<Config>(warp, staging, extra, schedule)   warps 1 to 3 beside the feeder
 //     leave(extra)                           one thread, after all others are done
 //     probe()                                what marks tiles for a trace
-//     kGatherWarps                           optional: so many warps of serve() write x into the stages instead of the
-//                                            feeder; of each one lane arrives at `full` for every stage
-// `extra` is kExtraBytes of shared memory for the hooks, 8-byte aligned.
+//     kGatherThreads                         optional: so many threads of serve() copy x into the stages (cp.async)
+//                                            instead of the feeder, and each arrives at `full` for every stage
+// `extra` is kExtraBytes of shared memory for the hooks, 16-byte aligned.
 #pragma once
 #include "device/cuda/sm90.cuh"
 #include "device/cuda/wgmma.cuh"
@@ -65,9 +65,9 @@ __device__ __forceinline__ int weight_row(const At& at) {
 }
 
 template <class Crew>
-constexpr int gather_warps() {
-  if constexpr (requires { Crew::kGatherWarps; })
-    return Crew::kGatherWarps;
+constexpr int gather_threads() {
+  if constexpr (requires { Crew::kGatherThreads; })
+    return Crew::kGatherThreads;
   else
     return 0;
 }
@@ -121,7 +121,7 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   RingPosition<Config::kStages> at;
   auto feeder = params.source.feeder(shared.extra);
   auto tile = typename decltype(params.schedule)::At{};
-  constexpr u32 kBytes = gather_warps<decltype(params.crew)>() > 0 ? Config::kBytesW : Config::kStageBytes;
+  constexpr u32 kBytes = gather_threads<decltype(params.crew)>() > 0 ? Config::kBytesW : Config::kStageBytes;
   const auto load_weights = [&](int stage, int row, int block) {
     ptx::mbarrier_arrive_expect(shared.full + stage, kBytes);
     ptx::tma_load_2d(shared.w(stage), &params.w, shared.full + stage, block * Config::kBlock, row);
@@ -207,6 +207,7 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
     int previous = 0;
     for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
       ptx::mbarrier_wait(shared.full + at.stage, at.parity);
+      if constexpr (gather_threads<Crew>() > 0) ptx::fence_proxy_async_shared();
       const u64 x = ptx::wgmma_descriptor(shared.x(at.stage) + group * Config::kFragments * 64 * 128);
       const u64 w = ptx::wgmma_descriptor(shared.w(at.stage));
       ptx::wgmma_fence();
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
   if constexpr (requires { params.schedule.prepare(shared.extra); }) params.schedule.prepare(shared.extra);
   if (threadIdx.x == 0) {
     for (int i = 0; i < Config::kStages; ++i) {
-      ptx::mbarrier_init(shared.full + i, 1 + gather_warps<Crew>());
+      ptx::mbarrier_init(shared.full + i, 1 + gather_threads<Crew>());
       ptx::mbarrier_init(shared.empty + i, 2);
     }
     if constexpr (Crew::kAny) params.crew.enter(shared.extra);

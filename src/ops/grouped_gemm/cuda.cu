@@ -5,6 +5,7 @@
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/cuda_sm90.cuh"
 #include "ops/grouped_gemm/cuda_sort.cuh"
+#include "ops/grouped_gemm/cuda_sum.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
 namespace weft {
@@ -32,7 +33,8 @@ Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const Grouped
   const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
   params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n};
+  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n,
+                     int((args.offsets.dim(0) - 1) / experts)};
   params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config, Params>));
@@ -71,7 +73,21 @@ constexpr Instance instance() {
 // Exactly grouped_gemm_tile_shapes().
 constexpr Instance kInstances[] = {instance<256, 192, 3>(), instance<128, 192, 4>(), instance<128, 64, 8>()};
 
-Status check(const CudaGroupedGemmArgs& args) {
+__global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, bf16* y, i64 stride, i64 packs) {
+  const u32 per_row = u32(sums.n / 8);
+  for (u32 pack = blockIdx.x * 256 + threadIdx.x; pack < packs; pack += gridDim.x * 256) {
+    const u32 token = pack / per_row, column = pack % per_row * 8;
+    float sum[8];
+    sums.add_up(token, column, sum);
+    *reinterpret_cast<uint4*>(y + token * stride + column) =
+        make_uint4(ptx::pack_bf16(sum[0], sum[1]), ptx::pack_bf16(sum[2], sum[3]), ptx::pack_bf16(sum[4], sum[5]),
+                   ptx::pack_bf16(sum[6], sum[7]));
+  }
+}
+
+}  // namespace
+
+Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   constexpr i64 kMost = i64(1) << 30;
   WEFT_TRY(expect_cuda_tensor("w", args.w, DType::kBF16, {-1, -1, -1}));
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2), rows = args.y.dim(0);
@@ -83,16 +99,15 @@ Status check(const CudaGroupedGemmArgs& args) {
   WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, n}));
   WEFT_TRY(expect_cuda_matrix("x", args.x, {args.map.data ? -1 : rows, k}));
   if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
-  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
+  const i64 ranks = args.offsets.shape.rank() == 1 ? std::max<i64>(1, (args.offsets.dim(0) - 1) / experts) : 1;
+  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts * ranks + 1}));
   if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
     return error(Code::kInvalidArgument, "w {}, y {}: too large", args.w.describe(), args.y.describe());
   return {};
 }
 
-}  // namespace
-
 Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
-  WEFT_TRY(check(args));
+  WEFT_TRY(check_cuda_grouped_gemm(args));
   if (args.y.dim(0) == 0 || args.y.dim(1) == 0) return {};
   if (plan.ctas < 1 || plan.tiles_n < 1 || i64(plan.tiles_n) * plan.tile.n < args.y.dim(1))
     return error(Code::kInvalidArgument, "{} CTAs and {} tiles of {} columns do not do for y {}", plan.ctas,
@@ -104,7 +119,7 @@ Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& ar
 }
 
 Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
-  WEFT_TRY(check(args));
+  WEFT_TRY(check_cuda_grouped_gemm(args));
   WEFT_TRY(expect_sm90("grouped_gemm"));
   int device = 0, sms = 0;
   WEFT_CUDA_TRY(cudaGetDevice(&device));
@@ -121,24 +136,52 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
   if (!args.ids.is_dense() || args.ids.dim(1) < 1 || count > i64(1) << 30)
     return error(Code::kInvalidArgument, "ids: expected at most 2^30 dense pairs, found {}", args.ids.describe());
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {-1}));
-  if (args.offsets.dim(0) < 2)
-    return error(Code::kInvalidArgument, "offsets: expected experts + 1, found {}", args.offsets.describe());
+  if (args.ranks < 1 || args.ranks > 32 || args.offsets.dim(0) <= args.ranks ||
+      args.offsets.dim(0) % args.ranks != 1 % args.ranks)
+    return error(Code::kInvalidArgument, "offsets: expected experts * {} + 1, found {}", args.ranks,
+                 args.offsets.describe());
   WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {count}));
   if (args.pairs.data) WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {count}));
-  const i64 experts = args.offsets.dim(0) - 1;
+  if (args.rows.data) WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, args.ids.shape));
+  const i64 experts = (args.offsets.dim(0) - 1) / args.ranks;
   const ExpertSortParams params{.ids = args.ids.as<const i32>(),
                                 .offsets = args.offsets.as<i32>(),
                                 .map = args.map.as<i32>(),
                                 .pairs = args.pairs.as<i32>(),
+                                .rows = args.rows.as<i32>(),
                                 .count = i32(count),
                                 .per_token = i32(args.ids.dim(1)),
-                                .experts = i32(experts)};
+                                .experts = i32(experts),
+                                .ranks = i32(args.ranks)};
   return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = kExpertSortThreads}, stream,
                 params);
 }
 
+Status cuda_expert_sum(cudaStream_t stream, const CudaExpertSumArgs& args) {
+  WEFT_TRY(expect_cuda_matrix("products", args.products, {-1, -1}));
+  const i64 rows = args.products.dim(0), n = args.products.dim(1);
+  WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, {-1, -1}));
+  WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {rows}));
+  WEFT_TRY(expect_cuda_tensor("weights", args.weights, DType::kF32, args.rows.shape));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.rows.dim(0), n}));
+  if (n % 8 != 0 || !args.products.is_dense() || !args.rows.is_dense() || !args.weights.is_dense())
+    return error(Code::kInvalidArgument, "products {}, rows, weights: expected dense, columns divisible by 8",
+                 args.products.describe());
+  const i64 packs = args.y.dim(0) * n / 8;
+  if (packs == 0) return {};
+  if (packs > i64(1) << 31) return error(Code::kInvalidArgument, "y {}: too large", args.y.describe());
+  const ExpertSums sums{args.products.as<const bf16>(), n,
+                        args.pairs.as<const i32>(),     args.rows.as<const i32>(),
+                        args.weights.as<const float>(), int(args.rows.dim(1))};
+  return launch("expert_sum", expert_sum_kernel,
+                {.grid = unsigned(std::min<i64>((packs + 255) / 256, 132 * 8)), .block = 256}, stream, sums,
+                args.y.as<bf16>(), args.y.byte_strides[0] / 2, packs);
+}
+
 Status prepare_cuda_grouped_gemm() {
   WEFT_TRY(expect_sm90("grouped_gemm"));
+  WEFT_TRY(prepare_kernel("expert_sort", reinterpret_cast<const void*>(expert_sort_kernel), 0));
+  WEFT_TRY(prepare_kernel("expert_sum", reinterpret_cast<const void*>(expert_sum_kernel), 0));
   for (const Instance& instance : kInstances) {
     WEFT_TRY(instance.prepare_sorted());
     WEFT_TRY(instance.prepare_gather());

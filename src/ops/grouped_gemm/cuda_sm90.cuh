@@ -11,22 +11,63 @@ inline constexpr int kMostExperts = 512;
 
 // In the GEMM's extra shared memory.
 struct ExpertTable {
+  // Of x, of the tile that is being gathered: row r at [r % 8][r / 8].
+  static constexpr int kPitch = 256 / 8 + 2;  // keeps 16-byte reads of four neighbours free of bank conflicts
+  alignas(16) const std::byte* rows[8 * kPitch];
   int begins[kMostExperts + 1];  // tile rows before each expert, and of all
-  int rows[256];                 // of x, of the tile that is being gathered; -1 behind the expert's last
 };
 
-template <int M, int N, int Stages>
+// ExtraBytes: what other hooks need, from the table on.
+template <int M, int N, int Stages, int ExtraBytes = int(sizeof(ExpertTable))>
 struct ExpertConfig : GemmConfig<M, N, Stages> {
   using Base = GemmConfig<M, N, Stages>;
-  static constexpr int kExtraBytes = int(sizeof(ExpertTable));
+  static constexpr int kExtraBytes = ExtraBytes;
   static constexpr int kSharedBytes = Base::kSharedBytes - Base::kExtraBytes + kExtraBytes;
   static_assert(M <= 256 && kSharedBytes <= 232448);
 };
 
+// GemmShared::extra, but as what the compiler knows to be shared memory: its loads are faster than generic ones.
+template <class Config>
+__device__ __forceinline__ std::byte* shared_extra() {
+  extern __shared__ std::byte raw[];
+  const u32 gap = (1024 - ptx::shared_address(raw) % 1024) % 1024;
+  return raw + gap + Config::kStages * (Config::kStageBytes + 16) + Config::kStagingBytes;
+}
 template <class Config>
 __device__ __forceinline__ ExpertTable& expert_table() {
-  extern __shared__ std::byte raw[];
-  return *reinterpret_cast<ExpertTable*>(GemmShared<Config>(raw).extra);
+  return *reinterpret_cast<ExpertTable*>(shared_extra<Config>());
+}
+
+// sums[i] = count(0) + ... + count(i - 1), i up to `counts`, by the first warp, 32 at a time.
+template <class Count>
+__device__ __forceinline__ void sum_up(int* sums, int counts, Count&& count) {
+  if (threadIdx.x >= 32) return;
+  const int lane = threadIdx.x;
+  int before = 0;
+  if (lane == 0) sums[0] = 0;
+  for (int base = 0; base < counts; base += 32) {
+    const int i = base + lane;
+    int sum = i < counts ? count(i) : 0;
+#pragma unroll
+    for (int apart = 1; apart < 32; apart *= 2) {
+      const int left = __shfl_up_sync(~0u, sum, apart);
+      if (lane >= apart) sum += left;
+    }
+    if (i < counts) sums[i + 1] = before + sum;
+    before += __shfl_sync(~0u, sum, 31);
+  }
+}
+// The i with begins[i] <= place < begins[i + 1], for 0 <= place < begins[runs].
+__device__ __forceinline__ int find_run(const int* begins, int runs, int place) {
+  int run = 0, end = runs;
+  while (end - run > 1) {
+    const int middle = (run + end) / 2;
+    if (begins[middle] <= place)
+      run = middle;
+    else
+      end = middle;
+  }
+  return run;
 }
 
 // Expert after expert; in an expert down the rows first, so that concurrent CTAs share weight tiles.
@@ -37,46 +78,24 @@ struct ExpertSchedule {
     int column;      // of y
     int row, rows;   // the first row and how many are the expert's, 1 to kM
   };
-  const i32* offsets;  // [experts + 1]
-  int experts, n, tiles_n;
+  const i32* offsets;  // [experts * ranks + 1]
+  int experts, n, tiles_n, ranks;
 
-  // The first warp sums up the tile rows, 32 experts at a time.
   __device__ __forceinline__ void prepare(std::byte* extra) const {
-    if (threadIdx.x >= 32) return;
-    ExpertTable& table = *reinterpret_cast<ExpertTable*>(extra);
-    const int lane = threadIdx.x;
-    int before = 0;
-    if (lane == 0) table.begins[0] = 0;
-    for (int base = 0; base < experts; base += 32) {
-      const int e = base + lane;
-      int sum = e < experts ? (offsets[e + 1] - offsets[e] + Config::kM - 1) / Config::kM : 0;
-#pragma unroll
-      for (int apart = 1; apart < 32; apart *= 2) {
-        const int left = __shfl_up_sync(~0u, sum, apart);
-        if (lane >= apart) sum += left;
-      }
-      if (e < experts) table.begins[e + 1] = before + sum;
-      before += __shfl_sync(~0u, sum, 31);
-    }
+    sum_up(reinterpret_cast<ExpertTable*>(extra)->begins, experts,
+           [&](int e) { return (offsets[(e + 1) * ranks] - offsets[e * ranks] + Config::kM - 1) / Config::kM; });
   }
   __device__ __forceinline__ bool next(int turn, At& at) const {
     const int* begins = expert_table<Config>().begins;
     const int index = int(blockIdx.x) + turn * int(gridDim.x), place = index / tiles_n;
     if (place >= begins[experts]) return false;
-    int expert = 0, end = experts;  // begins[expert] <= place < begins[end]
-    while (end - expert > 1) {
-      const int middle = (expert + end) / 2;
-      if (begins[middle] <= place)
-        expert = middle;
-      else
-        end = middle;
-    }
-    const int first = offsets[expert], tile_rows = begins[expert + 1] - begins[expert];
+    const int expert = find_run(begins, experts, place);
+    const int first = offsets[expert * ranks], tile_rows = begins[expert + 1] - begins[expert];
     const int inside = index - begins[expert] * tiles_n, m = inside % tile_rows, column = inside / tile_rows;
     at.column = column * Config::kN;
     at.weight_row = expert * n + at.column;
     at.row = first + m * Config::kM;
-    at.rows = min(Config::kM, offsets[expert + 1] - at.row);
+    at.rows = min(Config::kM, offsets[(expert + 1) * ranks] - at.row);
     return true;
   }
 };
@@ -117,14 +136,81 @@ struct NoProbe {
   __device__ __forceinline__ void end(TracePhase) const {}
 };
 
-// Two warps copy rows of x by a map, in the order of the 128-byte swizzle: 16-byte chunk c of row r lies at chunk
-// c ^ (r % 8). A stage is announced kAhead stages after its copies have started. kAhead may be kStages - 2 at most: a
-// stage is free only when the one after it has been multiplied with.
+// Copies a tile's rows of x into the stages, in the order of the 128-byte swizzle: 16-byte chunk c of row r lies at
+// chunk c ^ (r % 8). By kGatherThreads threads, numbered `thread`; a stage's copies arrive at its barrier by
+// themselves, so that all free stages are under way at once. A fence between copies and arrival would wait for all of
+// them: the multipliers have it. Hooks:
+//   rows.address(at, r)      of row r of a tile, r < at.rows
+//   rows.need(at)            whatever wait() wants to know of the tile
+//   rows.wait(need, block, seen)   returns once the tile's rows are there in this block of K; keeps what it likes, 0 at
+//                            first, in `seen`
+inline constexpr int kGatherThreads = 64;
+
+template <class Config, class Schedule, class Rows>
+__device__ __forceinline__ void gather_rows(int thread, const Schedule& schedule, const Rows& rows, int k,
+                                            int k_blocks) {
+  constexpr int kHeld = Config::kM / kGatherThreads, kSteps = Config::kM / 8, kBatch = 4, kBarrier = 3;
+  static_assert(kGatherThreads == 64 && kSteps % kBatch == 0 && Config::kExtraBytes >= int(sizeof(ExpertTable)));
+  extern __shared__ std::byte raw[];
+  const GemmShared<Config> shared(raw);
+  const int chunk = thread % 8, first = thread / 8;  // a thread's rows are first + 8 i
+  const u32 place = u32(first * 128 + ((chunk ^ first) << 4));
+  const std::byte** table = expert_table<Config>().rows;
+  const std::byte* const* mine = table + first * ExpertTable::kPitch;
+  const std::byte* held[kHeld];  // rows thread + 64 j of the tile to come
+  typename Schedule::At tile{};
+  const auto look_up = [&](int turn) {
+    if (!schedule.next(turn, tile)) return false;
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      const int r = thread + j * kGatherThreads;
+      held[j] = r < tile.rows ? rows.address(tile, r) : nullptr;
+    }
+    return true;
+  };
+  RingPosition<Config::kStages> at;
+  u32 seen = 0;
+  bool more = look_up(0);
+  for (int turn = 0; more; ++turn) {
+    ptx::named_barrier(kBarrier, kGatherThreads);  // the rows before are no longer read
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) table[(thread % 8) * ExpertTable::kPitch + thread / 8 + j * 8] = held[j];
+    ptx::named_barrier(kBarrier, kGatherThreads);
+    const auto need = rows.need(tile);
+    const int valid = tile.rows;
+    for (int block = 0; block < k_blocks; ++block, at.advance()) {
+      ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
+      rows.wait(need, block, seen);
+      const int column = block * Config::kBlock + chunk * 8;
+      const u32 bytes = column < k ? 16 : 0;  // beyond: zeros, as TMA gives
+      const u32 offset = bytes > 0 ? column * 2 : 0;
+      const u32 to = ptx::shared_address(shared.x(at.stage)) + place;
+#pragma unroll
+      for (int base = 0; base < kSteps; base += kBatch) {
+        if (base * 8 >= valid) break;
+        const std::byte* from[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; i += 2) {
+          const ulonglong2 pair = *reinterpret_cast<const ulonglong2*>(mine + base + i);
+          from[i] = reinterpret_cast<const std::byte*>(pair.x);
+          from[i + 1] = reinterpret_cast<const std::byte*>(pair.y);
+        }
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          if ((base + i) * 8 + first < valid) ptx::copy_async_16(to + u32((base + i) * 1024), from[i] + offset, bytes);
+      }
+      ptx::copy_async_arrive(shared.full + at.stage);
+      if (block == 0) more = look_up(turn + 1);
+    }
+  }
+}
+
+// Two warps of a CTA that do nothing but gather, by a map.
 template <class Config>
 struct GatherCrew {
   static constexpr bool kAny = true;
   static constexpr int kFeederRegisters = 40, kMultiplyRegisters = 232;
-  static constexpr int kGatherWarps = 2, kAhead = Config::kStages - 2;
+  static constexpr int kGatherThreads = sm90::kGatherThreads;
   const std::byte* x;
   i64 row_stride;  // bytes
   const i32* map;
@@ -136,50 +222,19 @@ struct GatherCrew {
   __device__ __forceinline__ void leave(std::byte*) const {}
   __device__ __forceinline__ NoProbe probe() const { return {}; }
 
+  template <class At>
+  __device__ __forceinline__ const std::byte* address(const At& at, int r) const {
+    return x + map[at.row + r] * row_stride;
+  }
+  template <class At>
+  __device__ __forceinline__ int need(const At&) const {
+    return 0;
+  }
+  __device__ __forceinline__ void wait(int, int, u32&) const {}
+
   template <class, class Schedule>
   __device__ __forceinline__ void serve(int warp, std::byte*, std::byte*, const Schedule& schedule) const {
-    constexpr int kThreads = kGatherWarps * 32, kRowsApart = kThreads / 8, kBarrier = 3;
-    static_assert(kRowsApart % 8 == 0 && kAhead >= 1);  // a thread's rows share their place in the swizzle
-    if (warp > kGatherWarps) return;
-    extern __shared__ std::byte raw[];
-    const GemmShared<Config> shared(raw);
-    int* rows = expert_table<Config>().rows;
-    const int lane = threadIdx.x % 32, thread = (warp - 1) * 32 + lane, chunk = thread % 8, first = thread / 8;
-    const u32 place = u32(first * 128 + ((chunk ^ (first % 8)) << 4));
-    RingPosition<Config::kStages> at, announced;
-    const auto announce = [&] {
-      ptx::fence_proxy_async_shared();
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(shared.full + announced.stage);
-      announced.advance();
-    };
-    int under_way = 0;
-    typename Schedule::At tile{};
-    for (int turn = 0; schedule.next(turn, tile); ++turn) {
-      ptx::named_barrier(kBarrier, kThreads);  // the rows before are no longer read
-      for (int r = thread; r < Config::kM; r += kThreads) rows[r] = r < tile.rows ? map[tile.row + r] : -1;
-      ptx::named_barrier(kBarrier, kThreads);
-      for (int block = 0; block < k_blocks; ++block, at.advance()) {
-        ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
-        const int column = block * Config::kBlock + chunk * 8;
-        const bool inside = column < k;  // beyond: zeros, as TMA gives
-        const std::byte* from = x + (inside ? column * 2 : 0);
-        const u32 to = ptx::shared_address(shared.x(at.stage)) + place;
-#pragma unroll 8
-        for (int r = 0; r < Config::kM; r += kRowsApart) {
-          const int row = rows[r + first];
-          if (row >= 0) ptx::copy_async_16(to + u32(r * 128), from + i64(row) * row_stride, inside ? 16 : 0);
-        }
-        ptx::copy_async_commit();
-        if (++under_way > kAhead) {
-          ptx::copy_async_wait<kAhead>();
-          announce();
-          --under_way;
-        }
-      }
-    }
-    ptx::copy_async_wait<0>();
-    for (; under_way > 0; --under_way) announce();
+    if (warp <= kGatherThreads / 32) gather_rows<Config>(int(threadIdx.x) % 128 - 32, schedule, *this, k, k_blocks);
   }
 };
 

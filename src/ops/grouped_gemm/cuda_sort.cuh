@@ -9,7 +9,8 @@ struct ExpertSortParams {
   i32* offsets;
   i32* map;
   i32* pairs;  // or null
-  i32 count, per_token, experts;
+  i32* rows;   // or null
+  i32 count, per_token, experts, ranks;
 };
 
 inline constexpr int kExpertSortThreads = 512;
@@ -24,6 +25,15 @@ static __global__ void __launch_bounds__(kExpertSortThreads)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const i32 part = (p.count + kWarps * 32 - 1) / (kWarps * 32) * 32;
   const i32 begin = min(warp * part, p.count), end = min(begin + part, p.count);
+  // The place of an expert among those of a token, in ascending order.
+  const auto place_among = [&](i32 token, i32 of) {
+    i32 place = 0;
+    for (i32 j = 0; j < p.per_token; ++j) {
+      const i32 id = p.ids[token * p.per_token + j];
+      place += 0 <= id && id < of;
+    }
+    return place;
+  };
   const auto id_at = [&](i32 base) { return base + lane < end ? p.ids[base + lane] : -1; };
   i32 below = 0, mine = 0;
 #pragma unroll 4
@@ -42,19 +52,32 @@ static __global__ void __launch_bounds__(kExpertSortThreads)
   }
   at += first;
   if (threadIdx.x == 0) {
-    p.offsets[expert] = first;
-    if (expert == p.experts - 1) p.offsets[p.experts] = first + all;
+    p.offsets[expert * p.ranks] = first;
+    if (expert == p.experts - 1) p.offsets[p.experts * p.ranks] = first + all;
   }
+  // Lane r finds where the rows of rank r's tokens begin: by the warp that comes upon its first pair.
+  const i32 tokens = p.count / p.per_token;
+  const bool cuts = 0 < lane && lane < p.ranks;
+  const i32 cut = cuts ? (lane * (tokens / p.ranks) + min(lane, tokens % p.ranks)) * p.per_token : -1;
+  i32* cut_row = p.offsets + expert * p.ranks + lane;
+  if (cuts && warp == 0 && cut >= p.count) *cut_row = first + all;
+  if (cuts && mine == 0 && begin <= cut && cut < end) *cut_row = at;
   for (i32 base = begin; mine > 0 && base < end; base += 32) {
     const bool match = id_at(base) == expert;
     const u32 some = __ballot_sync(~0u, match);
     const i32 row = at + __popc(some & ((1u << lane) - 1));
     if (match) {
-      p.map[row] = (base + lane) / p.per_token;
+      const i32 token = (base + lane) / p.per_token;
+      p.map[row] = token;
       if (p.pairs != nullptr) p.pairs[row] = base + lane;
+      if (p.rows != nullptr) p.rows[token * p.per_token + place_among(token, expert)] = row;
     }
+    if (cuts && base <= cut && cut < min(base + 32, end)) *cut_row = at + __popc(some & ((1u << (cut - base)) - 1));
     at += __popc(some);
   }
+  if (p.rows == nullptr || expert > 0) return;
+  for (i32 token = i32(threadIdx.x); token < tokens; token += kExpertSortThreads)  // the places of no expert
+    for (i32 j = place_among(token, p.experts); j < p.per_token; ++j) p.rows[token * p.per_token + j] = -1;
 }
 
 }  // namespace weft

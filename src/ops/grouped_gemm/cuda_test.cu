@@ -142,7 +142,7 @@ constexpr Case kCases[] = {
     {.experts = 1, .tokens = 1, .per_token = 1, .n = 8, .k = 8},
     {.experts = 7, .tokens = 0, .per_token = 3, .n = 16, .k = 64, .spare = 3},
     {.experts = 5, .tokens = 130, .per_token = 2, .n = 200, .k = 72, .pad = 8, .spare = 9},
-    {.experts = 128, .tokens = 33, .per_token = 8, .n = 384, .k = 1000},
+    {.experts = 128, .tokens = 33, .per_token = 8, .n = 200, .k = 328},
     {.experts = 512, .tokens = 20, .per_token = 5, .n = 72, .k = 192},
     {.experts = 6, .tokens = 700, .per_token = 3, .n = 1032, .k = 512},
 };
@@ -249,30 +249,50 @@ TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
         return groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {tokens, per_token}));
       }));
       auto gpu_ids = CudaMatrix::create(DType::kI32, tokens, per_token);
-      auto offsets = CudaMatrix::create(DType::kI32, 1, experts + 1);
+      const int ranks = 1 + int(seed);
+      auto offsets = CudaMatrix::create(DType::kI32, 1, experts * ranks + 1);
       auto map = CudaMatrix::create(DType::kI32, 1, count), pairs = CudaMatrix::create(DType::kI32, 1, count);
-      for (const auto* made : {&gpu_ids, &offsets, &map, &pairs}) WEFT_ASSERT_OK(made->status());
+      auto rows = CudaMatrix::create(DType::kI32, tokens, per_token);
+      for (const auto* made : {&gpu_ids, &offsets, &map, &pairs, &rows}) WEFT_ASSERT_OK(made->status());
       WEFT_ASSERT_OK(gpu_ids->upload(ids));
       WEFT_ASSERT_OK(run_and_repeat(
           stream->get(),
           [&]() -> Status {
             WEFT_TRY(offsets->clear());
             WEFT_TRY(map->clear());
+            WEFT_TRY(rows->clear());
             return pairs->clear();
           },
           [&] {
-            return cuda_sort_experts(
-                stream->get(), {gpu_ids->view(), offsets->as({experts + 1}), map->as({count}), pairs->as({count})});
+            return cuda_sort_experts(stream->get(), {.ids = gpu_ids->view(),
+                                                     .offsets = offsets->as({experts * ranks + 1}),
+                                                     .map = map->as({count}),
+                                                     .pairs = pairs->as({count}),
+                                                     .rows = rows->view(),
+                                                     .ranks = ranks});
           },
-          {&*offsets, &*map, &*pairs}));
+          {&*offsets, &*map, &*pairs, &*rows}));
       const auto found_offsets = offsets->bytes(), found_map = map->bytes(), found_pairs = pairs->bytes();
+      const auto found_rows = rows->bytes();
+      WEFT_ASSERT_OK(found_rows.status());
       WEFT_ASSERT_OK(found_offsets.status());
       WEFT_ASSERT_OK(found_map.status());
       WEFT_ASSERT_OK(found_pairs.status());
-      for (i64 e = 0; e < experts; ++e) {
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e)), groups.rows(e).begin) << e;
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e + 1)), groups.rows(e).end) << e;
+      for (i64 e = 0; e < experts; ++e)
+        for (int r = 0; r < ranks; ++r) {
+          const Range of_rank = split_range(tokens, ranks, r);
+          const Range expected = groups.rows_of_tokens(e, of_rank.begin, of_rank.end);
+          ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e * ranks + r)), expected.begin) << e << " " << r;
+          ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e * ranks + r + 1)), expected.end) << e << " " << r;
+        }
+      std::vector<i64> places(static_cast<size_t>(tokens));
+      for (i64 row = 0; row < groups.pairs(); ++row) {
+        const i64 token = groups.token(row), place = places[size_t(token)]++;
+        ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), row);
       }
+      for (i64 token = 0; token < tokens; ++token)
+        for (i64 place = places[size_t(token)]; place < per_token; ++place)
+          ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), -1) << token;
       for (i64 row = 0; row < groups.pairs(); ++row) {
         ASSERT_EQ(CudaMatrix::get<i32>(*found_pairs, size_t(row)), groups.pair(row)) << row;
         ASSERT_EQ(CudaMatrix::get<i32>(*found_map, size_t(row)), groups.token(row)) << row;

@@ -1,0 +1,63 @@
+// ag_moe on Hopper GPUs: the column-parallel layer of experts whose input is split by tokens, communication and grouped
+// GEMM in one kernel (cuda_sm90.cuh) or one after the other.
+#pragma once
+#include <memory>
+
+#include "dist/ag_moe/cuda_plan.h"
+#include "dist/all_gather/all_gather.cuh"
+#include "dist/exchange/fused_crew.cuh"
+#include "ops/grouped_gemm/grouped_gemm.cuh"
+
+namespace weft {
+
+struct CudaAgMoeShape {
+  i64 max_m = 0;  // tokens of all ranks
+  i64 k = 0;      // divisible by 8
+};
+
+// All on the rank's device; addresses and row strides of x, w and y are multiples of 16 bytes.
+struct CudaAgMoeArgs {
+  TensorView x;        // [M_r, k] bf16, M_r = split_range(m, ranks, rank)
+  i64 m = 0;           // tokens of all ranks, at most max_m, the same on every rank
+  TensorView map;      // [rows] i32, and
+  TensorView offsets;  // [experts * ranks + 1] i32: what cuda_sort_experts() makes of all tokens' experts, with .ranks
+  TensorView w;        // [experts, n, k] bf16, dense; n may differ over ranks and be 0
+  TensorView y;        // [rows, n] bf16, overlapping nothing; rows the same on every rank
+};
+
+class CudaAgMoe {
+ public:
+  // Collective. The communicator must outlive it. One instance serves every layer of this width. options.variant: split
+  // is all_gather, then the grouped GEMM. Symmetric memory: one copy of x for "copy", two for "push", of up to
+  // kAgMoePushMost tokens for "auto". Errors: kInvalidArgument naming the field; kResourceExhausted.
+  static Result<CudaAgMoe> create(CudaCommunicator& comm, const CudaAgMoeShape& shape,
+                                  const CudaFusedOptions& options = {});
+
+  // y = cuda_grouped_gemm() of all ranks' tokens, on `stream`: row r is token map[r] times its expert's weight,
+  // transposed; fp32 sums in K order, rounded once. The routing is read when the kernel runs and trusted; rows behind
+  // the last offset stay as they are. m = 0 or no rows: a no-op. Captures into a graph; calls of one CudaAgMoe run in
+  // one stream order, the same on every rank. Errors: kInvalidArgument before a launch; the communicator's failure.
+  Status run(cudaStream_t stream, const CudaAgMoeArgs& args);
+
+ private:
+  CudaAgMoe(CudaCommunicator& comm, const CudaAgMoeShape& shape) : comm_(&comm), shape_(shape) {}
+  Status allocate();
+  Status run_split(cudaStream_t stream, const CudaAgMoeArgs& args);
+  Status run_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);
+  template <class Config>
+  Status launch_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);
+
+  CudaCommunicator* comm_;
+  CudaAgMoeShape shape_;
+  FusedVariant forced_ = FusedVariant::kAuto;
+  // The most tokens of each variant, 0 = it cannot run.
+  i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
+  FusedWords words_;
+  FlagTable arrived_;
+  sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k] bf16
+  std::unique_ptr<CopyChain> chain_;
+  std::unique_ptr<CudaAllGather> gather_;
+  DeviceBuffer gathered_;  // of "split": [split_rows_, k]
+};
+
+}  // namespace weft

@@ -1,0 +1,163 @@
+#include "device/cuda/tensor_map.cuh"
+#include "dist/ag_moe/ag_moe.cuh"
+#include "dist/ag_moe/cuda_sm90.cuh"
+#include "dist/exchange/plan.h"
+#include "ops/gemm/gemm.cuh"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "ag_moe";
+
+// Calls f with the configuration of `tile`; exactly grouped_gemm_tile_shapes().
+template <class F>
+Status with_config(const GemmTileShape& tile, F&& f) {
+  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<256, 192, 3>{});
+  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<128, 192, 4>{});
+  WEFT_CHECK((tile == GemmTileShape{128, 64, 8}), tile.m, tile.n, tile.stages);
+  return f(ag_moe::Config<128, 64, 8>{});
+}
+
+template <class Config>
+auto kernel_of() {
+  return sm90::gemm_sm90_kernel<Config, ag_moe::Params<Config>>;
+}
+
+TensorView bf16_rows(void* data, i64 rows, i64 k) {
+  return TensorView::dense(data, DType::kBF16, {rows, k}, DeviceKind::kCuda);
+}
+
+}  // namespace
+
+Result<CudaAgMoe> CudaAgMoe::create(CudaCommunicator& comm, const CudaAgMoeShape& shape,
+                                    const CudaFusedOptions& options) {
+  if (shape.max_m < 0 || shape.max_m > i64(1) << 24 || shape.k < 8 || shape.k % 8 != 0 || shape.k > i64(1) << 24)
+    return error(Code::kInvalidArgument, "{}: max_m, k: expected 0 to 2^24 and a multiple of 8 to 2^24, found {}, {}",
+                 kOp, shape.max_m, shape.k);
+  CudaAgMoe op(comm, shape);
+  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  WEFT_TRY(expect_sm90(kOp));
+  if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());
+  return std::move(op);
+}
+
+Status CudaAgMoe::allocate() {
+  // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
+  for (const GemmTileShape& tile : grouped_gemm_tile_shapes())
+    WEFT_TRY(with_config(tile, [](auto config) {
+      using Config = decltype(config);
+      return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
+    }));
+  WEFT_TRY(prepare_cuda_grouped_gemm());
+  WEFT_ASSIGN(auto chain, CopyChain::create());
+  chain_ = std::make_unique<CopyChain>(std::move(chain));
+  const int ranks = comm_->size();
+  const auto most = [&](FusedVariant variant, i64 limit) {
+    return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
+  };
+  split_rows_ = most(FusedVariant::kSplit, 0);
+  push_rows_ = most(FusedVariant::kPush, kAgMoePushMost);
+  copy_rows_ = most(FusedVariant::kCopy, shape_.max_m > kAgMoePushMost ? shape_.max_m : 0);
+  const i64 row_bytes = shape_.k * 2;
+  const i64 flags = flags_per_source(cuda_ag_moe_flags(shape_.k));
+  SymmetricLayout layout;
+  const FusedLayout fused(layout, ranks, kFlagsPerLine);
+  const i64 arrived = layout.reserve<u32>(ranks * flags);
+  const i64 pushed = layout.reserve<std::byte>(2 * push_rows_ * row_bytes);
+  const i64 copied = layout.reserve<std::byte>(copy_rows_ * row_bytes);
+  WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
+  words_ = fused.at(base);
+  arrived_ = {layout.at<u32>(base, arrived), flags};
+  pushed_ = layout.at<std::byte>(base, pushed);
+  copied_ = layout.at<std::byte>(base, copied);
+  if (split_rows_ == 0) return {};
+  WEFT_ASSIGN(gathered_, DeviceBuffer::create(size_t(split_rows_ * row_bytes)));
+  WEFT_ASSIGN(auto gather,
+              CudaAllGather::create(*comm_, {.max_bytes_per_rank = (split_rows_ + ranks - 1) / ranks * row_bytes}));
+  gather_ = std::make_unique<CudaAllGather>(std::move(gather));
+  return {};
+}
+
+Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
+  const i64 m = args.m;
+  if (m < 0 || m > shape_.max_m)
+    return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);
+  const int ranks = comm_->size();
+  WEFT_TRY(expect_cuda_matrix("ag_moe: x", args.x, {split_range(m, ranks, comm_->rank()).size(), shape_.k}));
+  if (args.map.data == nullptr) return error(Code::kInvalidArgument, "{}: map: missing", kOp);
+  const CudaGroupedGemmArgs gemm{.x = args.x, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y};
+  WEFT_TRY(check_cuda_grouped_gemm(gemm).with_context(kOp));
+  const i64 experts = args.w.dim(0), n = args.w.dim(1), rows = args.y.dim(0);
+  WEFT_TRY(expect_tensor("ag_moe: offsets", args.offsets, DType::kI32, {experts * ranks + 1}));
+  WEFT_TRY(comm_->status());
+  if (m == 0 || rows == 0) return {};
+  if (ranks == 1) return cuda_grouped_gemm(stream, gemm);
+  const CudaAgMoePlan plan = plan_cuda_ag_moe({m, rows, experts, n, shape_.k}, ranks, comm_->max_ctas(), forced_);
+  return plan.variant == FusedVariant::kSplit ? run_split(stream, args) : run_fused(stream, args, plan);
+}
+
+Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
+  WEFT_CHECK(args.m <= split_rows_, args.m, split_rows_);
+  const TensorView all = bf16_rows(gathered_.data(), args.m, shape_.k);
+  TensorView shard = args.x;
+  if (!shard.is_dense()) {
+    const Range rows = split_range(args.m, comm_->size(), comm_->rank());
+    shard = bf16_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size(), shape_.k);
+    WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, size_t(shape_.k) * 2, args.x.data, size_t(args.x.byte_strides[0]),
+                                    size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
+  }
+  WEFT_TRY(gather_->run(stream, shard, all));
+  return cuda_grouped_gemm(
+      stream, {.x = all, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y, .sms = comm_->max_ctas()});
+}
+
+Status CudaAgMoe::run_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan) {
+  WEFT_CHECK(args.m <= (plan.variant == FusedVariant::kPush ? push_rows_ : copy_rows_), args.m, push_rows_, copy_rows_);
+  const bool chained = plan.variant == FusedVariant::kCopy;
+  if (chained) WEFT_TRY(chain_->fork(stream));
+  WEFT_TRY(
+      with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, args, plan); }));
+  if (!chained) return {};
+  WEFT_TRY(chain_->copy_to_peers(*comm_, "ag_moe: copies", words_.chain, copied_, args.x, args.m));
+  return chain_->join(stream);
+}
+
+template <class Config>
+Status CudaAgMoe::launch_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan) {
+  const bool push = plan.variant == FusedVariant::kPush;
+  const int ranks = comm_->size(), rank = comm_->rank();
+  const i64 experts = args.w.dim(0), n = args.w.dim(1), k = shape_.k;
+  const int k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
+  ag_moe::Params<Config> params{};
+  // Without columns there is no tile, and nothing is loaded from the map.
+  const TensorView weights =
+      n > 0 ? bf16_rows(args.w.data, experts * n, k) : bf16_rows(comm_->at(push ? pushed_ : copied_, rank), args.m, k);
+  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
+  params.k_blocks = k_blocks;
+  params.schedule = {
+      args.offsets.as<const i32>(), int(experts), int(n), plan.gemm.tiles_n, rank, ranks, plan.phases, plan.movers};
+  params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
+  ag_moe::Crew<Config>& crew = params.crew;
+  crew.peers = comm_->peers(kOp);
+  crew.words = words_;
+  crew.chained = !push;
+  crew.tokens = RankRows(args.m, ranks);
+  crew.movers = plan.movers;
+  crew.parts = plan.parts;
+  crew.chunks = (k_blocks + plan.blocks_per_flag - 1) / plan.blocks_per_flag;
+  crew.blocks_per_flag = plan.blocks_per_flag;
+  crew.k = int(k);
+  crew.k_blocks = k_blocks;
+  crew.x = args.x.as<const std::byte>();
+  crew.x_stride = args.x.byte_strides[0];
+  crew.map = args.map.as<const i32>();
+  crew.gather = push ? pushed_ : copied_;
+  crew.half_bytes = push_rows_ * k * 2;
+  crew.arrived = arrived_;
+  return launch(
+      kOp, kernel_of<Config>(),
+      {.grid = unsigned(plan.movers + plan.gemm.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes},
+      stream, params);
+}
+
+}  // namespace weft

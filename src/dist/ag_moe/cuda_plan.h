@@ -1,0 +1,38 @@
+// How a shape runs as all-gather + grouped GEMM on GPUs: a pure function, so that CPU tests can check it.
+#pragma once
+#include "dist/exchange/fused_plan.h"
+#include "ops/grouped_gemm/cuda_plan.h"
+
+namespace weft {
+
+// A rank's rows are pushed in so many parts at most, each with flags of its own; one lane of a warp hears each.
+inline constexpr int kAgMoeMostParts = 32;
+// (phase, expert) pairs that the kernel's table holds.
+inline constexpr int kAgMoeMostRuns = 1024;
+// Up to here, in tokens of all ranks, the kernel carries the rows itself, K block after K block; above, the copy engine
+// does: by then there are tiles of own rows to begin with.
+inline constexpr i64 kAgMoePushMost = 4096;
+
+struct CudaAgMoePlan {
+  FusedVariant variant = FusedVariant::kPush;
+  GroupedGemmPlan gemm;     // ctas: those that multiply
+  int movers = 0;           // CTAs that push instead; they come first in the grid
+  int phases = 1;           // tiles by the farthest rank whose rows they need
+  int blocks_per_flag = 0;  // blocks of 64 along K
+  int parts = 0;            // of a rank's rows: 4 to kAgMoeMostParts
+};
+
+struct CudaAgMoeSize {
+  i64 m;        // tokens of all ranks, > 0
+  i64 rows;     // (token, expert) pairs, >= 0
+  i64 experts;  // 1 to kAgMoeMostRuns / 2
+  i64 n, k;     // of this rank's experts; k > 0
+};
+// `max_ctas` = CudaCommunicator::max_ctas(). The plan depends on n, which may differ over ranks, in `gemm` alone.
+CudaAgMoePlan plan_cuda_ag_moe(const CudaAgMoeSize& size, int ranks, int max_ctas,
+                               FusedVariant forced = FusedVariant::kAuto);
+
+// Flags that a source raises at most.
+i64 cuda_ag_moe_flags(i64 k);
+
+}  // namespace weft

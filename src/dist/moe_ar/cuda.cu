@@ -1,0 +1,33 @@
+#include "dist/moe_ar/moe_ar.cuh"
+
+namespace weft {
+namespace {
+
+constexpr const char* kOp = "moe_ar";
+
+}  // namespace
+
+Result<CudaMoeAr> CudaMoeAr::create(CudaCommunicator& comm, const CudaMoeShape& shape) {
+  WEFT_TRY(check_cuda_moe_shape(kOp, shape));
+  CudaMoeAr op(comm, shape);
+  WEFT_TRY(prepare_cuda_grouped_gemm());
+  WEFT_ASSIGN(op.products_, DeviceBuffer::create(size_t(shape.max_rows * shape.n) * 2));
+  WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = shape.max_m * shape.n, .dtype = DType::kBF16}));
+  op.reduce_ = std::make_unique<CudaAllReduce>(std::move(reduce));
+  return std::move(op);
+}
+
+Status CudaMoeAr::run(cudaStream_t stream, const CudaMoeArgs& args) {
+  WEFT_TRY(expect_tensor("moe_ar: rows", args.rows, DType::kI32, {-1, -1}));
+  const i64 m = args.rows.dim(0);
+  WEFT_TRY(check_cuda_moe(kOp, shape_, args, m));
+  if (m == 0 || shape_.n == 0) return {};
+  const TensorView products =
+      TensorView::dense(products_.data(), DType::kBF16, {args.a.dim(0), shape_.n}, DeviceKind::kCuda);
+  WEFT_TRY(cuda_grouped_gemm(
+      stream, {.x = args.a, .map = {}, .offsets = args.offsets, .w = args.w, .y = products, .sms = comm_->max_ctas()}));
+  WEFT_TRY(cuda_expert_sum(stream, {products, args.pairs, args.rows, args.weights, args.y}));
+  return reduce_->run(stream, args.y, args.y);
+}
+
+}  // namespace weft
