@@ -11,13 +11,13 @@ namespace {
 
 constexpr const char *kDispatch = "dispatch", *kCombine = "combine";
 
-auto dispatch_kernel_of(bool wide) {
-  return wide ? ep_dispatch_kernel<kCudaDispatchUnroll> : ep_dispatch_kernel<1>;
+auto dispatch_kernel_of(int unroll) {
+  return unroll == 1 ? ep_dispatch_kernel<1> : unroll == 2 ? ep_dispatch_kernel<2> : ep_dispatch_kernel<4>;
 }
 template <class T>
-auto combine_kernel_of(bool exact, bool wide) {
-  if (exact) return wide ? ep_combine_kernel<T, true, 2> : ep_combine_kernel<T, true, 1>;
-  return wide ? ep_combine_kernel<T, false, 2> : ep_combine_kernel<T, false, 1>;
+auto combine_kernel_of(bool exact, int unroll) {
+  if (exact) return unroll == 1 ? ep_combine_kernel<T, true, 1> : ep_combine_kernel<T, true, 2>;
+  return unroll == 1 ? ep_combine_kernel<T, false, 1> : ep_combine_kernel<T, false, 2>;
 }
 
 Status same_on_all_ranks(CudaCommunicator& comm, const AllToAllShape& s, const AllToAllOptions& o) {
@@ -110,12 +110,12 @@ Status CudaAllToAll::allocate() {
         "expert parallel: max_num_tokens: {} tokens for {} experts need {} bytes of shared memory, there are {}",
         wire_.max_tokens, wire_.experts, shared, kCudaSharedBytes);
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
-  for (const bool wide : {false, true}) {
-    WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(wide)), size_t(shared)));
+  for (const int unroll : {1, 2, 4}) {
+    WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(unroll)), size_t(shared)));
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       WEFT_TRY(with_element(dtype, [&](auto element) {
         return prepare_kernel(
-            kCombine, reinterpret_cast<const void*>(combine_kernel_of<decltype(element)>(wire_.exact, wide)), 0);
+            kCombine, reinterpret_cast<const void*>(combine_kernel_of<decltype(element)>(wire_.exact, unroll)), 0);
       }));
     }
   }
@@ -198,6 +198,7 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
   p.x = a.x.data;
   p.x_stride = a.x.byte_strides[0];
   p.indices = a.indices.as<i32>();
+  p.indices_in_words = in_words(a.indices, wire_.per_token * i64(sizeof(i32)));
   p.tokens = u32(m);
   p.bound = a.bound_m;
   p.counts = a.out_num_tokens.as<i32>();
@@ -209,7 +210,7 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
     p.expert_scales = a.expert_x_scale.data;
     p.expert_scales_in_words = in_words(a.expert_x_scale, wire_.scale_bytes);
   }
-  return launch(kDispatch, dispatch_kernel_of(p.grid.wide),
+  return launch(kDispatch, dispatch_kernel_of(p.grid.unroll),
                 {.grid = unsigned(p.grid.ctas),
                  .block = kCudaThreads,
                  .shared_bytes = size_t(p.grid.shared_bytes),
@@ -267,7 +268,7 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   p.out_dtype = a.out.dtype;
   p.accumulate = a.accumulate;
   return with_element(a.expert_y.dtype, [&](auto element) {
-    return launch(kCombine, combine_kernel_of<decltype(element)>(wire_.exact, p.grid.wide),
+    return launch(kCombine, combine_kernel_of<decltype(element)>(wire_.exact, p.grid.unroll),
                   {.grid = unsigned(p.grid.ctas), .block = kCudaThreads, .early = early()}, stream, p);
   });
 }

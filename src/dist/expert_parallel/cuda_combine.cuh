@@ -7,81 +7,16 @@
 // A unit on the wire is the complement of one whose 32-bit halves are never all ones (a pair of NaNs of that pattern
 // becomes another pair of NaNs): it is not zero, and zero means not arrived.
 #pragma once
-#include "dist/expert_parallel/cuda_wire.cuh"
+#include "dist/expert_parallel/cuda_sums.cuh"
 
 namespace weft::ep {
-
-struct CudaCombineParams {
-  CudaPeers peers;
-  CudaWire wire;
-  CudaBuffers buffers;
-  CudaRoute route;
-  CudaExchangeGrid grid;
-  bool send, receive;
-  const Word* y;  // rows of the local experts
-  bool packed;    // without gaps, as CudaRoute::begins says; else [local experts, capacity]
-  const i32* indices;
-  const float* weights;
-  int tokens;  // rows of the output
-  std::byte* out;
-  i64 out_stride;
-  DType out_dtype;
-  bool accumulate;
-};
 
 namespace combine_detail {
 
 constexpr int kBatch = 4;  // rows whose words a warp loads at once
-
-template <class T>
-inline constexpr int kElements = 16 / int(sizeof(T));
-
-template <class T>
-__device__ __forceinline__ void widen_word(const Word& word, float (&out)[kElements<T>]) {
-  const u32 parts[4] = {u32(word.lo), u32(word.lo >> 32), u32(word.hi), u32(word.hi >> 32)};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      out[i] = __uint_as_float(parts[i]);
-    } else if constexpr (std::is_same_v<T, bf16>) {
-      out[2 * i] = __uint_as_float(parts[i] << 16);
-      out[2 * i + 1] = __uint_as_float(parts[i] & 0xffff0000u);
-    } else {
-      asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi;}"
-          : "=f"(out[2 * i]), "=f"(out[2 * i + 1])
-          : "r"(parts[i]));
-    }
-  }
-}
-// Two elements rounded to T, the first in the low half.
-template <class T>
-__device__ __forceinline__ u32 round_pair(float first, float second) {
-  u32 pair;
-  if constexpr (std::is_same_v<T, bf16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  }
-  return pair;
-}
-template <class T>
-__device__ __forceinline__ Word round_word(const float (&sums)[kElements<T>]) {
-  u32 parts[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      parts[i] = __float_as_uint(sums[i]);
-    } else {
-      parts[i] = round_pair<T>(sums[2 * i], sums[2 * i + 1]);
-    }
-  }
-  return {parts[0] | u64(parts[1]) << 32, parts[2] | u64(parts[3]) << 32};
-}
-template <int kCount>
-__device__ __forceinline__ void add_weighted(float (&sums)[kCount], float weight, const float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) sums[i] = __fmaf_rn(weight, values[i], sums[i]);
-}
+// Parts that a warp waits for at once: registers are scarce, the next rows are under way.
+template <int kUnroll>
+inline constexpr int kPartBatch = kUnroll == 1 ? 4 : 2;
 
 __device__ __forceinline__ u64 never_all_ones(u64 unit) {
   constexpr u32 kNans = 0x7fff7fff;  // NaN as one fp32, two bf16 or two fp16
@@ -92,48 +27,49 @@ __device__ __forceinline__ void send_part(Word* to, const Word& word) {
   put_word(to, {~never_all_ones(word.lo), ~never_all_ones(word.hi)});
 }
 
-// A warp's share of one token: kUnroll groups of 32 words of each of its rows on this rank. Lane j holds what belongs
-// to the token's index j.
+// A warp's piece of work: kUnroll groups of 32 words of a token of `source`, whose rows here are added. The sum leaves
+// for the source's group, or, received, meets what arrives from the others. Lane j holds what belongs to index j.
 template <int kUnroll>
 struct Held {
+  bool received;
+  int source, token;  // in the source's run
+  int first;          // this lane's first word
   i32 place;
   u32 wanted, kept;  // indices whose expert is here; those that have a row
-  int first;         // this lane's first word
+  i32 index;         // received: the index
+  float own_weight;  // received, or an own token
+  u64 weight;        // with the call's number, once it has arrived
   Word words[kBatch][kUnroll];
 };
 
 __device__ __forceinline__ const Word* row_of(const CudaCombineParams& p, i32 place) {
-  const i64 row = p.packed ? p.route.begins[place / p.wire.capacity] + place % p.wire.capacity : place;
+  const i64 row =
+      p.packed ? p.route.begins[p.wire.by_capacity.quotient(place)] + p.wire.by_capacity.rest(place) : place;
   return p.y + row * p.wire.y_words;
 }
 
+// The last lane holds no place.
 template <int kUnroll>
 __device__ __forceinline__ void load_rows(const CudaCombineParams& p, Held<kUnroll>& held, u32 which) {
+  i32 places[kBatch];
 #pragma unroll
   for (int b = 0; b < kBatch; ++b) {
-    if (which == 0) break;
-    const Word* row = row_of(p, __shfl_sync(~0u, held.place, __ffs(int(which)) - 1));
+    places[b] = __shfl_sync(~0u, held.place, __ffs(int(which)) - 1);
     which &= which - 1;
+  }
+#pragma unroll
+  for (int b = 0; b < kBatch; ++b) {
+    if (places[b] < 0) break;
+    const Word* row = row_of(p, places[b]) + held.first;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
-      if (held.first + u * 32 < p.wire.y_words) held.words[b][u] = row[held.first + u * 32];
+      if (held.first + u * 32 < p.wire.y_words) held.words[b][u] = row[u * 32];
   }
-}
-// The first of a token's rows are under way when this returns.
-template <int kUnroll>
-__device__ __forceinline__ void fetch(const CudaCombineParams& p, int source, int token, int group,
-                                      Held<kUnroll>& held) {
-  const CudaWire& w = p.wire;
-  const i32* places = p.route.places + (i64(source) * w.source_tokens + token) * w.per_token;
-  held.place = lane_of_warp() < w.per_token ? places[lane_of_warp()] : kElsewhere;
-  held.wanted = __ballot_sync(~0u, held.place != kElsewhere);
-  held.kept = __ballot_sync(~0u, held.place >= 0);
-  held.first = group * 32 + lane_of_warp();
-  load_rows(p, held, held.kept);
 }
 // f(index, words of its row) for every row that a token has here, in the order of its indices.
 template <int kUnroll, class F>
 __device__ __forceinline__ void each_row(const CudaCombineParams& p, Held<kUnroll>& held, F&& f) {
+#pragma unroll 1
   for (u32 left = held.kept; left != 0;) {
     u32 next = left;
 #pragma unroll
@@ -165,162 +101,180 @@ __device__ __forceinline__ void local_sum(const CudaCombineParams& p, Held<kUnro
   });
 }
 
-// ---- send ----
+// ---- work ----
 
-__device__ __forceinline__ void send_weights(const CudaCombineParams& p, int tokens, int ctas, u32 epoch) {
-  const CudaWire& w = p.wire;
-  const int count = w.run_size(p.peers.rank, tokens);
-  const float* weights = p.weights + i64(w.run_begin(p.peers.rank, tokens)) * w.per_token;
-  const sym<u64> to = p.buffers.weights_at(w, epoch & 1, p.peers.rank, 0);
-  for (int i = int(blockIdx.x) * kCudaThreads + int(threadIdx.x); i < count * w.per_token; i += ctas * kCudaThreads) {
-    const u64 unit = tagged(__float_as_uint(weights[i]), epoch);
-    for (int d = 1; d < p.peers.ranks; ++d) {
-      const int peer = p.peers.after(d);
-      ptx::st_relaxed_sys(p.peers.at(to, peer) + i, unit);
-    }
-  }
-}
-// Lane j's weight of a source's token.
-__device__ __forceinline__ float weight_of(const CudaCombineParams& p, int source, int token, bool needed, u32 epoch) {
-  const CudaWire& w = p.wire;
-  if (!needed) return 0;
-  if (source == p.peers.rank) {
-    const int begin = w.run_begin(source, p.route.tokens[source]);
-    return p.weights[i64(begin + token) * w.per_token + lane_of_warp()];
-  }
-  const sym<u64> at = p.buffers.weights_at(w, epoch & 1, source, token) + lane_of_warp();
-  const u64* word = p.peers.at(at, p.peers.rank);
-  u64 told = 0;
-  wait_until(p.peers.fault, {source, at.offset, epoch}, [&](u32& seen) {
-    told = ptx::ld_relaxed_sys(word);
-    seen = u32(told >> 32);
-    return seen == epoch;
-  });
-  return __uint_as_float(u32(told));
-}
+// What each source sends, one per lane.
+struct Runs {
+  int tokens, size;
+  int own, most;  // on every lane: the tokens of this rank's group, the largest size
 
-// A piece of what this rank returns, in the order (token, source), so that all links are busy at once.
-struct Item {
-  int source, token, group;
+  __device__ __forceinline__ int tokens_of(int source) const { return __shfl_sync(~0u, tokens, source); }
+  __device__ __forceinline__ int size_of(int source) const { return __shfl_sync(~0u, size, source); }
 };
-
-template <class T, bool kExact, int kUnroll>
-__device__ __forceinline__ void send(const CudaCombineParams& p, int ctas, u32 epoch) {
-  const CudaWire& w = p.wire;
-  const int self = p.peers.rank, cta = int(blockIdx.x), half = epoch & 1;
-  // What each source sends, one per lane.
+// Its loads, whose results gather() spreads.
+__device__ __forceinline__ Runs load_runs(const CudaCombineParams& p) {
   const int lane = lane_of_warp();
-  const int my_tokens = lane < w.ranks ? p.route.tokens[lane] : 0;
-  const int my_run = lane < w.ranks ? w.run_size(lane, my_tokens) : 0;
-  // Apart from the first CTA, whose stores a release would wait for.
-  if (cta == ctas - 1 && warp_of_cta() == kCudaWarps - 2)
-    tell_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);
-  if constexpr (!kExact) send_weights(p, __shfl_sync(~0u, my_tokens, self), ctas, epoch);
-  const int chunks = (w.y_words + 32 * kUnroll - 1) / (32 * kUnroll);
-  const int sources = w.dp_size > 1 ? w.ranks : w.ranks - 1;  // own tokens only for other members of the group
-  const int items = __reduce_max_sync(~0u, my_run) * sources * chunks, step = ctas * kCudaWarps;
-  Held<kUnroll> held;
-  Item at{};
-  // The next item from `from` on that holds anything, its rows under way; `items` = none.
-  const auto next_item = [&](int from) {
-    for (; from < items; from += step) {
-      const int row = from / chunks;
-      at = {p.peers.after(1 + row % sources), row / sources, from % chunks * kUnroll};
-      if (at.token >= __shfl_sync(~0u, my_run, at.source)) continue;
-      fetch(p, at.source, at.token, at.group, held);
-      if (held.wanted != 0) break;
-    }
-    return from;
-  };
-  for (int item = next_item(warp_of_cta() * ctas + cta); item < items;) {
-    const int first_member = at.source / w.dp_size * w.dp_size, first = held.first;
-    const int token = w.run_begin(at.source, __shfl_sync(~0u, my_tokens, at.source)) + at.token;
-    const auto put = [&](int part, const Word(&words)[kUnroll]) {
-      const sym<Word> row = p.buffers.part_at(w, half, part, token);
-      for (int q = first_member; q < first_member + w.dp_size; ++q) {
-        if (q == self) continue;
-        Word* to = p.peers.at(row, q);
+  return {lane < p.wire.ranks ? p.route.tokens[lane] : 0, 0, 0, 0};
+}
+__device__ __forceinline__ void gather(const CudaCombineParams& p, Runs& runs) {
+  const int lane = lane_of_warp();
+  runs.size = lane < p.wire.ranks ? p.wire.run_size(lane, runs.tokens) : 0;
+  runs.own = runs.tokens_of(p.peers.rank);
+  runs.most = __reduce_max_sync(~0u, runs.size);
+}
+
+// [cta] Weights go to all. The clerk, the last CTA, begins: it has nothing else to do. Without groups it does not ask
+// how many tokens the dispatch has counted: nobody reads weights of others.
+__device__ __forceinline__ void send_weights(const CudaCombineParams& p, const Runs& runs, u32 epoch) {
+  const CudaWire& w = p.wire;
+  const int self = p.peers.rank, tokens = w.dp_size > 1 ? runs.own : p.tokens;
+  const int count = w.run_size(self, tokens) * w.per_token;
+  const float* weights = p.weights + i64(w.run_begin(self, tokens)) * w.per_token;
+  const sym<u64> to = p.buffers.weights_at(w, epoch & 1, self, 0);
+#pragma unroll 1
+  for (int i = int((gridDim.x - 1 - blockIdx.x) * kCudaThreads + threadIdx.x); i < count;
+       i += int(gridDim.x) * kCudaThreads) {
+    const u64 unit = tagged(__float_as_uint(weights[i]), epoch);
+#pragma unroll 1
+    for (int d = 1; d < p.peers.ranks; ++d) ptx::st_relaxed_sys(p.peers.at(to, p.peers.after(d)) + i, unit);
+  }
+}
+// Where a peer's weight arrives, this lane's.
+template <int kUnroll>
+__device__ __forceinline__ sym<u64> weight_at(const CudaCombineParams& p, const Held<kUnroll>& held, u32 epoch) {
+  return p.buffers.weights_at(p.wire, epoch & 1, held.source, held.token) + lane_of_warp();
+}
+template <int kUnroll>
+__device__ __forceinline__ float await_weight(const CudaCombineParams& p, Held<kUnroll>& held, u32 epoch) {
+  if (held.place >= 0 && !has_tag(held.weight, epoch)) {
+    const sym<u64> at = weight_at(p, held, epoch);
+    const u64* word = p.peers.at(at, p.peers.rank);
+    wait_until(p.peers.fault, {held.source, at.offset, epoch}, [&](u32& seen) {
+      held.weight = ptx::ld_relaxed_sys(word);
+      seen = u32(held.weight >> 32);
+      return seen == epoch;
+    });
+  }
+  __syncwarp();
+  return __uint_as_float(u32(held.weight));
+}
+
+// Which piece `item` is, p.grid says in which order. Returns its window.
+template <int kUnroll>
+__device__ __forceinline__ int aim(const CudaCombineParams& p, int item, Held<kUnroll>& held) {
+  const CudaWire& w = p.wire;
+  const CudaCombineGrid& g = p.grid;
+  const int self = p.peers.rank, row = g.chunks.quotient(item), window = g.by_window.quotient(row);
+  int rest = row - window * int(g.by_window.value);
+  held.received = rest >= g.window * g.sends;
+  if (held.received) {
+    rest -= g.window * g.sends;
+    held.token = window * g.window + g.by_receives.quotient(rest);
+    held.source = self - w.by_dp.rest(self) + g.by_receives.rest(rest);
+  } else {
+    held.token = window * g.window + g.by_sends.quotient(rest);
+    held.source = p.peers.after(1 + g.by_sends.rest(rest));
+  }
+  held.first = (item - row * int(g.chunks.value)) * kUnroll * 32 + lane_of_warp();
+  return window;
+}
+// The loads that need not know whether there is such a token.
+template <int kUnroll>
+__device__ __forceinline__ void look(const CudaCombineParams& p, const Runs& runs, Held<kUnroll>& held) {
+  const CudaWire& w = p.wire;
+  const int lane = lane_of_warp();
+  const bool near = held.token < w.source_tokens && lane < w.per_token;
+  held.place =
+      near ? p.route.places[(i64(held.source) * w.source_tokens + held.token) * w.per_token + lane] : kElsewhere;
+  held.index = kNoExpert;
+  held.own_weight = 0;
+  if (!near || (!held.received && held.source != p.peers.rank)) return;
+  const int token = (w.dp_size > 1 ? w.run_begin(held.source, runs.own) : 0) + held.token;
+  if (token >= p.tokens) return;
+  held.index = p.indices[i64(token) * w.per_token + lane];
+  held.own_weight = p.weights[i64(token) * w.per_token + lane];
+}
+// What look() found: are there rows? Then they are under way.
+template <bool kExact, int kUnroll>
+__device__ __forceinline__ bool begin(const CudaCombineParams& p, const Runs& runs, u32 epoch, Held<kUnroll>& held) {
+  const int self = p.peers.rank;
+  if (held.token >= runs.size_of(held.source)) return false;
+  held.wanted = __ballot_sync(~0u, held.place != kElsewhere);
+  held.kept = __ballot_sync(~0u, held.place >= 0);
+  if (!held.received && held.wanted == 0) return false;
+  if (held.received || held.source == self) {
+    held.weight = tagged(__float_as_uint(held.own_weight), epoch);
+  } else {
+    held.weight = kExact || held.place < 0 ? 0 : ptx::ld_relaxed_sys(p.peers.at(weight_at(p, held, epoch), self));
+  }
+  if (!kExact || !held.received) load_rows(p, held, held.kept);
+  return true;
+}
+// From an item that has been looked at: the next one that holds anything. -1 = none.
+template <bool kExact, int kUnroll>
+__device__ __forceinline__ int find(const CudaCombineParams& p, const Runs& runs, int item, int window, int step,
+                                    u32 epoch, Held<kUnroll>& held) {
+  for (;;) {
+    if (window * p.grid.window >= runs.most) return -1;
+    if (begin<kExact>(p, runs, epoch, held)) return item;
+    item += step;
+    window = aim(p, item, held);
+    look(p, runs, held);
+  }
+}
+
+// To every other member of the token's group.
+template <int kUnroll>
+__device__ __forceinline__ void send_piece(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
+                                           int part, const Word (&words)[kUnroll], u32 epoch) {
+  const CudaWire& w = p.wire;
+  const int first_member = held.source - w.by_dp.rest(held.source);
+  const int token = w.run_begin(held.source, runs.tokens_of(held.source)) + held.token;
+  const sym<Word> row = p.buffers.part_at(w, epoch & 1, part, token);
+#pragma unroll 1
+  for (int q = first_member; q < first_member + w.dp_size; ++q) {
+    if (q == p.peers.rank) continue;
+    Word* to = p.peers.at(row, q) + held.first;
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u)
-          if (first + u * 32 < w.y_words) send_part(to + first + u * 32, words[u]);
-      }
-    };
-    if constexpr (kExact) {
-      each_row(p, held, put);
-      for (u32 lost = held.wanted & ~held.kept; lost != 0; lost &= lost - 1) {
-        const Word zeros[kUnroll] = {};
-        put(__ffs(int(lost)) - 1, zeros);
-      }
-      item = next_item(item + step);
-    } else {
-      const float weight = weight_of(p, at.source, at.token, held.place >= 0, epoch);
-      __syncwarp();
-      float sums[kUnroll][kElements<T>];
-      local_sum<T>(p, held, weight, sums);
-      Word words[kUnroll];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) words[u] = round_word<T>(sums[u]);
-      item = next_item(item + step);  // before the send: loads queue up behind stores to peers
-      put(self, words);
-    }
+    for (int u = 0; u < kUnroll; ++u)
+      if (held.first + u * 32 < w.y_words) send_part(to + u * 32, words[u]);
+  }
+}
+template <int kUnroll>
+__device__ __forceinline__ void send_rows(const CudaCombineParams& p, const Runs& runs, Held<kUnroll>& held,
+                                          u32 epoch) {
+  each_row(p, held, [&](int part, const Word(&words)[kUnroll]) { send_piece(p, runs, held, part, words, epoch); });
+#pragma unroll 1
+  for (u32 lost = held.wanted & ~held.kept; lost != 0; lost &= lost - 1) {
+    const Word zeros[kUnroll] = {};
+    send_piece(p, runs, held, __ffs(int(lost)) - 1, zeros, epoch);
   }
 }
 
 // ---- receive ----
 
-template <class T>
-__device__ __forceinline__ void store_sums(const CudaCombineParams& p, int token, int word,
-                                           const float (&sums)[kElements<T>]) {
-  constexpr int kCount = kElements<T>;
-  std::byte* row = p.out + token * p.out_stride;
-  if (p.out_dtype == DType::kF32) {
-    float4* to = reinterpret_cast<float4*>(row) + word * (kCount / 4);
-#pragma unroll
-    for (int i = 0; i < kCount / 4; ++i) {
-      float4 sum{sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
-      if (p.accumulate) {
-        const float4 old = to[i];
-        sum = {old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w};
-      }
-      to[i] = sum;
-    }
-    return;
-  }
-  u32 pairs[kCount / 2];
-#pragma unroll
-  for (int i = 0; i < kCount / 2; ++i)
-    pairs[i] = p.out_dtype == DType::kBF16 ? round_pair<bf16>(sums[2 * i], sums[2 * i + 1])
-                                           : round_pair<f16>(sums[2 * i], sums[2 * i + 1]);
-  u64* to = reinterpret_cast<u64*>(row) + word * (kCount / 4);
-  if constexpr (kCount == 8) {
-    *reinterpret_cast<Word*>(to) = {pairs[0] | u64(pairs[1]) << 32, pairs[2] | u64(pairs[3]) << 32};
-  } else {
-    *to = pairs[0] | u64(pairs[1]) << 32;
-  }
-}
-
 // Waits for parts first_part + b of a token for the bits b of `which`, and clears their memory.
-template <int kUnroll>
+template <int kUnroll, int kParts>
 __device__ __forceinline__ void take_parts(const CudaCombineParams& p, int token, int first, int first_part, u32 which,
-                                           int peer, u32 epoch, Word (&words)[kBatch][kUnroll]) {
+                                           int peer, u32 epoch, Word (&words)[kParts][kUnroll]) {
   const CudaWire& w = p.wire;
   const sym<Word> at = p.buffers.part_at(w, epoch & 1, first_part, token);
   Word* row = p.peers.at(at, p.peers.rank) + first;
   const i64 pitch = i64(w.max_tokens) * w.y_words;
   u32 missing = 0;
 #pragma unroll
-  for (int b = 0; b < kBatch; ++b)
+  for (int b = 0; b < kParts; ++b)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
       if ((which >> b & 1) && first + u * 32 < w.y_words) missing |= 1u << (b * kUnroll + u);
   wait_until(p.peers.fault, {peer, at.offset, epoch}, [&](u32& seen) {
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b)
+    for (int b = 0; b < kParts; ++b)
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u)
         if (missing >> (b * kUnroll + u) & 1) words[b][u] = peek_word(row + b * pitch + u * 32);
 #pragma unroll
-    for (int b = 0; b < kBatch; ++b)
+    for (int b = 0; b < kParts; ++b)
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const u32 bit = 1u << (b * kUnroll + u);
@@ -334,84 +288,124 @@ __device__ __forceinline__ void take_parts(const CudaCombineParams& p, int token
   });
 }
 
-template <class T, bool kExact, int kUnroll>
-__device__ __forceinline__ void receive(const CudaCombineParams& p, int cta, int ctas, u32 epoch) {
-  constexpr int kCount = kElements<T>;
+// f(bits of the parts of a batch, the batch's first, their words) for all batches of `count` parts, in order; `there`:
+// those that come from others, from `peer_of(part)`.
+template <int kUnroll, class PeerOf, class F>
+__device__ __forceinline__ void each_batch(const CudaCombineParams& p, const Held<kUnroll>& held, int token, int count,
+                                           u32 there, u32 epoch, PeerOf&& peer_of, F&& f) {
+  constexpr int kParts = kPartBatch<kUnroll>;
+#pragma unroll 1
+  for (int base = 0; base < count; base += kParts) {
+    Word parts[kParts][kUnroll];
+    const u32 bits = there >> base & ((1u << kParts) - 1);
+    if (bits != 0) {
+      const int peer = peer_of(base + __ffs(int(bits)) - 1);
+      take_parts(p, token, held.first, base, bits, peer, epoch, parts);
+      __syncwarp();
+    }
+    f(bits, base, parts);
+  }
+}
+template <class T, int kUnroll>
+__device__ __forceinline__ void add_words(float (&sums)[kUnroll][kElements<T>], float factor,
+                                          const Word (&words)[kUnroll]) {
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    float values[kElements<T>];
+    widen_word<T>(words[u], values);
+    add_weighted(sums[u], factor, values);
+  }
+}
+
+// Adds what the ranks have summed, in rank order; `own`: this rank's part, rounded as what travels, so that members of
+// a group get the same bits.
+template <class T, int kUnroll>
+__device__ __forceinline__ void add_parts(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
+                                          const Word (&own)[kUnroll], u32 holders, u32 epoch) {
   const CudaWire& w = p.wire;
-  const int self = p.peers.rank, lane = lane_of_warp(), first_member = self / w.dp_size * w.dp_size;
-  const int all = p.route.tokens[self], tokens = min(all, p.tokens);
-  const int chunks = (w.y_words + 32 * kUnroll - 1) / (32 * kUnroll), items = tokens * chunks;
-  for (int item = warp_of_cta() * ctas + cta; item < items; item += ctas * kCudaWarps) {
-    const int token = item / chunks, group = item % chunks * kUnroll;
-    int source = first_member;
-    while (token >= w.run_begin(source, all) + w.run_size(source, all)) ++source;
-    Held<kUnroll> held;
-    fetch(p, source, token - w.run_begin(source, all), group, held);
-    const i32 index = lane < w.per_token ? p.indices[i64(token) * w.per_token + lane] : kNoExpert;
-    const float weight = lane < w.per_token ? p.weights[i64(token) * w.per_token + lane] : 0;
-    const int holder = u32(index) < u32(w.experts) ? w.rank_of(index) : -1;
-    float sums[kUnroll][kCount];
-    auto& parts = held.words;  // once the own rows are added, or instead of them: registers are scarce
-    const auto add = [&](float factor, const Word(&words)[kUnroll]) {
+  const int self = p.peers.rank, token = w.run_begin(held.source, runs.own) + held.token;
+  if (token >= p.tokens) return;
+  float sums[kUnroll][kElements<T>] = {};
+  each_batch(
+      p, held, token, w.ranks, holders & ~(1u << self), epoch, [](int part) { return part; },
+      [&](u32 there, int base, const Word(&parts)[kPartBatch<kUnroll>][kUnroll]) {
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        float values[kCount];
-        widen_word<T>(words[u], values);
-        add_weighted(sums[u], factor, values);
-      }
-    };
-    const auto clear_sums = [&] {
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u)
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) sums[u][i] = 0;
-    };
-    if constexpr (kExact) {
-      clear_sums();
-      const u32 remote = __ballot_sync(~0u, holder >= 0 && holder != self);
-      for (int base = 0; base < w.per_token; base += kBatch) {
-        const u32 here = held.kept >> base & ((1u << kBatch) - 1), there = remote >> base & ((1u << kBatch) - 1);
-        if (there != 0) {
-          const int peer = __shfl_sync(~0u, holder, base + __ffs(int(there)) - 1);
-          take_parts<kUnroll>(p, token, held.first, base, there, peer, epoch, parts);
-          __syncwarp();
+        for (int b = 0; b < kPartBatch<kUnroll>; ++b) {
+          if (there >> b & 1) add_words<T>(sums, 1.0f, parts[b]);
+          if (base + b == self && (holders >> self & 1)) add_words<T>(sums, 1.0f, own);
         }
+      });
 #pragma unroll
-        for (int b = 0; b < kBatch; ++b) {
-          if (here >> b & 1) {
+  for (int u = 0; u < kUnroll; ++u)
+    if (held.first + u * 32 < w.y_words) store_sums<T>(p, token, held.first + u * 32, sums[u]);
+}
+// Adds every expert's row, in the order of the token's indices.
+template <class T, int kUnroll>
+__device__ __forceinline__ void add_rows(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
+                                         u32 epoch) {
+  const CudaWire& w = p.wire;
+  const int self = p.peers.rank, token = w.run_begin(held.source, runs.own) + held.token;
+  if (token >= p.tokens) return;
+  const int holder = u32(held.index) < u32(w.experts) ? w.rank_of(held.index) : -1;
+  const float weight = __uint_as_float(u32(held.weight));
+  const u32 remote = __ballot_sync(~0u, holder >= 0 && holder != self);
+  float sums[kUnroll][kElements<T>] = {};
+  each_batch(
+      p, held, token, w.per_token, remote, epoch, [&](int part) { return __shfl_sync(~0u, holder, part); },
+      [&](u32 there, int base, Word(&parts)[kPartBatch<kUnroll>][kUnroll]) {
+#pragma unroll
+        for (int b = 0; b < kPartBatch<kUnroll>; ++b) {
+          const bool here = held.kept >> (base + b) & 1;
+          if (here) {
             const Word* row = row_of(p, __shfl_sync(~0u, held.place, base + b));
 #pragma unroll
             for (int u = 0; u < kUnroll; ++u)
               if (held.first + u * 32 < w.y_words) parts[b][u] = row[held.first + u * 32];
           }
-          if ((here | there) >> b & 1) add(__shfl_sync(~0u, weight, base + b), parts[b]);
+          if (here || (there >> b & 1)) add_words<T>(sums, __shfl_sync(~0u, weight, base + b), parts[b]);
         }
+      });
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u)
+    if (held.first + u * 32 < w.y_words) store_sums<T>(p, token, held.first + u * 32, sums[u]);
+}
+
+// All pieces of this warp, from `item` on, which has been looked at.
+template <class T, bool kExact, int kUnroll>
+__device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& runs, int item, int window, u32 epoch,
+                                     Held<kUnroll>& held) {
+  const int step = p.grid.movers() * kCudaWarps;
+  item = find<kExact>(p, runs, item, window, step, epoch, held);
+  while (item >= 0) {
+    if constexpr (kExact) {
+      if (held.received) {
+        add_rows<T>(p, runs, held, epoch);
+      } else {
+        send_rows(p, runs, held, epoch);
       }
+      window = aim(p, item + step, held);
+      look(p, runs, held);
+      item = find<kExact>(p, runs, item + step, window, step, epoch, held);
     } else {
-      Word own[kUnroll] = {};
-      if (held.kept != 0) {  // rounded as what travels: members of a group get the same bits
-        local_sum<T>(p, held, weight, sums);
+      const float weight = await_weight(p, held, epoch);
+      float sums[kUnroll][kElements<T>];
+      local_sum<T>(p, held, weight, sums);
+      Word words[kUnroll];
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) own[u] = round_word<T>(sums[u]);
-      }
-      clear_sums();
-      const u32 holders = __reduce_or_sync(~0u, holder >= 0 ? 1u << holder : 0u);
-      for (int base = 0; base < w.ranks; base += kBatch) {
-        const u32 there = (holders & ~(1u << self)) >> base & ((1u << kBatch) - 1);
-        if (there != 0) {
-          take_parts<kUnroll>(p, token, held.first, base, there, base + __ffs(int(there)) - 1, epoch, parts);
-          __syncwarp();
-        }
-#pragma unroll
-        for (int b = 0; b < kBatch; ++b) {
-          if (there >> b & 1) add(1.0f, parts[b]);
-          if (base + b == self && held.kept != 0) add(1.0f, own);
-        }
+      for (int u = 0; u < kUnroll; ++u) words[u] = round_word<T>(sums[u]);
+      const u32 holders =
+          __reduce_or_sync(~0u, u32(held.index) < u32(p.wire.experts) ? 1u << p.wire.rank_of(held.index) : 0u);
+      Held<kUnroll> done = held;  // but for its rows
+      // The next rows are on their way before this piece leaves: loads queue up behind stores to peers.
+      window = aim(p, item + step, held);
+      look(p, runs, held);
+      item = find<kExact>(p, runs, item + step, window, step, epoch, held);
+      if (done.received) {
+        add_parts<T>(p, runs, done, words, holders, epoch);
+      } else {
+        send_piece(p, runs, done, p.peers.rank, words, epoch);
       }
     }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-      if (held.first + u * 32 < w.y_words) store_sums<T>(p, token, held.first + u * 32, sums[u]);
   }
 }
 
@@ -420,17 +414,29 @@ __device__ __forceinline__ void receive(const CudaCombineParams& p, int cta, int
 template <class T, bool kExact, int kUnroll>
 __global__ void __launch_bounds__(kCudaThreads, 1) ep_combine_kernel(const __grid_constant__ CudaCombineParams p) {
   using namespace combine_detail;
+  const int movers = p.grid.movers();
+  const bool clerk = int(blockIdx.x) == movers, works = !clerk && p.grid.sends + p.grid.receives > 0;
+  warm_parameters(p);
+  const int item = warp_of_cta() * movers + int(blockIdx.x);  // neighbouring pieces on different multiprocessors
+  Held<kUnroll> held;
+  int window = aim(p, item, held);
+  if constexpr (kUnroll == 1) settle(window, held.token, held.source, held.first);  // registers are scarce otherwise
   ptx::wait_for_previous_grid();
   ptx::launch_dependents();
+  // The first loads need none of each other's results, unless groups of ranks share their tokens.
   const u32 epoch = running_epoch(counter_of(p.peers, p.buffers.combined));
-  const int cta = int(blockIdx.x), ctas = int(gridDim.x), pushers = p.grid.pushers;
-  if (p.send && p.peers.ranks > 1 && (pushers == 0 || cta < pushers))
-    send<T, kExact, kUnroll>(p, pushers > 0 ? pushers : ctas, epoch);
-  if (!p.receive) return;
-  if (cta >= pushers) receive<T, kExact, kUnroll>(p, cta - pushers, ctas - pushers, epoch);
-  if (cta == ctas - 1 && warp_of_cta() == kCudaWarps - 1)
-    hear_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);
-  depart(p.peers, p.buffers.combined);
+  Runs runs = load_runs(p);
+  if (p.wire.dp_size > 1) gather(p, runs);
+  if (works) look(p, runs, held);
+  if (p.send && !kExact) send_weights(p, runs, epoch);
+  if (p.wire.dp_size == 1) gather(p, runs);
+  if (works) work<T, kExact, kUnroll>(p, runs, item, window, epoch, held);
+  if (clerk) {
+    // By a warp that sends few weights or none: a release waits for the stores before it.
+    if (p.send && warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);
+    if (p.receive && warp_of_cta() == kCudaWarps - 2) hear_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);
+  }
+  if (p.receive) depart(p.peers, p.buffers.combined);
 }
 
 }  // namespace weft::ep

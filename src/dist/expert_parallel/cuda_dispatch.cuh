@@ -2,7 +2,7 @@
 // any other rank's routing is known. The indices of all go to everybody; every CTA counts through them, and so knows
 // the places of its own rows without a message.
 //
-// Phases: push (cuda_push.cuh) - read the indices of all - count - place - take the rows as they arrive.
+// Phases of a mover: push (cuda_push.cuh) - read the indices of all - count - take the rows as they arrive.
 #pragma once
 #include "dist/expert_parallel/cuda_push.cuh"
 
@@ -13,282 +13,397 @@ namespace dispatch_detail {
 // `mask`: those of this CTA.
 struct Counts {
   u32 *before, *after, *mask;
-  i32* places;          // [tokens of this CTA, ranks, per_token]: the index, then the place
+  i32* ids;             // [tokens of this CTA, ranks, per_token]
   int *tokens, *sizes;  // [ranks]: of each source's group; what it sends
   int local, mask_words;
 
   __device__ __forceinline__ u32* mask_of(int pair) const { return mask + pair * mask_words; }
   __device__ __forceinline__ u32 all(int pair) const {
     u32 sum = before[pair] + after[pair];
+#pragma unroll 1
     for (int i = 0; i < mask_words; ++i) sum += u32(__popc(mask_of(pair)[i]));
     return sum;
   }
 };
 
-struct Ids {
-  Word words[kIdWords];
-  __device__ __forceinline__ u32 at(int j) const {  // j: a constant
-    const u64 unit = j % 4 < 2 ? words[j / 4].lo : words[j / 4].hi;
-    return u32(unit) >> (j % 2 * 16) & 0xffff;
-  }
-};
-// False = not all are here yet.
-__device__ __forceinline__ bool peek_ids(const CudaDispatchParams& p, int source, int token, u32 epoch, Ids& ids) {
-  const Word* from = p.peers.at(p.buffers.ids_at(p.wire, epoch & 1, source, token), p.peers.rank);
-  bool here = true;
-#pragma unroll
-  for (int i = 0; i < kIdWords; ++i)
-    if (i < p.wire.id_words) ids.words[i] = peek_word(from + i);
-#pragma unroll
-  for (int i = 0; i < kIdWords; ++i)
-    if (i < p.wire.id_words) here = here && has_tag(ids.words[i].lo, epoch) && has_tag(ids.words[i].hi, epoch);
-  return here;
+__device__ __forceinline__ const Word* quad_at(const CudaDispatchParams& p, int source, int number, u32 epoch) {
+  return p.peers.at(p.buffers.ids_at(p.wire, epoch & 1, source, 0), p.peers.rank) + number;
 }
-__device__ __forceinline__ void load_own_ids(const CudaDispatchParams& p, const Own& own, int token, u32 epoch,
-                                             Ids& ids) {
-#pragma unroll
-  for (int i = 0; i < kIdWords; ++i)
-    if (i < p.wire.id_words) ids.words[i] = own_ids(p, own, token, i, epoch);
+__device__ __forceinline__ bool is_here(const Word& quad, u32 epoch) {
+  return has_tag(quad.lo, epoch) && has_tag(quad.hi, epoch);
 }
 
-// The first rows, one per thread, before it is known how many each source has: whichever comes first, the token's
-// indices or the word that there is no such token. The first tokens' threads learn the sizes. True = ids hold a token.
-__device__ __forceinline__ bool read_first(const CudaDispatchParams& p, const Own& own, u32 epoch, const Counts& c,
-                                           Ids& ids) {
+// The first quads, one per thread, before it is known how many each source has: whichever comes first, the quad or the
+// word that there is no such token. Threads of the first quads learn the sizes. True = there is a quad.
+__device__ __forceinline__ bool await_first(const CudaDispatchParams& p, int source, int number, u32 epoch,
+                                            const Counts& c, Word& quad) {
   const CudaWire& w = p.wire;
-  const int source = int(threadIdx.x) % w.ranks, token = int(threadIdx.x) / w.ranks;
-  if (source == p.peers.rank) {
-    if (token == 0) {
-      c.tokens[source] = own.tokens;
-      c.sizes[source] = own.count;
-    }
-    if (token >= own.count) return false;
-    load_own_ids(p, own, token, epoch, ids);
-    return true;
-  }
-  if (token >= w.source_tokens) return false;
   const sym<u64> header_word = p.buffers.header_at(w, epoch & 1, source);
   const u64* header = p.peers.at(header_word, p.peers.rank);
-  bool here = false;
+  const Word* from = quad_at(p, source, number, epoch);
+  bool here = false, empty = false;
   wait_until(p.peers.fault, {source, header_word.offset, epoch}, [&](u32& seen) {
     const u64 told = ptx::ld_relaxed_sys(header);
-    here = peek_ids(p, source, token, epoch, ids);
+    quad = peek_word(from);
+    here = is_here(quad, epoch);
     seen = u32(told >> 32);
     const bool known = has_tag(told, epoch);
     const int tokens = known ? min(int(u32(told)), w.max_tokens) : 0, size = w.run_size(source, tokens);
-    if (known && token == 0) {
+    empty = known && number >= size * w.id_words;
+    if (known && number == 0) {
       c.tokens[source] = tokens;
       c.sizes[source] = size;
-      return here || size == 0;
     }
-    return token == 0 ? false : here || (known && token >= size);
+    return empty || (here && (known || number > 0));
   });
-  return here && (token > 0 || c.sizes[source] > 0);
+  return here && !empty;
 }
 
-struct Span {  // rows in the order (token, source), as chunks; this CTA's
+struct Span {  // rows in the order (token, source), as pieces; this CTA's
   int begin, end, first_token, last_token;
 };
-
-__device__ __forceinline__ void count_row(const CudaDispatchParams& p, const Counts& c, const Span& span, int source,
-                                          int token, const Ids& ids) {
-  const CudaWire& w = p.wire;
-  const bool mine = token >= span.first_token && token < span.last_token;
-  const int first_expert = w.experts_begin(p.peers.rank), at = token - span.first_token;
-  i32* kept = c.places + (at * w.ranks + source) * w.per_token;
-#pragma unroll
-  for (int j = 0; j < kCudaMostPerToken; ++j) {
-    if (j >= w.per_token) break;
-    const u32 id = ids.at(j), expert = id - u32(first_expert);
-    if (mine) kept[j] = i32(id);
-    if (id == kNoId || expert >= u32(c.local)) continue;
-    const int pair = source * c.local + int(expert);
-    if (mine) {
-      atomicOr(c.mask_of(pair) + at / 32, 1u << at % 32);
-    } else {
-      atomicAdd((token < span.first_token ? c.before : c.after) + pair, 1u);
-    }
+// Where every source sends up to `most` tokens.
+__device__ __forceinline__ Span span_of(const CudaDispatchParams& p, int most, int cta) {
+  const int items = most * int(p.grid.token_pieces.value), each = span_items(p, most);
+  Span span{min(cta * each, items), min((cta + 1) * each, items), 0, 0};
+  if (span.begin < span.end) {
+    span.first_token = p.grid.token_pieces.quotient(span.begin);
+    span.last_token = p.grid.token_pieces.quotient(span.end - 1) + 1;
   }
+  return span;
 }
 
-// Notes where this CTA's rows go: a pair's place is the number of earlier rows of its expert.
-__device__ __forceinline__ void place_rows(const CudaDispatchParams& p, const Counts& c, const Span& span) {
+__device__ __forceinline__ void count_quad(const CudaDispatchParams& p, const Counts& c, const Span& span, int source,
+                                           int number, const Word& quad) {
   const CudaWire& w = p.wire;
   const int first_expert = w.experts_begin(p.peers.rank);
-  const int pairs = (span.last_token - span.first_token) * w.ranks * w.per_token;
-  for (int i = int(threadIdx.x); i < pairs; i += kCudaThreads) {
-    const int row = i / w.per_token, at = row / w.ranks, source = row % w.ranks, token = span.first_token + at;
-    if (token >= c.sizes[source]) continue;
-    const u32 id = u32(c.places[i]), expert = id - u32(first_expert);
-    i32 place = kElsewhere;
-    if (id != kNoId && expert < u32(c.local)) {
-      u32 earlier = 0;
-      for (int s = 0; s < source; ++s) earlier += c.all(s * c.local + int(expert));
-      const int pair = source * c.local + int(expert);
-      earlier += c.before[pair];
-      for (int m = 0; m < at / 32; ++m) earlier += u32(__popc(c.mask_of(pair)[m]));
-      earlier += u32(__popc(c.mask_of(pair)[at / 32] & ((1u << at % 32) - 1)));
-      place = earlier < u32(w.capacity) ? i32(expert) * w.capacity + i32(earlier) : kDropped;
-    }
-    c.places[i] = place;
-    p.route.places[(i64(source) * w.source_tokens + token) * w.per_token + i % w.per_token] = place;
+  if (number < span.first_token * w.id_words || number >= span.last_token * w.id_words) {
+    u32* counts = (number < span.first_token * w.id_words ? c.before : c.after) + source * c.local;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)  // kNoId is never among the local experts
+      if (const u32 expert = id_of(quad, j) - u32(first_expert); expert < u32(c.local)) atomicAdd(counts + expert, 1u);
+    return;
+  }
+  const int token = w.by_id_words.quotient(number), first = (number - token * w.id_words) * 4;
+  const int at = token - span.first_token;
+  u32* mask = c.mask_of(source * c.local) + at / 32;
+  i32* kept = c.ids + (at * w.ranks + source) * w.per_token + first;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const u32 id = id_of(quad, j), expert = id - u32(first_expert);
+    if (first + j < w.per_token) kept[j] = i32(id);
+    if (expert < u32(c.local)) atomicOr(mask + int(expert) * c.mask_words, 1u << at % 32);
   }
 }
 
-// By one warp of the last CTA: counts, where the experts' rows begin, and what was found wrong.
+// The number of earlier rows of its expert is a row's place.
+__device__ __forceinline__ i32 place_of(const CudaDispatchParams& p, const Counts& c, const Span& span, int source,
+                                        int token, u32 id) {
+  const u32 expert = id - u32(p.wire.experts_begin(p.peers.rank));
+  if (expert >= u32(c.local)) return kElsewhere;
+  const int pair = source * c.local + int(expert), at = token - span.first_token;
+  u32 earlier = c.before[pair] + u32(__popc(c.mask_of(pair)[at / 32] & ((1u << at % 32) - 1)));
+#pragma unroll 1
+  for (int i = 0; i < at / 32; ++i) earlier += u32(__popc(c.mask_of(pair)[i]));
+#pragma unroll 1
+  for (int s = 0; s < source; ++s) earlier += c.all(s * c.local + int(expert));
+  return earlier < u32(p.wire.capacity) ? i32(expert) * p.wire.capacity + i32(earlier) : kDropped;
+}
+
+// By the clerk: counts, where the experts' rows begin, and what was found wrong.
 __device__ __forceinline__ void tell_counts(const CudaDispatchParams& p, const Counts& c) {
   const CudaWire& w = p.wire;
   const int lane = lane_of_warp();
-  if (lane < w.ranks) p.route.tokens[lane] = c.tokens[lane];
+  __shared__ int sums[kCudaWarps];
+  __shared__ u32 dropped, last_over;
+  if (threadIdx.x == 0) dropped = last_over = 0;
+  if (warp_of_cta() == 0 && lane < w.ranks) p.route.tokens[lane] = c.tokens[lane];
   int begin = 0;
-  u64 dropped = 0;
-  volatile CudaReport* report = p.report;
-  for (int base = 0; base < c.local; base += 32) {
-    const int expert = base + lane;
+#pragma unroll 1
+  for (int base = 0; base < c.local; base += kCudaThreads) {
+    const int expert = base + int(threadIdx.x);
     u32 came = 0;
     if (expert < c.local)
+#pragma unroll 1
       for (int s = 0; s < w.ranks; ++s) came += c.all(s * c.local + expert);
     const int kept = int(min(came, u32(w.capacity)));
     int sum = kept;  // of this and the lower lanes
+#pragma unroll
     for (int d = 1; d < 32; d *= 2) {
       const int other = __shfl_up_sync(~0u, sum, d);
       if (lane >= d) sum += other;
     }
+    if (lane == 31) sums[warp_of_cta()] = sum;
+    __syncthreads();
     if (expert < c.local) {
-      p.route.begins[expert] = begin + sum - kept;
+      int before = begin + sum - kept;
+#pragma unroll 1
+      for (int i = 0; i < warp_of_cta(); ++i) before += sums[i];
+      p.route.begins[expert] = before;
       if (p.counts != nullptr) p.counts[expert] = kept;
+      if (expert == c.local - 1) p.route.begins[c.local] = before + kept;
+      if (came > u32(kept)) {
+        atomicAdd(&dropped, came - u32(kept));
+        atomicMax(&last_over, u32(expert) + 1);
+      }
     }
-    const u32 over = __ballot_sync(~0u, came > u32(kept));
-    if (over != 0 && lane == 31 - __clz(int(over))) {
-      report->expert = u32(w.experts_begin(p.peers.rank) + expert);
-      report->rows = came;
-    }
-    begin += __shfl_sync(~0u, sum, 31);
-    dropped += __reduce_add_sync(~0u, came - u32(kept));
+    if (base + kCudaThreads < c.local)
+#pragma unroll 1
+      for (int i = 0; i < kCudaWarps; ++i) begin += sums[i];
+    __syncthreads();
   }
-  if (lane != 0) return;
-  p.route.begins[c.local] = begin;
-  if (dropped > 0) report->dropped = report->dropped + dropped;
+  if (threadIdx.x != 0) return;
+  volatile CudaReport* report = p.report;
+  if (c.local == 0) p.route.begins[0] = 0;
+  if (dropped > 0) {
+    const int expert = int(last_over) - 1;
+    u32 came = 0;
+#pragma unroll 1
+    for (int s = 0; s < w.ranks; ++s) came += c.all(s * c.local + expert);
+    report->expert = u32(w.experts_begin(p.peers.rank) + expert);
+    report->rows = came;
+    report->dropped = report->dropped + dropped;
+  }
   const u32 wanted = p.bound != nullptr ? *p.bound : p.tokens;
   if (wanted > p.tokens) report->refused = report->refused + (wanted - p.tokens);
 }
 
-// Words of a row as they arrive, made whole again, their memory cleared.
+// A piece of a row as it arrives: lane u also holds the displaced bits of group u.
 template <int kUnroll>
-__device__ __forceinline__ void take_words(const CudaDispatchParams& p, int source, int token, int group, u32 epoch,
-                                           Word (&words)[kUnroll]) {
+struct Arrival {
+  int source, token, group;
+  Word words[kUnroll], displaced;
+};
+template <int kUnroll>
+__device__ __forceinline__ Word* row_of(const CudaDispatchParams& p, const Arrival<kUnroll>& a, u32 epoch) {
+  return p.peers.at(p.buffers.row_at(p.wire, epoch & 1, a.source, a.token), p.peers.rank);
+}
+// Loads what is not `missing` no more: bits u for this lane's words, bit kUnroll for the displaced bits.
+template <int kUnroll>
+__device__ __forceinline__ void peek(const CudaDispatchParams& p, const Word* row, u32 missing, Arrival<kUnroll>& a) {
+  const int lane = lane_of_warp();
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u)
+    if (missing >> u & 1) a.words[u] = peek_word(row + (a.group + u) * 32 + lane);
+  if (missing >> kUnroll & 1) a.displaced = peek_word(row + p.wire.words + a.group + lane);
+}
+template <int kUnroll>
+__device__ __forceinline__ u32 all_missing(const CudaDispatchParams& p, const Arrival<kUnroll>& a) {
+  const int lane = lane_of_warp();
+  u32 missing = 0;
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u)
+    if ((a.group + u) * 32 + lane < p.wire.words) missing |= 1u << u;
+  if (lane < kUnroll && a.group + lane < p.wire.groups) missing |= 1u << kUnroll;
+  return missing;
+}
+// Which piece `item` is.
+template <int kUnroll>
+__device__ __forceinline__ void aim(const CudaDispatchParams& p, int item, Arrival<kUnroll>& a) {
+  const int row = p.grid.chunks.quotient(item);
+  a.token = p.wire.by_ranks.quotient(row);
+  a.source = row - a.token * p.wire.ranks;
+  a.group = (item - row * int(p.grid.chunks.value)) * kUnroll;
+}
+// A first look, whose loads are under way when this returns. Nothing is known of the row yet.
+template <int kUnroll>
+__device__ __forceinline__ void look(const CudaDispatchParams& p, const Own& own, u32 epoch, Arrival<kUnroll>& a) {
   const CudaWire& w = p.wire;
   const int lane = lane_of_warp();
-  const sym<Word> at = p.buffers.row_at(w, epoch & 1, source, token);
-  Word* row = p.peers.at(at, p.peers.rank);
-  Word displaced[kUnroll] = {};
-  u32 missing = 0, untold = 0;
+  if (a.source != p.peers.rank) {
+    peek(p, row_of(p, a, epoch), all_missing(p, a), a);
+  } else if (a.token < own.count) {
 #pragma unroll
-  for (int u = 0; u < kUnroll; ++u) {
-    if ((group + u) * 32 + lane < w.words) missing |= 1u << u;
-    if (group + u < w.groups) untold |= 1u << u;
+    for (int u = 0; u < kUnroll; ++u)
+      if (const int word = (a.group + u) * 32 + lane; word < w.words) a.words[u] = own_word(p, own, a.token, word);
   }
-  wait_until(p.peers.fault, {source, at.offset, epoch}, [&](u32& seen) {
+}
+// Waits for all of it, clears its memory and makes the words whole again.
+template <int kUnroll>
+__device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arrival<kUnroll>& a) {
+  const int lane = lane_of_warp();
+  Word* row = row_of(p, a, epoch);
+  u32 missing = all_missing(p, a);
+  bool looked = true;
+  wait_until(p.peers.fault, {a.source, p.buffers.row_at(p.wire, epoch & 1, a.source, a.token).offset, epoch},
+             [&](u32& seen) {
+               if (!looked) peek(p, row, missing, a);
+               looked = false;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (missing >> u & 1) words[u] = peek_word(row + (group + u) * 32 + lane);
-      if (untold >> u & 1) displaced[u] = peek_word(row + w.words + group + u);
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if ((missing >> u & 1) && (words[u].lo & words[u].hi & kArrivedBit) != 0) {
-        missing &= ~(1u << u);
-        row[(group + u) * 32 + lane] = Word{0, 0};
-      }
-      if ((untold >> u & 1) && has_tag(displaced[u].lo, epoch) && has_tag(displaced[u].hi, epoch)) untold &= ~(1u << u);
-      seen = untold >> u & 1 ? u32(displaced[u].lo >> 32) : epoch;
-    }
-    return (missing | untold) == 0;
-  });
+               for (int u = 0; u < kUnroll; ++u) {
+                 if ((missing >> u & 1) == 0 || (a.words[u].lo & a.words[u].hi & kArrivedBit) == 0) continue;
+                 missing &= ~(1u << u);
+                 row[(a.group + u) * 32 + lane] = Word{0, 0};
+               }
+               if ((missing >> kUnroll & 1) && has_tag(a.displaced.lo, epoch) && has_tag(a.displaced.hi, epoch))
+                 missing &= ~(1u << kUnroll);
+               seen = missing >> kUnroll & 1 ? u32(a.displaced.lo >> 32) : epoch;
+               return missing == 0;
+             });
+  __syncwarp();
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
-    words[u].lo = (words[u].lo & ~kArrivedBit) | (displaced[u].lo >> lane & 1) << 63;
-    words[u].hi = (words[u].hi & ~kArrivedBit) | (displaced[u].hi >> lane & 1) << 63;
+    const u32 lo = __shfl_sync(~0u, u32(a.displaced.lo), u), hi = __shfl_sync(~0u, u32(a.displaced.hi), u);
+    a.words[u].lo = (a.words[u].lo & ~kArrivedBit) | u64(lo >> lane & 1) << 63;
+    a.words[u].hi = (a.words[u].hi & ~kArrivedBit) | u64(hi >> lane & 1) << 63;
   }
 }
 
+// A piece of a row to all its places: lane j holds that of index j, the last lane none.
 template <int kUnroll>
-__device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own& own, const Counts& c,
-                                          const Span& span, int chunks, u32 epoch) {
+__device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 place, const Arrival<kUnroll>& a) {
+  constexpr int kPlaces = 4;  // at a time: what follows from one does not wait for another
   const CudaWire& w = p.wire;
-  const int lane = lane_of_warp();
-  for (int item = span.begin + warp_of_cta(); item < span.end; item += kCudaWarps) {
-    const int row = item / chunks, source = row % w.ranks, token = row / w.ranks, group = item % chunks * kUnroll;
-    if (token >= c.sizes[source]) continue;
-    const i32* places = c.places + ((token - span.first_token) * w.ranks + source) * w.per_token;
-    const i32 place = lane < w.per_token ? places[lane] : kElsewhere;
-    if (__ballot_sync(~0u, place != kElsewhere) == 0) continue;  // nobody sent it
-    Word words[kUnroll];
-    if (source == p.peers.rank) {
+  const int first = a.group * 32 + lane_of_warp();
+  Word* x = reinterpret_cast<Word*>(p.expert_x) + first;
+  const bool scaled = (a.group + kUnroll) * 32 > w.x_words && p.expert_scales != nullptr;
+#pragma unroll 1
+  for (u32 kept = __ballot_sync(~0u, place >= 0); kept != 0;) {
+    i32 to[kPlaces];
+#pragma unroll
+    for (int b = 0; b < kPlaces; ++b) {
+      to[b] = __shfl_sync(~0u, place, __ffs(int(kept)) - 1);
+      kept &= kept - 1;
+    }
+#pragma unroll
+    for (int b = 0; b < kPlaces; ++b) {
+      if (to[b] < 0 || p.expert_x == nullptr) continue;
+      Word* row = x + i64(to[b]) * w.x_words;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u)
-        if ((group + u) * 32 + lane < w.words) words[u] = own_word(p, own, token, (group + u) * 32 + lane);
-    } else {
-      take_words<kUnroll>(p, source, token, group, epoch, words);
-      __syncwarp();
+        if (first + u * 32 < w.x_words) row[u * 32] = a.words[u];
     }
-    for (u32 kept = __ballot_sync(~0u, place >= 0); kept != 0; kept &= kept - 1) {
-      const i64 to = __shfl_sync(~0u, place, __ffs(int(kept)) - 1);
+    if (!scaled) continue;
+#pragma unroll
+    for (int b = 0; b < kPlaces; ++b)
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const int word = (group + u) * 32 + lane, scale_at = (word - w.x_words) * 16;
-        if (word < w.x_words) {
-          if (p.expert_x != nullptr) reinterpret_cast<Word*>(p.expert_x)[to * w.x_words + word] = words[u];
-        } else if (word < w.words && p.expert_scales != nullptr) {
-          store_scales(p.expert_scales + to * w.scale_bytes + scale_at, w.scale_bytes - scale_at,
-                       p.expert_scales_in_words, words[u]);
-        }
+        const int word = first + u * 32, at = (word - w.x_words) * 16;
+        if (to[b] >= 0 && word >= w.x_words && word < w.words)
+          store_scales(p.expert_scales + i64(to[b]) * w.scale_bytes + at, w.scale_bytes - at, p.expert_scales_in_words,
+                       a.words[u]);
       }
+  }
+}
+
+// `ahead`: aimed at the first piece.
+template <int kUnroll>
+__device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own& own, const Counts& c,
+                                          const Span& span, u32 epoch, Arrival<kUnroll>& ahead) {
+  const CudaWire& w = p.wire;
+  const int lane = lane_of_warp();
+  int item = span.begin + warp_of_cta();
+  if (item < span.end) look(p, own, epoch, ahead);
+  while (item < span.end) {
+    Arrival<kUnroll> a = ahead;
+    item += kCudaWarps;
+    i32 place = kElsewhere;
+    if (a.token < c.sizes[a.source] && lane < w.per_token) {
+      const int row = (a.token - span.first_token) * w.ranks + a.source;
+      place = place_of(p, c, span, a.source, a.token, u32(c.ids[row * w.per_token + lane]));
+      if (a.group == 0) p.route.places[(i64(a.source) * w.source_tokens + a.token) * w.per_token + lane] = place;
+    }
+    const bool sent = __ballot_sync(~0u, place != kElsewhere) != 0;
+    if (sent && a.source != p.peers.rank) take(p, epoch, a);
+    if (item < span.end) {
+      aim(p, item, ahead);
+      look(p, own, epoch, ahead);
+    }
+    if (sent) store_piece(p, place, a);
+  }
+}
+
+// Counts the quads that are not among the first ones. Several loads are under way at a time.
+__device__ __forceinline__ void count_the_rest(const CudaDispatchParams& p, const Own& own, const Counts& c,
+                                               const Span& span, u32 epoch) {
+  constexpr int kBatch = 8;
+#pragma unroll 1
+  for (int source = 0; source < p.wire.ranks; ++source) {
+    const int quads = c.sizes[source] * p.wire.id_words;
+    const Word* from = quad_at(p, source, 0, epoch);
+#pragma unroll 1
+    for (int base = int(p.grid.first_quads.value + threadIdx.x); base < quads; base += kBatch * kCudaThreads) {
+      Word batch[kBatch];
+      u32 missing = 0;
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+        if (base + b * kCudaThreads < quads) missing |= 1u << b;
+      const u32 held = missing;
+      if (source == p.peers.rank) {
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b)
+          if (missing >> b & 1) batch[b] = pack_quad(p, load_quad(p, own, base + b * kCudaThreads), epoch);
+      } else {
+        wait_until(p.peers.fault, {source, p.buffers.ids_at(p.wire, epoch & 1, source, 0).offset, epoch},
+                   [&](u32& seen) {
+#pragma unroll
+                     for (int b = 0; b < kBatch; ++b)
+                       if (missing >> b & 1) batch[b] = peek_word(from + base + b * kCudaThreads);
+#pragma unroll
+                     for (int b = 0; b < kBatch; ++b) {
+                       if ((missing >> b & 1) == 0) continue;
+                       if (is_here(batch[b], epoch)) missing &= ~(1u << b);
+                       seen = u32(batch[b].lo >> 32);
+                     }
+                     return missing == 0;
+                   });
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b)
+        if (held >> b & 1) count_quad(p, c, span, source, base + b * kCudaThreads, batch[b]);
     }
   }
 }
 
+// What a CTA takes if all sources send `most` tokens, and its warp's first piece.
 template <int kUnroll>
-__device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& own, const Counts& c, int cta, int ctas,
-                                        u32 epoch) {
+struct Taking {
+  int most;
+  Span span;
+  Arrival<kUnroll> first;
+};
+template <int kUnroll>
+__device__ __forceinline__ void plan(const CudaDispatchParams& p, int most, int cta, Taking<kUnroll>& taking) {
+  taking.most = most;
+  taking.span = span_of(p, most, cta);
+  aim(p, taking.span.begin + warp_of_cta(), taking.first);
+}
+
+// By a mover, or by the clerk, which is no `cta` of those that take rows. `taking`: the likely case.
+template <int kUnroll>
+__device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& own, const Counts& c, int cta,
+                                        u32 epoch, Taking<kUnroll>& taking) {
   const CudaWire& w = p.wire;
-  Ids ids;
-  const bool holds = read_first(p, own, epoch, c, ids);
+  const int source = p.grid.first_quads.quotient(int(threadIdx.x)), number = p.grid.first_quads.rest(int(threadIdx.x));
+  Word quad;
+  bool holds = false;
+  if (source == p.peers.rank) {
+    holds = number < own.count * w.id_words;
+    if (holds) quad = pack_quad(p, load_quad(p, own, number), epoch);
+    if (number == 0) {
+      c.tokens[source] = own.tokens;
+      c.sizes[source] = own.count;
+    }
+  } else if (source < w.ranks && number < w.source_tokens * w.id_words) {
+    holds = await_first(p, source, number, epoch, c, quad);
+  }
+  const bool clerk = cta == int(p.grid.takers.value);
+  if (clerk && warp_of_cta() == kCudaWarps - 2) hear_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
   __syncthreads();  // sizes are known, counts are zero
   int most = 0;
+#pragma unroll 1
   for (int s = 0; s < w.ranks; ++s) most = max(most, c.sizes[s]);
-  const int chunks = (w.groups + kUnroll - 1) / kUnroll, items = most * w.ranks * chunks;
-  const int each = (items + ctas - 1) / ctas;
-  Span span{min(cta * each, items), min((cta + 1) * each, items), 0, 0};
-  if (span.begin < span.end) {
-    span.first_token = span.begin / chunks / w.ranks;
-    span.last_token = (span.end - 1) / chunks / w.ranks + 1;
-  }
-  const bool last = cta == ctas - 1;
-  if (span.begin >= span.end && !last) return;
-  if (holds) count_row(p, c, span, int(threadIdx.x) % w.ranks, int(threadIdx.x) / w.ranks, ids);
-  for (int i = int(threadIdx.x) + kCudaThreads; i < most * w.ranks; i += kCudaThreads) {
-    const int source = i % w.ranks, token = i / w.ranks;
-    if (token >= c.sizes[source]) continue;
-    if (source == p.peers.rank) {
-      load_own_ids(p, own, token, epoch, ids);
-    } else {
-      wait_until(p.peers.fault, {source, p.buffers.ids_at(w, epoch & 1, source, token).offset, epoch}, [&](u32& seen) {
-        const bool here = peek_ids(p, source, token, epoch, ids);
-        seen = u32(ids.words[0].lo >> 32);
-        return here;
-      });
-    }
-    count_row(p, c, span, source, token, ids);
-  }
+  if (most != taking.most) plan(p, most, cta, taking);  // seldom
+  const Span& span = taking.span;
+  if (span.begin >= span.end && !clerk) return;
+  if (holds) count_quad(p, c, span, source, number, quad);
+  if (most * w.id_words > int(p.grid.first_quads.value)) count_the_rest(p, own, c, span, epoch);
   __syncthreads();
-  place_rows(p, c, span);
-  __syncthreads();
-  if (last && warp_of_cta() == kCudaWarps - 1) {  // nobody waits for this
+  if (clerk) {
     tell_counts(p, c);
-    hear_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
+  } else {
+    take_rows<kUnroll>(p, own, c, span, epoch, taking.first);
   }
-  take_rows<kUnroll>(p, own, c, span, chunks, epoch);
 }
 
 }  // namespace dispatch_detail
@@ -299,11 +414,10 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ int tokens[kMostCudaRanks], sizes[kMostCudaRanks];
   const CudaWire& w = p.wire;
-  ptx::wait_for_previous_grid();
-  ptx::launch_dependents();
-  const u32 epoch = running_epoch(counter_of(p.peers, p.buffers.dispatched));
-  const Own own = own_tokens(p);
-  const int cta = int(blockIdx.x), ctas = int(gridDim.x), pushers = p.grid.pushers;
+  const int cta = int(blockIdx.x), movers = p.grid.movers(), pushers = p.grid.pushers;
+  const bool clerk = cta == movers;
+  const bool pushes = p.send && !clerk && (pushers == 0 || cta < pushers), receives = p.receive && cta >= pushers;
+  warm_parameters(p);
   Counts c;
   c.local = w.experts_begin(p.peers.rank + 1) - w.experts_begin(p.peers.rank);
   c.mask_words = p.grid.mask_words;
@@ -313,13 +427,33 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   c.before = reinterpret_cast<u32*>(shared);
   c.after = c.before + pairs;
   c.mask = c.after + pairs;
-  c.places = reinterpret_cast<i32*>(c.mask + pairs * c.mask_words);
-  const bool receives = p.receive && cta >= pushers;
+  c.ids = reinterpret_cast<i32*>(c.mask + pairs * c.mask_words);
   if (receives)
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < pairs * (2 + c.mask_words); i += kCudaThreads) c.before[i] = 0;
-  if (p.send && (pushers == 0 || cta < pushers)) push<kUnroll>(p, own, pushers > 0 ? pushers : ctas, epoch);
+  // So far as they can be known, before the kernel before has ended.
+  const int senders = pushers > 0 ? pushers : movers;
+  Own own = own_of(p, p.tokens);
+  Chunk<kUnroll> chunk;
+  aim(p, own, first_item(cta, senders), chunk);
+  Taking<kUnroll> taking;
+  plan(p, own.count, cta - pushers, taking);
+  settle(own.begin, own.count, chunk.token, chunk.group, taking.span.begin, taking.span.end, taking.span.first_token,
+         taking.span.last_token, taking.first.token, taking.first.source, taking.first.group);
+  ptx::wait_for_previous_grid();
+  ptx::launch_dependents();
+  const u32 epoch = running_epoch(counter_of(p.peers, p.buffers.dispatched));
+  if (p.bound != nullptr) {
+    own = own_of(p, *p.bound);
+    aim(p, own, first_item(cta, senders), chunk);
+  }
+  if (pushes) {
+    push<kUnroll>(p, own, cta, senders, epoch, chunk);
+  } else if (p.send && clerk) {
+    announce(p, own, epoch);
+  }
   if (!p.receive) return;
-  if (receives) receive<kUnroll>(p, own, c, cta - pushers, ctas - pushers, epoch);
+  if (receives) receive<kUnroll>(p, own, c, cta - pushers, epoch, taking);
   depart(p.peers, p.buffers.dispatched);
 }
 

@@ -12,11 +12,30 @@ Status expect(const char* field, bool holds, const char* expected, i64 found) {
   return error(Code::kInvalidArgument, "expert parallel: {}: expected {}, found {}", field, expected, found);
 }
 
+// The fewest groups at a time with which `warps` warps have one piece each, or the most there are.
+int unroll_for(i64 groups, i64 warps, int most) {
+  int unroll = 1;
+  while (unroll < most && divide_up(groups, unroll) > warps) unroll *= 2;
+  return unroll;
+}
+
 i64 local_experts(const CudaWire& w) {
   return divide_up(w.experts, w.ranks);
 }
 
 }  // namespace
+
+void CudaWire::derive() {
+  each = experts / ranks;
+  extra = experts % ranks;
+  by_ranks = Divisor(ranks);
+  by_dp = Divisor(dp_size);
+  by_per_token = Divisor(std::max(1, per_token));
+  by_id_words = Divisor(std::max(1, id_words));
+  by_each = Divisor(std::max(1, each));
+  by_each_and_one = Divisor(each + 1);
+  by_capacity = Divisor(std::max(1, capacity));
+}
 
 Result<CudaWire> plan_cuda_wire(const AllToAllShape& s, const AllToAllOptions& o) {
   constexpr i64 kMostTokens = i64(1) << 20, kMostBytes = i64(1) << 20;
@@ -59,6 +78,7 @@ Result<CudaWire> plan_cuda_wire(const AllToAllShape& s, const AllToAllOptions& o
     return error(Code::kInvalidArgument, "expert parallel: max_num_tokens: {} tokens are more than the GPU form counts",
                  s.max_num_tokens);
   w.capacity = int(capacity);
+  w.derive();
   return w;
 }
 
@@ -81,37 +101,57 @@ CudaBuffers plan_cuda_buffers(const CudaWire& w, u64 base, i64* bytes) {
   return b;
 }
 
-CudaExchangeGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive) {
-  CudaExchangeGrid grid;
-  const i64 items = std::max<i64>(1, i64(tokens) * w.ranks) * w.groups;  // of one group each
-  const auto size_up = [&](i64 ctas) {
-    grid.ctas = int(std::clamp<i64>(ctas, 1, std::max(1, max_ctas)));
-    grid.wide = items >= i64(kCudaWarps) * grid.ctas * 2;
-    grid.pushers = 0;
-    if (send && receive && w.ranks > 1 && grid.ctas >= 16 && tokens >= 96)
-      grid.pushers = grid.ctas / (tokens >= 1024 ? 4 : 8);
+CudaDispatchGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive) {
+  CudaDispatchGrid grid;
+  const i64 groups = std::max<i64>(1, i64(tokens) * w.ranks) * w.groups;
+  const auto size_up = [&](i64 movers) {
+    grid.ctas = int(std::clamp<i64>(movers + 1, 2, std::max(2, max_ctas)));
+    grid.pushers = send && receive && w.ranks > 1 && grid.ctas >= 16 && tokens >= 96 ? grid.ctas / 5 : 0;
+    grid.takers = Divisor(grid.movers() - grid.pushers);
+    grid.spans = Divisor(grid.pushers > 0 ? grid.takers.value : 1);
+    grid.unroll = unroll_for(groups, i64(kCudaWarps) * grid.movers(), 4);
+    grid.chunks = Divisor(divide_up(w.groups, grid.unroll));
+    grid.token_pieces = Divisor(w.ranks * i64(grid.chunks.value));
+    grid.first_quads = Divisor(kCudaThreads / w.ranks);
     grid.mask_words = 1;
     grid.shared_bytes = 0;
     if (!receive) return;
-    // A CTA receives a run of chunks of rows in the order (token, source): the tokens it touches, both ends included.
-    const i64 chunks = grid.wide ? divide_up(w.groups, kCudaDispatchUnroll) : w.groups;
-    const i64 per_cta = divide_up(i64(w.source_tokens) * w.ranks * chunks, grid.ctas - grid.pushers);
+    // A CTA receives a run of pieces of rows in the order (token, source): the tokens it touches, both ends included.
+    const i64 chunks = grid.chunks.value;
+    const i64 per_cta = divide_up(i64(w.source_tokens) * w.ranks * chunks, grid.takers.value);
     const i64 most_tokens = std::min<i64>(w.source_tokens, (per_cta / chunks + 2) / w.ranks + 2);
     grid.mask_words = int(divide_up(most_tokens, 32));
     grid.shared_bytes = w.ranks * local_experts(w) * (2 + grid.mask_words) * i64(sizeof(u32)) +
                         most_tokens * w.ranks * w.per_token * i64(sizeof(i32));
   };
-  size_up(items);
+  size_up(divide_up(groups, 8));
   if (grid.shared_bytes > kCudaSharedBytes) size_up(max_ctas);  // few tokens here, but other ranks may send many
   return grid;
 }
 
-CudaExchangeGrid plan_cuda_combine(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive) {
-  CudaExchangeGrid grid;
-  const i64 items = std::max<i64>(1, i64(tokens) * std::max(1, w.ranks - 1)) * divide_up(w.y_words, 32);
-  grid.ctas = int(std::clamp<i64>(divide_up(items, 3), 1, std::max(1, max_ctas)));
-  grid.wide = items >= i64(kCudaWarps) * grid.ctas;
-  if (send && receive && w.ranks > 1 && tokens >= 1024 && grid.ctas >= 16) grid.pushers = grid.ctas / 2;
+CudaCombineGrid plan_cuda_combine(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive) {
+  CudaCombineGrid grid;
+  // Own tokens travel only for other members of the group.
+  grid.sends = !send || w.ranks == 1 ? 0 : w.dp_size > 1 ? w.ranks : w.ranks - 1;
+  grid.receives = receive ? w.dp_size : 0;
+  const i64 rows = std::max(1, grid.sends + grid.receives), most = std::max(1, tokens);
+  const i64 groups_of_row = divide_up(w.y_words, 32), groups = most * rows * groups_of_row;
+  const i64 most_movers = std::max(2, max_ctas) - 1, most_warps = most_movers * kCudaWarps;
+  grid.unroll = unroll_for(groups, most_warps, 2);
+  grid.chunks = Divisor(divide_up(groups_of_row, grid.unroll));
+  const i64 chunks = grid.chunks.value;
+  i64 movers = std::clamp<i64>(divide_up(groups, 8), 1, most_movers);
+  grid.window = int(most);
+  if (grid.sends > 0 && most * rows * chunks > most_warps) {
+    // Several turns: each warp sends a piece in each of them.
+    const i64 sent = most * grid.sends * chunks;
+    movers = divide_up(divide_up(sent, divide_up(sent, most_warps)), kCudaWarps);
+    grid.window = int(std::clamp<i64>(movers * kCudaWarps / (grid.sends * chunks), 1, most));
+  }
+  grid.ctas = int(movers) + 1;
+  grid.by_window = Divisor(grid.window * rows);
+  grid.by_sends = Divisor(std::max(1, grid.sends));
+  grid.by_receives = Divisor(std::max(1, grid.receives));
   return grid;
 }
 

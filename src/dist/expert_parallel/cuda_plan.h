@@ -15,8 +15,21 @@ inline constexpr int kCudaThreads = 512;
 inline constexpr int kCudaWarps = kCudaThreads / 32;
 inline constexpr int kCudaMostPerToken = 16;
 inline constexpr i64 kCudaMostExperts = 65535;  // an index travels in 16 bits
-inline constexpr int kCudaDispatchUnroll = 4;   // groups of 32 words that a warp handles at a time, of many tokens
 inline constexpr i64 kCudaSharedBytes = 200 << 10;
+
+// Division of numbers below 2^31 by a multiplication: GPUs have no instruction for it, and a chain of divisions takes
+// longer than a message. Source: Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994.
+struct Divisor {
+  u32 value = 1, factor = 1, shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(i64 by) : value(u32(by)) {
+    while ((i64(1) << shift) < by) ++shift;
+    factor = u32((u64(1) << 32) * ((u64(1) << shift) - value) / value + 1);
+  }
+  WEFT_HD int quotient(int n) const { return int((u32(u64(u32(n)) * factor >> 32) + u32(n)) >> shift); }
+  WEFT_HD int rest(int n) const { return n - quotient(n) * int(value); }
+};
 
 // Rows on the wire. A row of dispatch is its x, then its scales, as `words` words, then one word per group of 32: every
 // unit of a data word carries in its top bit that it has arrived, and the bits thus displaced travel in the group's own
@@ -30,23 +43,26 @@ struct CudaWire {
   int id_words = 0;                          // of a token's indices: four each
   int y_words = 0, parts = 0;                // words of a result; results that a token gets
   bool exact = false;
+  // What follows from these: derive().
+  int each = 1, extra = 0;  // experts of every rank; the first `extra` ranks hold one more
+  Divisor by_ranks, by_dp, by_per_token, by_id_words, by_each, by_each_and_one, by_capacity;
 
+  void derive();
   // The tokens of its group that a source sends.
   WEFT_HD int run_begin(int source, int tokens) const {
-    const int member = source % dp_size, base = tokens / dp_size, extra = tokens % dp_size;
-    return member * base + (member < extra ? member : extra);
+    if (dp_size == 1) return 0;
+    const int member = by_dp.rest(source), base = by_dp.quotient(tokens), longer = tokens - base * dp_size;
+    return member * base + (member < longer ? member : longer);
   }
   WEFT_HD int run_size(int source, int tokens) const {
-    return tokens / dp_size + (source % dp_size < tokens % dp_size ? 1 : 0);
+    if (dp_size == 1) return tokens;
+    return by_dp.quotient(tokens) + (by_dp.rest(source) < by_dp.rest(tokens) ? 1 : 0);
   }
   // The experts of a rank.
-  WEFT_HD int experts_begin(int rank) const {
-    const int base = experts / ranks, extra = experts % ranks;
-    return rank * base + (rank < extra ? rank : extra);
-  }
+  WEFT_HD int experts_begin(int rank) const { return rank * each + (rank < extra ? rank : extra); }
   WEFT_HD int rank_of(int expert) const {
-    const int base = experts / ranks, extra = experts % ranks, longer = extra * (base + 1);
-    return expert < longer ? expert / (base + 1) : extra + (expert - longer) / base;
+    const int longer = extra * (each + 1);
+    return expert < longer ? by_each_and_one.quotient(expert) : extra + by_each.quotient(expert - longer);
   }
 };
 
@@ -84,17 +100,36 @@ struct CudaBuffers {
 // Buffers that begin at `base`; `bytes` = what they take.
 CudaBuffers plan_cuda_buffers(const CudaWire& wire, u64 base, i64* bytes);
 
-// A grid of kCudaThreads threads. pushers > 0: the first CTAs only send and the others only receive, because loads
-// queue up behind a multiprocessor's stores to peers; 0: all do both.
+// A grid of kCudaThreads threads. The last CTA is the clerk: it handles the credit for reuse and what else need not
+// wait for rows, and moves none. A warp moves `unroll` groups of 32 words of a row at a time.
 struct CudaExchangeGrid {
-  int ctas = 1, pushers = 0;
-  bool wide = false;  // several groups of words per warp at a time
-  // Of dispatch: tokens of each source that one CTA places, 32 to a word, and the shared memory for that.
-  int mask_words = 1;
-  i64 shared_bytes = 0;
+  int ctas = 2;
+  int unroll = 1;
+  Divisor chunks;  // of a row: pieces of `unroll` groups
+
+  WEFT_HD int movers() const { return ctas - 1; }
 };
-// For calls of up to `tokens` tokens per source. send, receive: what the launch does.
-CudaExchangeGrid plan_cuda_dispatch(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
-CudaExchangeGrid plan_cuda_combine(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
+// pushers > 0: the first CTAs only send and the other movers only receive, because loads queue up behind a
+// multiprocessor's stores to peers; 0: all do both.
+struct CudaDispatchGrid : CudaExchangeGrid {
+  int pushers = 0;
+  Divisor takers;        // the other movers, or all
+  Divisor spans;         // takers that are to have work at once: tokens leave one for each of them in turn; or 1
+  Divisor token_pieces;  // of all sources' rows of a token
+  Divisor first_quads;   // of each source: four indices, read before it is known how many there are
+  int mask_words = 1;    // tokens of each source that one CTA places, 32 to a word
+  i64 shared_bytes = 0;  // for that
+};
+// The work of combine in order: of a window of so many tokens of every source, what leaves (`sends` rows per token),
+// then what arrives (`receives` rows per token). So a warp sends, receives and sends again, and nobody waits for what
+// its own waiting holds up.
+struct CudaCombineGrid : CudaExchangeGrid {
+  int sends = 0, receives = 0;
+  int window = 1;
+  Divisor by_window, by_sends, by_receives;  // rows of a window; sends and receives, or 1
+};
+// For calls of up to `tokens` tokens per source. max_ctas: at least 2. send, receive: what the launch does.
+CudaDispatchGrid plan_cuda_dispatch(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
+CudaCombineGrid plan_cuda_combine(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
 
 }  // namespace weft::ep

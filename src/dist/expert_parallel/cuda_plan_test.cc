@@ -37,6 +37,7 @@ TEST(CudaExpertPlan, AgreesWithTheLayoutOfOtherForms) {
       CudaWire w;
       w.ranks = ranks;
       w.experts = int(experts);
+      w.derive();
       Layout l;
       l.ranks = ranks;
       l.experts = experts;
@@ -45,6 +46,7 @@ TEST(CudaExpertPlan, AgreesWithTheLayoutOfOtherForms) {
       for (const int dp : {1, 2, 4}) {
         if (ranks % dp != 0) continue;
         w.dp_size = l.dp_size = dp;
+        w.derive();
         for (int r = 0; r < ranks; ++r)
           for (const int tokens : {0, 1, 7, 128}) {
             const weft::Run run = l.run_of(r, tokens);
@@ -55,35 +57,66 @@ TEST(CudaExpertPlan, AgreesWithTheLayoutOfOtherForms) {
     }
 }
 
+TEST(CudaExpertPlan, DivisorsDivide) {
+  for (const i64 by : {1, 2, 3, 5, 7, 14, 28, 100, 131, 641, 65535, 1 << 30}) {
+    const Divisor divisor(by);
+    for (i64 n : {i64(0), i64(1), by - 1, by, by + 1, 7 * by - 1, i64(1) << 30, i64(INT32_MAX)}) {
+      n = std::min(n, i64(INT32_MAX));
+      EXPECT_EQ(divisor.quotient(int(n)), n / by) << n << " / " << by;
+      EXPECT_EQ(divisor.rest(int(n)), n % by) << n << " / " << by;
+    }
+  }
+}
+
 // What the kernel asks of its grid: at least one CTA that receives, and room for the tokens that a CTA touches.
-TEST(CudaExpertPlan, GridsHoldWhatTheirCtasTouch) {
+TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
   for (const int ranks : {1, 2, 4, 8})
     for (const i64 most : {1, 9, 128, 4096})
-      for (const int max_ctas : {1, 16, 132})
+      for (const int max_ctas : {2, 16, 132})
         for (const int phases : {1, 2, 3})
           for (i64 tokens = 0; tokens <= most; tokens = tokens * 3 + 1) {
             const auto wire = plan_cuda_wire(deepseek(most, ranks), {});
             ASSERT_TRUE(wire.ok());
             const bool send = phases % 2 == 1, receive = phases >= 2;
             const auto d = plan_cuda_dispatch(*wire, int(tokens), max_ctas, send, receive);
-            ASSERT_GE(d.ctas, 1);
+            ASSERT_GE(d.movers(), 1);
             ASSERT_LE(d.ctas, max_ctas);
-            ASSERT_LT(d.pushers, d.ctas);
+            const i64 takers = d.movers() - d.pushers, chunks = divide_up(wire->groups, d.unroll);
+            ASSERT_GE(takers, 1);
+            ASSERT_EQ(d.takers.value, takers);
+            ASSERT_EQ(d.chunks.value, chunks);
             if (!send || !receive) ASSERT_EQ(d.pushers, 0);
-            const i64 chunks = d.wide ? divide_up(wire->groups, kCudaDispatchUnroll) : wire->groups;
-            const i64 receivers = d.ctas - d.pushers, items = most * ranks * chunks, each = divide_up(items, receivers);
+            const i64 items = most * ranks * chunks, each = divide_up(items, takers);
             i64 touched = 0;
-            for (i64 cta = 0; receive && cta < receivers; ++cta) {
+            for (i64 cta = 0; receive && cta < takers; ++cta) {
               const i64 begin = std::min(cta * each, items), end = std::min(begin + each, items);
               if (begin < end) touched = std::max(touched, (end - 1) / chunks / ranks + 1 - begin / chunks / ranks);
             }
             ASSERT_LE(touched, d.mask_words * 32);
             const i64 words = ranks * divide_up(256, ranks) * (2 + d.mask_words) + touched * ranks * 8;
             if (receive) ASSERT_LE(words * 4, d.shared_bytes);
-            const auto c = plan_cuda_combine(*wire, int(tokens), max_ctas, send, receive);
-            ASSERT_GE(c.ctas, 1);
+          }
+}
+
+TEST(CudaExpertPlan, CombineMovesEveryRowOfItsWindows) {
+  for (const int ranks : {1, 2, 3, 4, 8})
+    for (const int dp : {1, 2})
+      for (const i64 tokens : {0, 1, 9, 128, 4096})
+        for (const int max_ctas : {2, 16, 132})
+          for (const int phases : {1, 2, 3}) {
+            if (ranks % dp != 0) continue;
+            AllToAllShape shape = deepseek(4096, ranks);
+            shape.dp_size = dp;
+            const auto wire = plan_cuda_wire(shape, {});
+            ASSERT_TRUE(wire.ok());
+            const auto c = plan_cuda_combine(*wire, int(tokens), max_ctas, phases % 2 == 1, phases >= 2);
+            ASSERT_GE(c.movers(), 1);
             ASSERT_LE(c.ctas, max_ctas);
-            ASSERT_LT(c.pushers, c.ctas);
+            const int others = dp > 1 ? ranks : ranks - 1;
+            ASSERT_EQ(c.sends, phases % 2 == 1 && ranks > 1 ? others : 0);
+            ASSERT_EQ(c.receives, phases >= 2 ? dp : 0);
+            ASSERT_GE(c.window, 1);
+            ASSERT_EQ(c.by_window.value, u32(c.window * std::max(1, c.sends + c.receives)));
           }
 }
 

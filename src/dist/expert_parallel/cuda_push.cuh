@@ -10,14 +10,15 @@ struct CudaDispatchParams {
   CudaBuffers buffers;
   CudaRoute route;
   CudaReport* report;
-  CudaExchangeGrid grid;
+  CudaDispatchGrid grid;
   bool send, receive;
   const std::byte* x;  // this rank's group's tokens
   i64 x_stride;
   const std::byte* scales;
   i64 scale_stride;
-  bool scales_in_words;  // 16 bytes at a time
-  const i32* indices;    // [tokens, per_token]
+  bool scales_in_words;   // 16 bytes at a time
+  const i32* indices;     // [tokens, per_token]
+  bool indices_in_words;  // 16 bytes at a time
   u32 tokens;
   const u32* bound;  // null, or: only so many tokens
   // Null = not wanted.
@@ -30,35 +31,47 @@ struct CudaDispatchParams {
 namespace dispatch_detail {
 
 constexpr u32 kNoId = 0xffff;  // of the indices on the wire
-constexpr int kIdWords = kCudaMostPerToken / 4;
 
 struct Own {
   int tokens;        // of the group
   int begin, count;  // those that this rank sends
 };
-__device__ __forceinline__ Own own_tokens(const CudaDispatchParams& p) {
-  const u32 wanted = p.bound != nullptr ? *p.bound : p.tokens;
+__device__ __forceinline__ Own own_of(const CudaDispatchParams& p, u32 wanted) {
   const int tokens = int(min(wanted, p.tokens));
   return {tokens, p.wire.run_begin(p.peers.rank, tokens), p.wire.run_size(p.peers.rank, tokens)};
 }
 
-// Four indices as they travel; `token` counts in this rank's run.
-__device__ __forceinline__ Word own_ids(const CudaDispatchParams& p, const Own& own, int token, int word, u32 epoch) {
+// Indices travel four to a word, a quad: two units of two, with the call's number.
+__device__ __forceinline__ u32 id_of(const Word& quad, int j) {
+  const u64 unit = j < 2 ? quad.lo : quad.hi;
+  return u32(unit) >> (j % 2 * 16) & 0xffff;
+}
+// This rank's own, in the caller's memory; `number` counts the quads of its run.
+__device__ __forceinline__ int4 load_quad(const CudaDispatchParams& p, const Own& own, int number) {
   const CudaWire& w = p.wire;
-  const i32* indices = p.indices + i64(own.begin + token) * w.per_token;
+  const int token = w.by_id_words.quotient(number), first = (number - token * w.id_words) * 4;
+  const i32* from = p.indices + i64(own.begin + token) * w.per_token + first;
+  if (p.indices_in_words) return *reinterpret_cast<const int4*>(from);
+  const int count = w.per_token - first;
+  return {from[0], count > 1 ? from[1] : kNoExpert, count > 2 ? from[2] : kNoExpert, count > 3 ? from[3] : kNoExpert};
+}
+__device__ __forceinline__ Word pack_quad(const CudaDispatchParams& p, const int4& quad, u32 epoch) {
+  const i32 indices[4] = {quad.x, quad.y, quad.z, quad.w};
   u32 ids[4];
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const int at = word * 4 + j;
-    const i32 index = at < w.per_token ? indices[at] : kNoExpert;
-    ids[j] = u32(index) < u32(w.experts) ? u32(index) : kNoId;
-    if (ids[j] == kNoId && index != kNoExpert && p.send) {
-      volatile CudaReport* report = p.report;
-      report->bad_index = index;
-      report->bad_indices = 1;
-    }
-  }
+  for (int j = 0; j < 4; ++j) ids[j] = u32(indices[j]) < u32(p.wire.experts) ? u32(indices[j]) : kNoId;
   return {tagged(ids[0] | ids[1] << 16, epoch), tagged(ids[2] | ids[3] << 16, epoch)};
+}
+// Tells the host of an index that is no expert.
+__device__ __forceinline__ void report_bad_indices(const CudaDispatchParams& p, const int4& quad) {
+  const i32 indices[4] = {quad.x, quad.y, quad.z, quad.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (u32(indices[j]) < u32(p.wire.experts) || indices[j] == kNoExpert) continue;
+    volatile CudaReport* report = p.report;
+    report->bad_index = indices[j];
+    report->bad_indices = 1;
+  }
 }
 
 __device__ __forceinline__ Word load_scales(const std::byte* from, int bytes, bool in_words) {
@@ -88,34 +101,61 @@ __device__ __forceinline__ Word own_word(const CudaDispatchParams& p, const Own&
   return load_scales(p.scales + (own.begin + token) * p.scale_stride + at, w.scale_bytes - at, p.scales_in_words);
 }
 
-template <int kUnroll>
-struct Chunk {
-  Word words[kUnroll];
-  u32 ranks;  // that want the token
-};
-template <int kUnroll>
-__device__ __forceinline__ Chunk<kUnroll> load_chunk(const CudaDispatchParams& p, const Own& own, int chunks,
-                                                     int item) {
-  const CudaWire& w = p.wire;
-  const int token = item / chunks, first = item % chunks * kUnroll * 32 + lane_of_warp();
-  Chunk<kUnroll> chunk;
-  u32 rank_bit = 0;
-  if (lane_of_warp() < w.per_token) {
-    const i32 index = p.indices[i64(own.begin + token) * w.per_token + lane_of_warp()];
-    if (u32(index) < u32(w.experts)) rank_bit = 1u << w.rank_of(index);
-  }
-#pragma unroll
-  for (int u = 0; u < kUnroll; ++u)
-    if (first + u * 32 < w.words) chunk.words[u] = own_word(p, own, token, first + u * 32);
-  chunk.ranks = __reduce_or_sync(~0u, rank_bit);
-  return chunk;
+// Pieces of rows that each of the CTAs which take rows takes, in the order (token, source), of `most` tokens per
+// source.
+__device__ __forceinline__ int span_items(const CudaDispatchParams& p, int most) {
+  return p.grid.takers.quotient(most * int(p.grid.token_pieces.value) + int(p.grid.takers.value) - 1);
 }
 
+// A piece of a row on its way into registers.
 template <int kUnroll>
-__device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, int chunks, int item, Chunk<kUnroll>& chunk,
-                                           u32 epoch) {
+struct Chunk {
+  int token, group;
+  Word words[kUnroll];
+  i32 index;  // of the token, this lane's
+};
+// Pieces to send, some of which may hold nothing.
+__device__ __forceinline__ int pieces_to_send(const CudaDispatchParams& p, const Own& own) {
+  if (p.peers.ranks == 1) return 0;
+  const int spans = int(p.grid.spans.value);
+  const int tokens = spans == 1 ? own.count : spans * (p.grid.token_pieces.quotient(span_items(p, own.count)) + 1);
+  return tokens * int(p.grid.chunks.value);
+}
+// Which piece `item` is; a token beyond the own ones = none.
+template <int kUnroll>
+__device__ __forceinline__ void aim(const CudaDispatchParams& p, const Own& own, int item, Chunk<kUnroll>& chunk) {
+  const Divisor& spans = p.grid.spans;
+  const int number = p.grid.chunks.quotient(item);
+  chunk.group = (item - number * int(p.grid.chunks.value)) * kUnroll;
+  chunk.token = number;
+  if (spans.value == 1) return;
+  // The tokens with which the peers' takers begin, if they have as many.
+  const int span = spans.rest(number), each = span_items(p, own.count);
+  chunk.token = p.grid.token_pieces.quotient(span * each) + spans.quotient(number);
+  if (chunk.token >= p.grid.token_pieces.quotient((span + 1) * each)) chunk.token = own.count;
+}
+template <int kUnroll>
+__device__ __forceinline__ void load(const CudaDispatchParams& p, const Own& own, Chunk<kUnroll>& chunk) {
   const CudaWire& w = p.wire;
-  const int token = item / chunks, group = item % chunks * kUnroll, lane = lane_of_warp();
+  const int lane = lane_of_warp();
+  chunk.index = kNoExpert;
+  if (chunk.token >= own.count) return;
+  if (lane < w.per_token) chunk.index = p.indices[i64(own.begin + chunk.token) * w.per_token + lane];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u)
+    if (const int word = (chunk.group + u) * 32 + lane; word < w.words)
+      chunk.words[u] = own_word(p, own, chunk.token, word);
+}
+
+// Neighbouring pieces lie on different multiprocessors.
+__device__ __forceinline__ int first_item(int cta, int ctas) {
+  return warp_of_cta() * ctas + cta;
+}
+template <int kUnroll>
+__device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, Chunk<kUnroll>& chunk, u32 epoch) {
+  const CudaWire& w = p.wire;
+  const int group = chunk.group, lane = lane_of_warp();
+  const u32 ranks = __reduce_or_sync(~0u, u32(chunk.index) < u32(w.experts) ? 1u << w.rank_of(chunk.index) : 0u);
   Word displaced{};  // of this lane's group
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -127,54 +167,63 @@ __device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, int chun
     word.lo |= kArrivedBit;
     word.hi |= kArrivedBit;
   }
-  const sym<Word> row = p.buffers.row_at(w, epoch & 1, p.peers.rank, token);
+  const sym<Word> row = p.buffers.row_at(w, epoch & 1, p.peers.rank, chunk.token);
+#pragma unroll 1
   for (int d = 1; d < p.peers.ranks; ++d) {
     const int peer = p.peers.after(d);
-    if ((chunk.ranks >> peer & 1) == 0) continue;
-    Word* to = p.peers.at(row, peer);
+    if ((ranks >> peer & 1) == 0) continue;
+    Word* to = p.peers.at(row, peer) + group * 32 + lane;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
-      if ((group + u) * 32 + lane < w.words) put_word(to + (group + u) * 32 + lane, chunk.words[u]);
-    if (lane < kUnroll && group + lane < w.groups) put_word(to + w.words + group + lane, displaced);
+      if ((group + u) * 32 + lane < w.words) put_word(to + u * 32, chunk.words[u]);
+    if (lane < kUnroll && group + lane < w.groups) put_word(p.peers.at(row, peer) + w.words + group + lane, displaced);
   }
 }
 
-// [cta] The pushing CTAs are the first ones of the grid.
+__device__ __forceinline__ void send_quad(const CudaDispatchParams& p, int number, const int4& quad, u32 epoch) {
+  const Word ids = pack_quad(p, quad, epoch);
+  const sym<Word> to = p.buffers.ids_at(p.wire, epoch & 1, p.peers.rank, 0);
+#pragma unroll 1
+  for (int d = 1; d < p.peers.ranks; ++d) put_word(p.peers.at(to, p.peers.after(d)) + number, ids);
+  report_bad_indices(p, quad);
+}
+
+// [cta] The rows that CTA `cta` of `ctas` sends. `chunk`: aimed at the first piece. Nothing here needs `epoch` before
+// the first store, so the first loads are under way with it.
 template <int kUnroll>
-__device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own, int ctas, u32 epoch) {
-  const CudaWire& w = p.wire;
-  const int half = epoch & 1, cta = int(blockIdx.x), self = p.peers.rank;
-  // Apart from the first CTA, whose stores a release would wait for.
-  if (cta == ctas - 1 && warp_of_cta() == kCudaWarps - 2)
-    tell_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
-  if (cta == 0 && warp_of_cta() == kCudaWarps - 1) {
-    const int peer = lane_of_warp();
-    if (peer < p.peers.ranks && peer != self)
-      ptx::st_relaxed_sys(p.peers.at(p.buffers.header_at(w, half, self), peer), tagged(u32(own.tokens), epoch));
-  }
-  for (int i = cta * kCudaThreads + int(threadIdx.x); i < own.count * w.id_words; i += ctas * kCudaThreads) {
-    const int token = i / w.id_words, word = i % w.id_words;
-    const Word ids = own_ids(p, own, token, word, epoch);
-    for (int d = 1; d < p.peers.ranks; ++d) {
-      const int peer = p.peers.after(d);
-      put_word(p.peers.at(p.buffers.ids_at(w, half, self, token), peer) + word, ids);
-    }
-  }
-  if (p.peers.ranks == 1) return;
-  // Neighbouring chunks on different multiprocessors.
-  const int chunks = (w.groups + kUnroll - 1) / kUnroll, items = own.count * chunks, step = ctas * kCudaWarps;
-  int item = warp_of_cta() * ctas + cta;
-  if (item >= items) return;
-  Chunk<kUnroll> chunk = load_chunk<kUnroll>(p, own, chunks, item);
-  for (;;) {  // the next words are loaded before the present ones are sent: loads queue up behind stores to peers
+__device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own, int cta, int ctas, u32 epoch,
+                                     Chunk<kUnroll>& chunk) {
+  const int items = pieces_to_send(p, own), step = ctas * kCudaWarps;
+  int item = first_item(cta, ctas);
+  if (item < items) load(p, own, chunk);
+#pragma unroll 1
+  for (int i = cta * kCudaThreads + int(threadIdx.x); i < own.count * p.wire.id_words; i += ctas * kCudaThreads)
+    send_quad(p, i, load_quad(p, own, i), epoch);
+  __syncwarp();
+  // The next words are loaded before the present ones are sent: loads queue up behind stores to peers.
+  while (item < items) {
     const int next = item + step;
     Chunk<kUnroll> ahead;
-    if (next < items) ahead = load_chunk<kUnroll>(p, own, chunks, next);
-    send_chunk<kUnroll>(p, chunks, item, chunk, epoch);
-    if (next >= items) break;
+    if (next < items) {
+      aim(p, own, next, ahead);
+      load(p, own, ahead);
+    }
+    send_chunk<kUnroll>(p, chunk, epoch);
     chunk = ahead;
     item = next;
   }
+}
+
+// [cta] The clerk's part: the number of tokens, and that this call has begun.
+__device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own& own, u32 epoch) {
+  if (warp_of_cta() == 0) {
+    const int peer = lane_of_warp();
+    if (peer < p.peers.ranks && peer != p.peers.rank)
+      ptx::st_relaxed_sys(p.peers.at(p.buffers.header_at(p.wire, epoch & 1, p.peers.rank), peer),
+                          tagged(u32(own.tokens), epoch));
+  }
+  // By another warp: a release waits for the stores before it.
+  if (warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
 }
 
 }  // namespace dispatch_detail

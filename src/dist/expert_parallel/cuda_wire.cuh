@@ -42,6 +42,22 @@ __device__ __forceinline__ bool has_tag(u64 unit, u32 epoch) {
 __device__ __forceinline__ const u64* counter_of(const CudaPeers& peers, sym<EpochWord> word) {
   return reinterpret_cast<const u64*>(peers.at(word, peers.rank));
 }
+// Touches every line of a kernel's parameters while the kernel before still runs: each first touch takes as long as a
+// load.
+template <class Params>
+__device__ __forceinline__ void warm_parameters(const Params& p) {
+  const u32* words = reinterpret_cast<const u32*>(&p);
+  u32 all = 0;
+#pragma unroll
+  for (int i = 0; i < int(sizeof(Params) / sizeof(u32)); i += 16) all |= words[i];
+  asm volatile("" ::"r"(all));
+}
+// Keeps the compiler from computing a number later than here: what is known before the kernel before has ended costs
+// nothing, and a hundred instructions of one warp take a quarter of a microsecond.
+template <class... Numbers>
+__device__ __forceinline__ void settle(Numbers&... numbers) {
+  (..., [&] { asm volatile("" : "+r"(numbers)); }());
+}
 __device__ __forceinline__ int warp_of_cta() {
   return int(threadIdx.x) / 32;
 }
