@@ -28,8 +28,8 @@ struct CudaAgMoeArgs {
 class CudaAgMoe {
  public:
   // Collective. The communicator must outlive it. One instance serves every layer of this width. options.variant: split
-  // is all_gather, then the grouped GEMM. Symmetric memory: one copy of x for "copy", two for "push", of up to
-  // kAgMoePushMost tokens for "auto". Errors: kInvalidArgument naming the field; kResourceExhausted.
+  // (and auto) is all_gather, then the grouped GEMM. Symmetric memory: one copy of x for "copy", two for "push" and
+  // "split". Errors: kInvalidArgument naming the field; kResourceExhausted.
   static Result<CudaAgMoe> create(CudaCommunicator& comm, const CudaAgMoeShape& shape,
                                   const CudaFusedOptions& options = {});
 

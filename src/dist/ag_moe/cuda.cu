@@ -55,9 +55,9 @@ Status CudaAgMoe::allocate() {
   const auto most = [&](FusedVariant variant, i64 limit) {
     return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
   };
-  split_rows_ = most(FusedVariant::kSplit, 0);
-  push_rows_ = most(FusedVariant::kPush, kAgMoePushMost);
-  copy_rows_ = most(FusedVariant::kCopy, shape_.max_m > kAgMoePushMost ? shape_.max_m : 0);
+  split_rows_ = most(FusedVariant::kSplit, shape_.max_m);
+  push_rows_ = most(FusedVariant::kPush, 0);
+  copy_rows_ = most(FusedVariant::kCopy, 0);
   const i64 row_bytes = shape_.k * 2;
   const i64 flags = flags_per_source(cuda_ag_moe_flags(shape_.k));
   SymmetricLayout layout;

@@ -14,9 +14,7 @@ CudaAgMoePlan plan_cuda_ag_moe(const CudaAgMoeSize& size, int ranks, int max_cta
   WEFT_CHECK(size.m > 0 && size.k > 0 && ranks > 1 && size.experts > 0 && size.experts <= kAgMoeMostRuns / 2, size.m,
              size.k, size.experts);
   CudaAgMoePlan plan;
-  plan.variant = forced != FusedVariant::kAuto ? forced
-                 : size.m <= kAgMoePushMost    ? FusedVariant::kPush
-                                               : FusedVariant::kCopy;
+  plan.variant = forced == FusedVariant::kAuto ? FusedVariant::kSplit : forced;
   if (plan.variant == FusedVariant::kSplit) return plan;
   const int spare = fused_spare_sms(max_ctas), ctas = std::max(1, max_ctas - spare);
   if (size.rows > 0 && size.n > 0) {

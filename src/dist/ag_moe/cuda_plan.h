@@ -9,12 +9,8 @@ namespace weft {
 inline constexpr int kAgMoeMostParts = 32;
 // (phase, expert) pairs that the kernel's table holds.
 inline constexpr int kAgMoeMostRuns = 1024;
-// Up to here, in tokens of all ranks, the kernel carries the rows itself, K block after K block; above, the copy engine
-// does: by then there are tiles of own rows to begin with.
-inline constexpr i64 kAgMoePushMost = 4096;
-
 struct CudaAgMoePlan {
-  FusedVariant variant = FusedVariant::kPush;
+  FusedVariant variant = FusedVariant::kSplit;
   GroupedGemmPlan gemm;     // ctas: those that multiply
   int movers = 0;           // CTAs that push instead; they come first in the grid
   int phases = 1;           // tiles by the farthest rank whose rows they need
@@ -28,7 +24,9 @@ struct CudaAgMoeSize {
   i64 experts;  // 1 to kAgMoeMostRuns / 2
   i64 n, k;     // of this rank's experts; k > 0
 };
-// `max_ctas` = CudaCommunicator::max_ctas(). The plan depends on n, which may differ over ranks, in `gemm` alone.
+// `max_ctas` = CudaCommunicator::max_ctas(). kAuto is kSplit: what the fused kernel hides it loses again by reading
+// weights twice and by multiplying on fewer multiprocessors (measured on two H200s, 1 to 8192 tokens). The plan depends
+// on n, which may differ over ranks, in `gemm` alone.
 CudaAgMoePlan plan_cuda_ag_moe(const CudaAgMoeSize& size, int ranks, int max_ctas,
                                FusedVariant forced = FusedVariant::kAuto);
 
