@@ -13,7 +13,7 @@ struct UniqueId {
   char bytes[128];
 };
 using Comm = struct NcclComm*;
-constexpr int kBf16 = 9, kSum = 0;
+constexpr int kBytes = 1, kBf16 = 9, kSum = 0;
 
 struct Library {
   int (*get_version)(int*);
@@ -24,6 +24,10 @@ struct Library {
   int (*all_reduce)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
   int (*all_gather)(const void*, void*, size_t, int, Comm, cudaStream_t);
   int (*reduce_scatter)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
+  int (*group_start)();
+  int (*group_end)();
+  int (*send)(const void*, size_t, int, int, Comm, cudaStream_t);
+  int (*receive)(void*, size_t, int, int, Comm, cudaStream_t);
 };
 
 Result<Library> open_library() {
@@ -38,7 +42,9 @@ Result<Library> open_library() {
   if (!find("ncclGetVersion", library.get_version) || !find("ncclGetErrorString", library.get_error_string) ||
       !find("ncclGetUniqueId", library.get_unique_id) || !find("ncclCommInitRank", library.comm_init_rank) ||
       !find("ncclCommDestroy", library.comm_destroy) || !find("ncclAllReduce", library.all_reduce) ||
-      !find("ncclAllGather", library.all_gather) || !find("ncclReduceScatter", library.reduce_scatter))
+      !find("ncclAllGather", library.all_gather) || !find("ncclReduceScatter", library.reduce_scatter) ||
+      !find("ncclGroupStart", library.group_start) || !find("ncclGroupEnd", library.group_end) ||
+      !find("ncclSend", library.send) || !find("ncclRecv", library.receive))
     return error(Code::kUnavailable, "NCCL: a symbol is missing: {}", ::dlerror());
   return library;
 }
@@ -65,6 +71,23 @@ class Loaded final : public NcclCommunicator {
   }
   Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
     return nccl_status(library_, library_.reduce_scatter(x, y, count, kBf16, kSum, comm_, stream), "ncclReduceScatter");
+  }
+  Status all_to_all(const void* x, std::span<const size_t> sent, void* y, std::span<const size_t> received,
+                    cudaStream_t stream) override {
+    const std::byte* from = static_cast<const std::byte*>(x);
+    std::byte* to = static_cast<std::byte*>(y);
+    WEFT_TRY(nccl_status(library_, library_.group_start(), "ncclGroupStart"));
+    int faulted = 0;  // the group is ended in any case
+    for (size_t peer = 0; peer < sent.size() && faulted == 0; ++peer) {
+      if (sent[peer] > 0) faulted = library_.send(from, sent[peer], kBytes, int(peer), comm_, stream);
+      if (received[peer] > 0 && faulted == 0)
+        faulted = library_.receive(to, received[peer], kBytes, int(peer), comm_, stream);
+      from += sent[peer];
+      to += received[peer];
+    }
+    const int ended = library_.group_end();
+    WEFT_TRY(nccl_status(library_, faulted, "ncclSend, ncclRecv"));
+    return nccl_status(library_, ended, "ncclGroupEnd");
   }
 
  private:

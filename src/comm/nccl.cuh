@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <span>
+
 #include "comm/bootstrap/world.h"
 
 namespace weft {
@@ -21,6 +23,10 @@ class NcclCommunicator {
   virtual Status all_gather_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
   // y = elements [rank * count, (rank + 1) * count) of the sum of x over ranks.
   virtual Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
+  // Bytes of x to every rank and of every rank into y, each part behind the one before, by grouped sends and receives.
+  // The part for this rank itself must be empty. sent, received: [size], bytes.
+  virtual Status all_to_all(const void* x, std::span<const size_t> sent, void* y, std::span<const size_t> received,
+                            cudaStream_t stream) = 0;
 };
 
 }  // namespace weft

@@ -118,6 +118,7 @@ class SizeBench {
       WEFT_CUDA_TRY(cudaMemcpy(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * 4, cudaMemcpyDefault));
       WEFT_CUDA_TRY(cudaMemcpy(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * 4, cudaMemcpyDefault));
     }
+    count_rows();
     return comm_.synchronize(stream_);
   }
 
@@ -144,7 +145,7 @@ class SizeBench {
   }
 
   std::vector<Variant> make_variants() {
-    const i64 x_bytes = options_.hidden + divide_up(options_.hidden, kScaleBlock) * 4, y_bytes = options_.hidden * 2;
+    const i64 x_bytes = x_row_bytes(), y_bytes = options_.hidden * 2;
     std::vector<Variant> variants;
     variants.push_back({"weft/dispatch", [this](int r) { return dispatch(r); }, x_bytes});
     variants.push_back({"weft/combine", [this](int r) { return combine(r); }, y_bytes, true});
@@ -169,6 +170,24 @@ class SizeBench {
                           return reduce();
                         },
                         0});
+    // Each (token, rank) row once to its rank, and back; who wants which rows is known to all beforehand.
+    const auto exchange = [this](int routing, bool back) {
+      std::vector<size_t> there, here;
+      const size_t bytes = size_t(back ? options_.hidden * 2 : x_row_bytes());
+      for (int peer = 0; peer < comm_.size(); ++peer) {
+        there.push_back(size_t(rows_between(routing, comm_.rank(), peer)) * bytes);
+        here.push_back(size_t(rows_between(routing, peer, comm_.rank())) * bytes);
+      }
+      return nccl_->all_to_all(y_.data(), back ? here : there, gathered_.data(), back ? there : here, stream_);
+    };
+    variants.push_back({"nccl/exact_dispatch", [=](int r) { return exchange(r, false); }, 0});
+    variants.push_back({"nccl/exact_combine", [=](int r) { return exchange(r, true); }, 0});
+    variants.push_back({"nccl/exact_pair",
+                        [=](int r) -> Status {
+                          WEFT_TRY(exchange(r, false));
+                          return exchange(r, true);
+                        },
+                        0});
     return variants;
   }
 
@@ -180,23 +199,40 @@ class SizeBench {
     return us / (replays * kLength);
   }
 
+  i64 x_row_bytes() const { return options_.hidden + divide_up(options_.hidden, kScaleBlock) * i64(sizeof(float)); }
+
+  // Tokens of rank `from` that rank `to`, another one, wants.
+  i64 rows_between(int routing, int from, int to) const { return between_[size_t(routing)][size_t(from)][size_t(to)]; }
+  void count_rows() {
+    const int ranks = comm_.size();
+    const AllToAllShape s = shape_of(options_, tokens_, 0, ranks);
+    const auto wire = plan_cuda_wire(s, {});
+    between_.assign(kRoutings, std::vector(size_t(ranks), std::vector<i64>(size_t(ranks))));
+    for (int routing = 0; routing < kRoutings; ++routing)
+      for (int r = 0; r < ranks; ++r) {
+        const auto indices = make_indices(s, routing_, u64(routing), r, tokens_);
+        for (i64 t = 0; t < tokens_; ++t) {
+          u32 wanted = 0;
+          for (i64 j = 0; j < options_.top_k; ++j)
+            if (const i32 index = indices[size_t(t * options_.top_k + j)]; index >= 0)
+              wanted |= 1u << wire->rank_of(index);
+          for (int p = 0; p < ranks; ++p)
+            if (p != r && (wanted >> p & 1) != 0) ++between_[size_t(routing)][size_t(r)][size_t(p)];
+        }
+      }
+  }
   // The most (token, peer) rows that any rank sends or receives, over the first routing.
   i64 busiest_rows() const {
-    const AllToAllShape s = shape_of(options_, tokens_, 0, comm_.size());
-    const auto wire = plan_cuda_wire(s, {});
-    std::vector<i64> sent(size_t(comm_.size())), received(size_t(comm_.size()));
+    i64 most = 0;
     for (int r = 0; r < comm_.size(); ++r) {
-      const auto indices = make_indices(s, routing_, 0, r, tokens_);
-      for (i64 t = 0; t < tokens_; ++t) {
-        u32 ranks = 0;
-        for (i64 j = 0; j < options_.top_k; ++j)
-          if (const i32 index = indices[size_t(t * options_.top_k + j)]; index >= 0)
-            ranks |= 1u << wire->rank_of(index);
-        for (int p = 0; p < comm_.size(); ++p)
-          if (p != r && (ranks >> p & 1) != 0) ++sent[size_t(r)], ++received[size_t(p)];
+      i64 sent = 0, received = 0;
+      for (int p = 0; p < comm_.size(); ++p) {
+        sent += rows_between(0, r, p);
+        received += rows_between(0, p, r);
       }
+      most = std::max({most, sent, received});
     }
-    return std::max(*std::max_element(sent.begin(), sent.end()), *std::max_element(received.begin(), received.end()));
+    return most;
   }
 
   CudaCommunicator& comm_;
@@ -208,6 +244,7 @@ class SizeBench {
   std::unique_ptr<CudaAllToAll> op_;
   DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
   GraphTimer timer_;
+  std::vector<std::vector<std::vector<i64>>> between_;  // [routing][from][to]
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Times dispatch and combine on GPUs beside NCCL's all-gather and reduce-scatter. Ranks: cuda_testing.cuh.
+// Times dispatch and combine on GPUs beside NCCL: all-gather and reduce-scatter, and exact sends and receives. Ranks:
+// cuda_testing.cuh.
 #pragma once
 #include <string>
 #include <vector>
@@ -39,7 +40,8 @@ struct CudaExpertBenchReport {
 
 // Dispatch of fp8 rows with an f32 scale per 128 elements, pre-reduced combine of bf16, five routings in turn (combine
 // alone: one), captured as graphs of 20 calls, all variants of a size shuffled into one run, after a checked call. The
-// rivals gather and reduce whole rows, without a layout by expert. Errors: those of the operator and its check.
+// rivals gather and reduce whole rows, or send each (token, rank) row, of numbers that the host knows beforehand, there
+// and back; without a layout by expert. Errors: those of the operator and its check.
 Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& options);
 
 }  // namespace weft::ep
