@@ -72,6 +72,13 @@ Status expect_table(const char* op, const char* name, const TensorView& view, DT
   return error(Code::kInvalidArgument, "{}: {}: not in CUDA memory", op, name);
 }
 
+// A receive follows its send, and nothing else does. `sent`: a send alone has been enqueued.
+Status expect_turn(const char* op, bool sent, bool send) {
+  if (send && sent) return error(Code::kInvalidArgument, "{}: the last send still waits for its receive", op);
+  if (!send && !sent) return error(Code::kInvalidArgument, "{}: receive without its send", op);
+  return {};
+}
+
 bool in_words(const TensorView& view, i64 row_bytes) {
   return (reinterpret_cast<uintptr_t>(view.data) | uintptr_t(row_bytes)) % 16 == 0;
 }
@@ -182,10 +189,11 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
 }
 
 Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int phases) {
+  const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
   WEFT_TRY(check(a));
+  WEFT_TRY(expect_turn(kDispatch, dispatch_sent_, send));
   const i64 m = a.indices.dim(0);
   dispatched_tokens_ = m;
-  const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
   CudaDispatchParams p{};
   p.peers = comm_->peers(kDispatch);
   p.wire = wire_;
@@ -210,12 +218,14 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
     p.expert_scales = a.expert_x_scale.data;
     p.expert_scales_in_words = in_words(a.expert_x_scale, wire_.scale_bytes);
   }
-  return launch(kDispatch, dispatch_kernel_of(p.grid.unroll),
-                {.grid = unsigned(p.grid.ctas),
-                 .block = kCudaThreads,
-                 .shared_bytes = size_t(p.grid.shared_bytes),
-                 .early = early()},
-                stream, p);
+  WEFT_TRY(launch(kDispatch, dispatch_kernel_of(p.grid.unroll),
+                  {.grid = unsigned(p.grid.ctas),
+                   .block = kCudaThreads,
+                   .shared_bytes = size_t(p.grid.shared_bytes),
+                   .early = early()},
+                  stream, p));
+  dispatch_sent_ = !receive;
+  return {};
 }
 
 Status CudaAllToAll::check(const CombineArgs& a) const {
@@ -247,6 +257,7 @@ Status CudaAllToAll::check(const CombineArgs& a) const {
 
 Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phases) {
   WEFT_TRY(check(a));
+  WEFT_TRY(expect_turn(kCombine, combine_sent_, (phases & kSend) != 0));
   const i64 m = a.indices.dim(0);
   CudaCombineParams p{};
   p.peers = comm_->peers(kCombine);
@@ -267,10 +278,12 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   p.out_stride = a.out.byte_strides[0];
   p.out_dtype = a.out.dtype;
   p.accumulate = a.accumulate;
-  return with_element(a.expert_y.dtype, [&](auto element) {
+  WEFT_TRY(with_element(a.expert_y.dtype, [&](auto element) {
     return launch(kCombine, combine_kernel_of<decltype(element)>(wire_.exact, p.grid.unroll),
                   {.grid = unsigned(p.grid.ctas), .block = kCudaThreads, .early = early()}, stream, p);
-  });
+  }));
+  combine_sent_ = !p.receive;
+  return {};
 }
 
 }  // namespace weft::ep

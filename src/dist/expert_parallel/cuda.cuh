@@ -16,7 +16,8 @@ struct CudaCombineParams;
 //   max_num_tokens * experts_per_token.
 // - Nothing waits on the host, allocates or is reset, so all calls capture into a graph and replay: the number of the
 //   call and *bound_m (device memory) are read by the kernels. Calls of one instance run in one stream order, the same
-//   on every rank; a half may be on another stream than the other one as long as it follows it.
+//   on every rank; a half may be on another stream than the other one as long as it follows it. Halves are refused out
+//   of turn as the host calls them; in which order captured graphs are launched is not watched.
 // - What a call finds wrong - rows beyond a capacity (they are left out and count as zeros), *bound_m beyond the tensor
 //   (only m tokens count), an index that is no expert (it counts as -1) - goes to host memory, on the rank where it was
 //   found: see report(). Nothing is written out of bounds.
@@ -71,7 +72,8 @@ class CudaAllToAll {
   CudaRoute route_{};
   DeviceBuffer places_, begins_, tokens_;
   HostBuffer report_;
-  i64 dispatched_tokens_ = 0;  // rows of the last dispatch's tensors
+  i64 dispatched_tokens_ = 0;                          // rows of the last dispatch's tensors
+  bool dispatch_sent_ = false, combine_sent_ = false;  // a send that waits for its receive, in the order of the calls
 };
 
 }  // namespace weft::ep

@@ -208,13 +208,19 @@ TEST(CudaExpertParallel, WrongIndicesAndBoundsAreReported) {
                      .out = view(2048, DType::kBF16, {3, 8})};
     AllToAllShape other = shape;
     other.hidden_dim = 9;
+    const Status early = op.dispatch_receive(stream, to);
+    WEFT_TRY(op.dispatch_send(stream, to));
+    const Status again = op.dispatch_send(stream, to);
+    WEFT_TRY(op.dispatch_receive(stream, to));
     for (const auto& [status, text] :
-         std::vector<std::pair<Status, std::string>>{{op.dispatch(stream, bad), "x: address and row stride"},
+         std::vector<std::pair<Status, std::string>>{{early, "dispatch: receive without its send"},
+                                                     {again, "dispatch: the last send still waits for its receive"},
+                                                     {op.dispatch(stream, bad), "x: address and row stride"},
                                                      {op.combine(stream, from), "the dispatch had 4 rows"},
                                                      {CudaAllToAll::create(comm, other).status(), "hidden_dim"}})
       if (status.code() != Code::kInvalidArgument || status.message().find(text) == std::string::npos)
         return error(Code::kAborted, "expected a complaint about '{}', found '{}'", text, status.message());
-    return {};
+    return comm.synchronize(stream);
   }));
 }
 
