@@ -14,6 +14,12 @@ import matplotlib.pyplot as plt
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "weft", "font.size": 10, "axes.spines.top": False,
                             "axes.spines.right": False})
+# Microseconds on 4x H200, measured elsewhere: 256 experts, top 8, hidden 7168, dispatch fp8, combine bf16.
+PEERS = {"tokens": [1, 8, 32, 64, 128, 4096],
+         "pplx-kernels": {"dispatch": [19.1, 19.6, 23.5, 29.0, 42.0, 883], "combine": [19.8, 21.8, 34.9, 52.9, 91.7, 2448],
+                          "pair": [28.8, 31.5, 48.8, 73.6, 123.6, 3320]},
+         "DeepEP V2": {"dispatch": [17.3, 17.3, 18.5, 19.9, 26.1, 382], "combine": [26.4, 27.5, 30.9, 33.9, 40.9, 622],
+                       "pair": [33.3, 34.8, 39.8, 44.5, 57.6, 994]}}
 COLOURS = {"weft": "#2b6cb0", "rival": "#c05621", "ours": "#90cdf4", "other": "#a0aec0"}
 
 
@@ -93,6 +99,30 @@ def lines(op, report, source, path, key, unit):
     save(fig, path)
 
 
+def experts(op, report, source, path):
+    """Dispatch, combine and both, by tokens; the peers' figures only for the shape that they are known for."""
+    steps = {"dispatch": ["nccl/all_gather", "nccl/exact_dispatch"], "combine": ["nccl/reduce_scatter", "nccl/exact_combine"],
+             "pair": ["nccl/pair", "nccl/exact_pair"]}
+    fig, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    for ax, (step, rivals) in zip(axes, steps.items()):
+        for name in [f"weft/{step}", *rivals]:
+            rows = [row for row in report["rows"] if row["variant"] == name]
+            if rows:
+                ours = name.startswith("weft")
+                ax.plot([row["tokens"] for row in rows], [row["us"] for row in rows], marker="o", ms=3, label=name,
+                        color=COLOURS["weft" if ours else "rival"], lw=2 if ours else 1, ls=":" if "exact" in name else "-")
+        if (report["experts"], report["top_k"], report["hidden"]) == (256, 8, 7168):
+            for name, marker in (("pplx-kernels", "s"), ("DeepEP V2", "^")):
+                ax.plot(PEERS["tokens"], PEERS[name][step], marker=marker, ms=3, lw=0.8, ls="--", color=COLOURS["other"],
+                        label=f"{name}, 4 GPUs, elsewhere")
+        ax.set(xscale="log", yscale="log", xlabel="tokens of each rank", title=step)
+        ax.legend(frameon=False, fontsize=7)
+    axes[0].set_ylabel("us per call")
+    fig.suptitle(f"{op}: {report['ranks']}x {report['device']}, {report['experts']} experts, top {report['top_k']}, hidden "
+                 f"{report['hidden']}, {report['routing']} routing, NCCL {report['nccl']}; {source}", fontsize=9)
+    save(fig, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", type=pathlib.Path)
@@ -108,7 +138,9 @@ def main():
         if not isinstance(report, dict) or "rows" not in report:
             continue
         path = flags.folder / f"{flags.file.stem}-{op}.svg"
-        if op == "gemm":
+        if "top_k" in report:
+            experts(op, report, source, path)
+        elif op == "gemm":
             gemm(op, report, source, path)
         elif "bytes" in report["rows"][0] and "regime" not in report["rows"][0] and "tokens" not in report["rows"][0]:
             lines(op, report, source, path, "bytes", "bytes")
