@@ -110,18 +110,18 @@ static __device__ __noinline__ void record_fault_and_trap(const FaultSink& sink,
 // so a wait that succeeds soon costs nothing but its loads.
 template <class Ready>
 __device__ __forceinline__ void wait_until(const FaultSink& sink, const WaitFor& wait, Ready&& ready) {
-  u64 start = 0;
   u32 seen = 0;
-  u32 tries = 1;
-  for (; !ready(seen); ++tries) {
-    if (tries == 1) sink.begin(TracePhase::kWait, u32(wait.peer));
+  if (ready(seen)) return;
+  sink.begin(TracePhase::kWait, u32(wait.peer));
+  u64 start = 0;
+  for (u32 tries = 1; !ready(seen); ++tries) {
     if (tries % 256 != 0) continue;
     const u64 now = ptx::globaltimer_ns();
     if (start == 0) start = now;
     if (now - start > sink.timeout_ns || (tries % 4096 == 0 && ptx::ld_relaxed_sys(&sink.record->abort) != 0))
       record_fault_and_trap(sink, wait, seen, now - start);
   }
-  if (tries > 1) sink.end(TracePhase::kWait);
+  sink.end(TracePhase::kWait);
 }
 
 }  // namespace weft

@@ -1,5 +1,5 @@
 // ag_gemm on Hopper GPUs: a column-parallel linear layer whose input is split by tokens, communication and GEMM in one
-// kernel (cuda_sm90.cuh) or, for few rows, one after the other.
+// kernel (cuda_sm90.cuh; cuda_few.cu for few rows) or, between the two, one after the other.
 #pragma once
 #include <memory>
 
@@ -17,21 +17,24 @@ struct CudaAgGemmShape {
 class CudaAgGemm {
  public:
   // Collective. The communicator must outlive it. One instance serves every layer of this width. Symmetric memory: one
-  // copy of x for "copy", two for "push". Errors: kInvalidArgument naming the field; kResourceExhausted.
+  // copy of x for "copy", two for "push", four more of its first kFewRows rows. Errors: kInvalidArgument naming the
+  // field; kResourceExhausted.
   static Result<CudaAgGemm> create(CudaCommunicator& comm, const CudaAgGemmShape& shape,
                                    const CudaFusedOptions& options = {});
 
   // y = (rows of all ranks) w^T on `stream`. x [M_r, k] bf16, M_r = split_range(m, ranks, rank), m <= max_m the same on
   // every rank; w [n, k] bf16, n may differ over ranks and be 0; y [m, n] bf16, not overlapping x; row strides are
-  // multiples of 16 bytes. fp32 sums in K order, rounded once: the bits of cuda_gemm on the gathered rows. m = 0 is a
-  // no-op. Captures into a graph; calls of one CudaAgGemm run in one stream order, the same on every rank.
-  // Errors: kInvalidArgument before a launch; the communicator's failure.
+  // multiples of 16 bytes. fp32 sums in K order (m <= kFewRows: in that of the cut of K), rounded once; a pair of NaNs
+  // may become another. m = 0 is a no-op. Captures into a graph; calls of one CudaAgGemm run in one stream order, the
+  // same on every rank. Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
 
  private:
   CudaAgGemm(CudaCommunicator& comm, const CudaAgGemmShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
   Status run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
+  Status prepare_few();
+  Status run_few(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
   Status run_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,
                    const CudaAgGemmPlan& plan);
   template <class Config>
@@ -43,7 +46,10 @@ class CudaAgGemm {
   FusedVariant forced_ = FusedVariant::kAuto;
   // The most rows of each variant, 0 = it cannot run.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
-  FusedWords words_;
+  FusedWords words_, few_words_;
+  i64 few_rows_ = 0;
+  sym<u32> few_here_;
+  sym<std::byte> few_gathered_;
   FlagTable arrived_;
   sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k] bf16
   std::unique_ptr<CopyChain> chain_;

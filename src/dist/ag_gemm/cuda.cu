@@ -71,6 +71,7 @@ Status CudaAgGemm::allocate() {
   arrived_ = {layout.at<u32>(base, arrived), flags};
   pushed_ = layout.at<std::byte>(base, pushed);
   copied_ = layout.at<std::byte>(base, copied);
+  WEFT_TRY(prepare_few());
   if (split_rows_ == 0) return {};
   WEFT_ASSIGN(gathered_, DeviceBuffer::create(size_t(split_rows_ * row_bytes)));
   WEFT_ASSIGN(auto gather,
@@ -92,7 +93,8 @@ Status CudaAgGemm::run(cudaStream_t stream, const TensorView& x, i64 m, const Te
   if (m == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {x, w, y});
   const CudaAgGemmPlan plan = plan_cuda_ag_gemm(m, w.dim(0), shape_.k, comm_->size(), comm_->max_ctas(), forced_);
-  return plan.variant == FusedVariant::kSplit ? run_split(stream, x, m, w, y) : run_fused(stream, x, m, w, y, plan);
+  if (plan.variant == FusedVariant::kSplit) return run_split(stream, x, m, w, y);
+  return plan.few ? run_few(stream, x, m, w, y) : run_fused(stream, x, m, w, y, plan);
 }
 
 Status CudaAgGemm::run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,

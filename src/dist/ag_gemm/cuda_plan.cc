@@ -20,7 +20,8 @@ std::span<const GemmTileShape> cuda_ag_gemm_tiles() {
 CudaAgGemmPlan plan_cuda_ag_gemm(i64 m, i64 n, i64 k, int ranks, int max_ctas, FusedVariant forced) {
   CudaAgGemmPlan plan;
   plan.variant = choose_fused_variant(m, ranks, forced);
-  if (plan.variant == FusedVariant::kSplit) return plan;
+  plan.few = plan.variant == FusedVariant::kPush && m <= kFewRows;
+  if (plan.variant == FusedVariant::kSplit || plan.few) return plan;
   const int spare = fused_spare_sms(max_ctas);
   const RankRows rows(m, ranks);
   const i64 k_blocks = divide_up(k, 64);
@@ -44,6 +45,7 @@ CudaAgGemmPlan plan_cuda_ag_gemm(i64 m, i64 n, i64 k, int ranks, int max_ctas, F
 
 i64 cuda_ag_gemm_flags(i64 rows, i64 k) {
   const i64 blocks = std::max<i64>(1, divide_up(rows, kAgBlockRows));
+  static_assert(kAgParts >= kLeastBlocksPerFlag);  // enough for a flag per block of K, too
   return blocks * divide_up(divide_up(k, 64), kLeastBlocksPerFlag) * kAgParts;
 }
 

@@ -16,6 +16,7 @@ inline constexpr int kAgParts = 8;
 
 struct CudaAgGemmPlan {
   FusedVariant variant = FusedVariant::kSplit;
+  bool few = false;         // push: the kernel for few rows, to which what follows means nothing
   GemmPlan gemm;            // ctas: those that multiply
   int movers = 0;           // CTAs that push instead; they come first in the grid
   int blocks_per_flag = 0;  // blocks of 64 along K

@@ -15,7 +15,9 @@ TEST(CudaAgGemmPlan, TheModelsShapesFitWholeWavesBesideTheMovers) {
     EXPECT_EQ(plan.variant, m <= 1024 ? FusedVariant::kPush : FusedVariant::kCopy) << m;
     EXPECT_EQ(plan.movers, m <= 1024 ? 4 : 0) << m;
   }
-  EXPECT_EQ(plan_cuda_ag_gemm(128, 12800, 5120, 4, kSms).variant, FusedVariant::kSplit);
+  EXPECT_EQ(plan_cuda_ag_gemm(200, 12800, 5120, 4, kSms).variant, FusedVariant::kSplit);
+  EXPECT_EQ(plan_cuda_ag_gemm(128, 12800, 5120, 4, kSms).variant, FusedVariant::kPush);
+  EXPECT_TRUE(plan_cuda_ag_gemm(128, 12800, 5120, 4, kSms).few);
 }
 
 TEST(CudaAgGemmPlan, CoversEveryBlockAndLeavesAProcessorForTheLinks) {
@@ -35,6 +37,9 @@ TEST(CudaAgGemmPlan, CoversEveryBlockAndLeavesAProcessorForTheLinks) {
                 flags = std::max(flags, own * chunks * kAgParts);
               }
               EXPECT_EQ(plan.variant, forced);
+              EXPECT_EQ(plan.few, forced == FusedVariant::kPush && m <= kFewRows);
+              EXPECT_LE((k + 63) / 64, cuda_ag_gemm_flags((m + ranks - 1) / ranks, k));  // those of few rows
+              if (plan.few) continue;
               EXPECT_GE(plan.gemm.ctas, 1);
               EXPECT_LE(plan.gemm.ctas + std::max(plan.movers, 1), ctas);
               EXPECT_EQ(plan.movers > 0, forced == FusedVariant::kPush);

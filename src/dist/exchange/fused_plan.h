@@ -10,7 +10,7 @@ namespace weft {
 
 enum class FusedVariant {
   kAuto,
-  kSplit,  // the collective and the GEMM one after the other: few rows
+  kSplit,  // the collective and the GEMM one after the other
   kPush,   // multiprocessors of the fused kernel carry the bytes: one wave or two
   kCopy,   // the copy engine carries them beside the fused kernel
 };
@@ -40,8 +40,12 @@ inline constexpr i64 kFusedLeastShard = 112;
 // Up to here the kernel carries the bytes itself, above the copy engine: with few waves, the first bytes count.
 inline constexpr i64 kPushMostRows = 1536;
 
+// Up to here "push" is the GEMM for few rows, of all ranks, with the communication in its first and last microseconds.
+inline constexpr i64 kFewRows = 128;
+
 inline FusedVariant choose_fused_variant(i64 m, int ranks, FusedVariant forced) {
   if (forced != FusedVariant::kAuto) return forced;
+  if (m <= kFewRows) return FusedVariant::kPush;
   if (divide_up(m, ranks) < kFusedLeastShard) return FusedVariant::kSplit;
   return m <= kPushMostRows ? FusedVariant::kPush : FusedVariant::kCopy;
 }

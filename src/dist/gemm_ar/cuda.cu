@@ -30,18 +30,21 @@ Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsSh
 Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
   WEFT_TRY(expect_cuda_matrix("gemm_ar: a", a, {-1, -1}));
   const i64 m = a.dim(0);
-  if (m > shape_.max_m || a.dim(1) > shape_.k)
-    return error(Code::kInvalidArgument, "{}: a {}: expected at most max_m = {} rows and k = {} columns", kOp,
-                 a.describe(), shape_.max_m, shape_.k);
+  if (m > shape_.max_m || a.dim(1) > shape_.k || a.dim(1) == 0 || a.dim(1) % 8 != 0)
+    return error(Code::kInvalidArgument,
+                 "{}: a {}: expected at most max_m = {} rows and 8 to k = {} columns, in eights", kOp, a.describe(),
+                 shape_.max_m, shape_.k);
   WEFT_TRY(expect_cuda_matrix("gemm_ar: w", w, {shape_.n, a.dim(1)}));
   WEFT_TRY(expect_cuda_matrix("gemm_ar: y", y, {m, shape_.n}));
   WEFT_TRY(expect_dense(kOp, "y", y));
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
-  if (choose_fused_variant(m, comm_->size(), forced_) == FusedVariant::kSplit) {
+  const FusedVariant variant = choose_gemm_rs_variant(m, comm_->size(), forced_);
+  if (variant == FusedVariant::kSplit) {
     WEFT_TRY(cuda_gemm(stream, {a, w, y}));
     return reduce_->run(stream, y, y);
   }
+  if (m <= kFewRows && variant == FusedVariant::kPush) return scatter_->run_few_to_all(stream, a, w, y);
   WEFT_TRY(scatter_->run_to_all(stream, a, w, output_));
   const std::byte* made = comm_->at(output_, comm_->rank());
   if (y.data == made) return {};

@@ -1,5 +1,6 @@
-// gemm_ar on Hopper GPUs: a row-parallel linear layer whose output every rank has whole. Few rows: GEMM, then
-// all_reduce. More: the fused gemm_rs, whose owners store what they finish on every rank.
+// gemm_ar on Hopper GPUs: a row-parallel linear layer whose output every rank has whole. Few rows: gemm_rs's kernel for
+// them, all-reducing. Some more: GEMM, then all_reduce. Many: the fused gemm_rs, whose owners store what they finish on
+// every rank.
 #pragma once
 #include "dist/all_reduce/all_reduce.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"

@@ -60,6 +60,8 @@ Status CudaGemmRs::allocate() {
   split_rows_ = most(FusedVariant::kSplit, kFusedLeastShard * ranks);
   push_rows_ = most(FusedVariant::kPush, kPushMostRows);
   copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
+  if (choose_gemm_rs_variant(1, ranks, forced_) == FusedVariant::kPush) few_rows_ = std::min(push_rows_, kFewRows);
+  WEFT_TRY(prepare_few());
   push_slot_ = cuda_gemm_rs_slot_bytes(shard(push_rows_), shape_.n);
   copy_slot_ = cuda_gemm_rs_slot_bytes(shard(copy_rows_), shape_.n);
   const i64 done = flags_per_source(2 * comm_->max_ctas());
@@ -104,6 +106,7 @@ Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorVie
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
   const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  if (plan.few) return run_few(stream, a, w, y, false);
   return plan.variant == FusedVariant::kSplit ? run_split(stream, a, w, y)
                                               : run_fused(stream, {a, w, y, std::nullopt}, plan);
 }
@@ -111,7 +114,8 @@ Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorVie
 Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y) {
   const i64 m = a.dim(0);
   const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
-  WEFT_CHECK(comm_->size() > 1 && m > 0 && shape_.n > 0 && plan.variant != FusedVariant::kSplit, m, shape_.n);
+  WEFT_CHECK(comm_->size() > 1 && m > 0 && shape_.n > 0 && plan.variant != FusedVariant::kSplit && !plan.few, m,
+             shape_.n);
   WEFT_TRY(comm_->status());
   const Range rows = split_range(m, comm_->size(), comm_->rank());
   const sym<std::byte> own = y + rows.begin * shape_.n * 2;

@@ -17,7 +17,10 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
     EXPECT_EQ(plan.tiles_per_chunk, 128) << m;
   }
   EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
+  EXPECT_EQ(plan_cuda_gemm_rs(200, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
   EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
+  EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 2, kSms).variant, FusedVariant::kPush);
+  EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 2, kSms).few);
 }
 
 TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
@@ -28,8 +31,10 @@ TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
           for (const int ctas : {16, 66, kSms}) {
             const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, n, 520, ranks, ctas, forced);
             const i64 most = (m + ranks - 1) / ranks;
-            const i64 tiles = (most + plan.gemm.tile.m - 1) / plan.gemm.tile.m * plan.gemm.tiles_n;
             EXPECT_EQ(plan.variant, forced);
+            EXPECT_EQ(plan.few, forced == FusedVariant::kPush && m <= kFewRows);
+            if (plan.few) continue;
+            const i64 tiles = (most + plan.gemm.tile.m - 1) / plan.gemm.tile.m * plan.gemm.tiles_n;
             EXPECT_GE(plan.gemm.ctas, 1);
             EXPECT_LT(plan.gemm.ctas, ctas) << "the links of a chain need a free multiprocessor";
             EXPECT_GE(i64(plan.gemm.tiles_n) * plan.gemm.tile.n, n);

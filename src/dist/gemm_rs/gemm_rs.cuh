@@ -1,5 +1,5 @@
 // gemm_rs on Hopper GPUs: a row-parallel linear layer whose output is split by tokens, GEMM and communication in one
-// kernel (cuda_sm90.cuh) or, for few rows, one after the other.
+// kernel (cuda_sm90.cuh; cuda_few.cu for few rows) or, between the two, one after the other.
 #pragma once
 #include <memory>
 #include <optional>
@@ -31,6 +31,10 @@ class CudaGemmRs {
   // Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
 
+  // gemm_ar's form for up to kFewRows rows, which not every rank need own one of: y [m, n] on every rank. Otherwise as
+  // run() with "push". The caller has checked a, w and y.
+  Status run_few_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
+
   // gemm_ar's form: as run() with a variant other than split and m > 0, on 2 ranks or more, but every rank gets all
   // rows: each owner stores what it finishes into y [m, n] of every rank, dense symmetric memory. A rank's y may be
   // read until its next call on the stream: the peers write there only what they have added this rank's next products
@@ -45,6 +49,8 @@ class CudaGemmRs {
   };
   CudaGemmRs(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
+  Status prepare_few();
+  Status run_few(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y, bool everywhere);
   Status run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
   Status run_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan);
   template <class Config>
@@ -57,6 +63,8 @@ class CudaGemmRs {
   // The most rows of each variant, 0 = it cannot run, and the bytes of a source's slot in its stage.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   i64 push_slot_ = 0, copy_slot_ = 0;
+  i64 few_rows_ = 0, few_slot_ = 0;
+  sym<std::byte> few_inbox_, few_sums_;
   FusedWords words_;
   FlagTable arrived_, delivered_;
   sym<std::byte> pushed_, copied_;  // [2][ranks][push_slot_], [ranks][copy_slot_]

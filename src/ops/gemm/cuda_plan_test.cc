@@ -50,7 +50,8 @@ TEST(CudaSmallGemmPlan, CutsKUntilMostMultiprocessorsHaveWork) {
   const SmallGemmPlan gate_up = plan_small_gemm_sm90(64, 12800, 5120, kSms);
   EXPECT_EQ(gate_up.tokens, 64);
   EXPECT_EQ(gate_up.tiles, 100);
-  EXPECT_EQ(gate_up.split, 2);
+  EXPECT_EQ(gate_up.split, 1);
+  EXPECT_EQ(plan_small_gemm_sm90(64, 5120, 6400, kSms).split, 2);
   const SmallGemmPlan down = plan_small_gemm_sm90(3, 5120, 6400, kSms);
   EXPECT_EQ(down.tokens, 8);
   EXPECT_EQ(down.split, 3);  // 120 CTAs
@@ -64,6 +65,28 @@ TEST(CudaSmallGemmPlan, CutsKUntilMostMultiprocessorsHaveWork) {
         EXPECT_GE(plan.split, 1);
         EXPECT_LE(plan.split, std::min<i64>(8, (k + 63) / 64));
       }
+}
+
+TEST(CudaSmallGemmPlan, CtasOfKernelsThatWaitForOthersAreAllResident) {
+  const ResidentGemmPlan gate_up = plan_resident_gemm_sm90(128, 12800, 5120, kSms, true);
+  EXPECT_EQ(gate_up.gemm.split, 1);
+  EXPECT_EQ(gate_up.ctas, 100);
+  const ResidentGemmPlan down = plan_resident_gemm_sm90(128, 5120, 6400, kSms, true);
+  EXPECT_EQ(down.gemm.split, 2);
+  EXPECT_EQ(down.ctas, 80);
+  for (const i64 m : {1, 8, 33, 65, 128})
+    for (const i64 n : {0, 8, 1000, 5120, 40000})
+      for (const i64 k : {8, 100, 6400})
+        for (const int ctas : {16, 33, 66, kSms})
+          for (const bool alone : {false, true}) {
+            const ResidentGemmPlan plan = plan_resident_gemm_sm90(m, n, k, ctas, alone);
+            EXPECT_GE(plan.gemm.tokens, m);
+            EXPECT_GE(plan.gemm.tiles * 128, n);
+            EXPECT_GE(plan.ctas, 1);
+            EXPECT_LE(plan.ctas, ctas);
+            EXPECT_EQ(plan.ctas % plan.gemm.split, 0);
+            EXPECT_LE(plan.gemm.split, alone ? (k + 63) / 64 : 1);
+          }
 }
 
 }  // namespace
