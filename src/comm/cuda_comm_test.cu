@@ -114,17 +114,20 @@ TEST(CudaMachine, MovesBytesOfAnyAlignmentAndLength) {
   }));
 }
 
-// Rank 0 tells the others late: each of them has a span of that wait, which ends where rank 0's kernel does.
+// Rank 0 tells the others 2 ms after all of them have begun: each of them has a span of that wait, which ends where
+// rank 0's kernel does.
 template <int Ranks>
 __global__ void late_notify_kernel(const __grid_constant__ CudaGroup<Ranks> group, FlagTable flags) {
   CudaMachine<Ranks> m(group);
   group.fault.begin(TracePhase::kKernel);
   if (m.rank() == 0) {
+    peers(m, [&](int p) { m.await(flags.at(p, 0), p, 1); });
     const u64 start = ptx::globaltimer_ns();
     while (ptx::globaltimer_ns() - start < 2'000'000) {
     }
     peers(m, [&](int p) { m.notify(flags.at(0, 0), p, 1); });
   } else {
+    m.notify(flags.at(m.rank(), 0), 0, 1);
     m.await(flags.at(0, 0), 0, 1);
   }
   group.fault.end(TracePhase::kKernel);

@@ -11,7 +11,7 @@ namespace weft {
 
 // Who the ranks of this process's tests and benchmarks are.
 inline RankHost& gpu_ranks() {
-  static RankHost ranks(world_spec_from_environment());
+  static RankHost ranks(world_spec_from_environment(), MonitorTiming::for_gpus());
   return ranks;
 }
 

