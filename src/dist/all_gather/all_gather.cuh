@@ -2,6 +2,7 @@
 #pragma once
 #include "comm/cuda_communicator.cuh"
 #include "dist/all_gather/all_gather.h"
+#include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
 
@@ -9,7 +10,7 @@ class CudaAllGather {
  public:
   // Collective. The communicator must outlive it. Errors: kInvalidArgument for max_bytes_per_rank < 0;
   // kResourceExhausted.
-  static Result<CudaAllGather> create(CudaCommunicator& comm, const AllGatherShape& shape);
+  static Result<CudaAllGather> create(CudaCommunicator& comm, const AllGatherShape& shape, const CudaForms& forms = {});
 
   // y = the rows of all shards in rank order, on `stream`. y [M, ...] any dtype, the same M on every rank; shard [M_r,
   // ...] with M_r = split_range(M, ranks, rank), the other dimensions as in y, at most max_bytes_per_rank; both dense,
@@ -19,9 +20,11 @@ class CudaAllGather {
   Status run(cudaStream_t stream, const TensorView& shard, const TensorView& y);
 
  private:
-  CudaAllGather(CudaCommunicator& comm, const AllGatherShape& shape) : comm_(&comm), shape_(shape) {}
+  CudaAllGather(CudaCommunicator& comm, const AllGatherShape& shape, const CudaForms& forms)
+      : comm_(&comm), shape_(shape), forms_(forms) {}
   CudaCommunicator* comm_;
   AllGatherShape shape_;
+  CudaForms forms_;
   AllGatherBuffers buffers_;
 };
 

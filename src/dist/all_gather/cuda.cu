@@ -1,5 +1,4 @@
 #include "dist/all_gather/all_gather.cuh"
-#include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
 namespace {
@@ -38,39 +37,56 @@ struct RowHooks {
   __device__ __forceinline__ Place target(i64 i) const { return {params.y + bytes.begin + i, bytes.size() - i}; }
 };
 
-template <int Ranks>
+template <CudaForm Form, int Ranks>
 __global__ void __launch_bounds__(1024) all_gather_kernel(const __grid_constant__ Params<Ranks> params) {
   CudaMachine<Ranks> machine(params.group);
-  bool fits = false;
-  const i64 mine = split_run(params.rows, Ranks, machine.rank()).size() * params.row_bytes;
-  all_gather(machine, params.buffers, mine, RowHooks<Ranks>{params}, fits);
+  const auto bytes_of = [&](int p) { return split_run(params.rows, Ranks, p).size() * params.row_bytes; };
+  if constexpr (Form == CudaForm::kLl) {
+    all_gather_ll(machine, params.buffers, bytes_of, RowHooks<Ranks>{params});
+  } else {
+    bool fits = false;
+    all_gather(machine, params.buffers, bytes_of(machine.rank()), RowHooks<Ranks>{params}, fits);
+  }
+}
+
+template <int Ranks>
+auto kernel_of(CudaForm form) {
+  switch (form) {
+    case CudaForm::kLl: return all_gather_kernel<CudaForm::kLl, Ranks>;
+    default: return all_gather_kernel<CudaForm::kFlags, Ranks>;
+  }
 }
 
 }  // namespace
 
-Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGatherShape& shape) {
+Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGatherShape& shape,
+                                            const CudaForms& forms) {
   if (shape.max_bytes_per_rank < 0)
     return error(Code::kInvalidArgument, "{}: max_bytes_per_rank: expected at least 0, found {}", kOp,
                  shape.max_bytes_per_rank);
-  CudaAllGather op(comm, shape);
+  CudaAllGather op(comm, shape, forms);
   const int ranks = comm.size();
   if (ranks == 1) return op;
   WEFT_TRY(with_ranks(ranks, [&](auto count) {  // before the collective allocation, which waits for all ranks
-    return prepare_kernel(kOp, reinterpret_cast<const void*>(all_gather_kernel<count()>), 0);
+    WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<count()>(CudaForm::kLl)), 0));
+    return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<count()>(CudaForm::kFlags)), 0);
   }));
   AllGatherBuffers& b = op.buffers_;
   b.slot = round_up(shape.max_bytes_per_rank, kFlagLineBytes);
-  const i64 flags = flags_per_source(kCudaMaxCtas);
+  b.inbox.words = ll_words(std::min(shape.max_bytes_per_rank, std::max<i64>(forms.ll_most_bytes, 0)));
+  const i64 flags = flags_per_source(kCudaParts * kCudaMaxCtas);
   SymmetricLayout layout;
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 lengths = layout.reserve<u64>(2 * ranks * kLengthsPerLine);
   const i64 stage = layout.reserve<std::byte>(2 * ranks * b.slot);
+  const i64 inbox = layout.reserve<LlWord>(2 * ranks * b.inbox.words);
   WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
   b.epoch = layout.at<EpochWord>(base, epoch);
   b.arrived = {layout.at<u32>(base, arrived), flags};
   b.lengths = layout.at<u64>(base, lengths);
   b.stage = layout.at<std::byte>(base, stage);
+  b.inbox.base = layout.at<LlWord>(base, inbox);
   return op;
 }
 
@@ -93,14 +109,15 @@ Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const Te
     if (shard.data == y.data) return {};
     return cuda_status(cudaMemcpyAsync(y.data, shard.data, size_t(most), cudaMemcpyDefault, stream), kOp);
   }
-  const CudaGrid grid = cuda_grid(most, comm_->max_ctas());
-  AllGatherBuffers buffers = buffers_;
-  buffers.tile_bytes = cut_into(most, grid.ctas).stride;  // the same on every rank
+  const bool ll = most <= forms_.ll_most_bytes;
+  const CudaGrid grid = ll ? cuda_ll_grid(most, comm_->max_ctas()) : cuda_grid(most, comm_->max_ctas());
+  AllGatherBuffers buffers = buffers_;  // what follows is the same on every rank
+  buffers.parts = most > forms_.parts_from_bytes ? kCudaParts : 1;
+  buffers.tile_bytes = cut_into(most, grid.ctas * buffers.parts).stride;
   return with_ranks(comm_->size(), [&](auto count) {
     const Params<count()> params{comm_->group<count()>(kOp), buffers, shard.as<const std::byte>(),
                                  y.as<std::byte>(),          rows,    row_bytes};
-    return launch(kOp, all_gather_kernel<count()>, {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)},
-                  stream, params);
+    return launch(kOp, kernel_of<count()>(ll ? CudaForm::kLl : CudaForm::kFlags), {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
   });
 }
 

@@ -27,8 +27,10 @@ struct Hooks {
   Place target(i64 i) const { return {reinterpret_cast<std::byte*>(y) + begin + i, 20}; }
 };
 
-// Ranks have 0 to 4 tiles, other numbers in each call.
-template <Fault F = Fault::kNone>
+enum class Form { kFlags, kLl, kMixed };
+
+// Ranks have 0 to 4 tiles, other numbers in each call; with kMixed the protocols alternate on one set of buffers.
+template <Form kForm, Fault F = Fault::kNone>
 std::string trial(int ranks, u64 seed) {
   constexpr int kCalls = 5;
   constexpr i64 kMost = 120;
@@ -36,13 +38,18 @@ std::string trial(int ranks, u64 seed) {
   AllGatherBuffers b;
   b.slot = 128;
   b.tile_bytes = 32;
+  b.parts = 1 + int(seed / 2 % 3);
+  b.inbox.words = kMost / kLlBytes + 2;
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
   b.lengths = {u64(layout.reserve<u64>(2 * ranks * kLengthsPerLine))};
   b.stage = {u64(layout.reserve<std::byte>(2 * ranks * b.slot))};
+  b.inbox.base = {u64(layout.reserve<LlWord>(2 * ranks * b.inbox.words))};
   SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, F == Fault::kNoLaneBarrier ? 2 : 1));
-  world.set_word(b.epoch.offset, start_epoch(seed));
-  start_flags(world, b.arrived, ranks, start_epoch(seed));
+  if (kForm == Form::kFlags) {
+    world.set_word(b.epoch.offset, start_epoch(seed));
+    start_flags(world, b.arrived, ranks, start_epoch(seed));
+  }
   const auto count = [&](int call, int r) { return (i64(seed) + call * 11 + r * 7) % (kMost / 4 + 1); };
   std::vector<std::vector<float>> x, y;  // [call * ranks + rank]
   for (int call = 0; call < kCalls; ++call) {
@@ -55,6 +62,8 @@ std::string trial(int ranks, u64 seed) {
   const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
     const size_t at = size_t(call * ranks + m.rank());
     Hooks hooks{x[at].data(), y[at].data(), ranks};
+    const bool ll = kForm == Form::kMixed ? (u64(call) + seed) % 2 == 0 : kForm == Form::kLl;
+    if (ll) return all_gather_ll<F>(m, b, [&](int p) { return count(call, p) * 4; }, hooks);
     bool fits = true;
     return all_gather<F>(m, b, count(call, m.rank()) * 4, hooks, fits);
   });
@@ -75,12 +84,15 @@ std::string trial(int ranks, u64 seed) {
 
 TEST(AllGatherSim, CleanAndPlantedFaultsAreFound) {
   WEFT_SKIP_SIM_UNDER_TSAN();
-  expect_clean(trial<>);
-  expect_found("single buffer", trial<Fault::kSingleBuffer>);
-  expect_found("no release", trial<Fault::kNoRelease>);
-  expect_found("no acquire", trial<Fault::kNoAcquire>);
-  expect_found("no lane barrier", trial<Fault::kNoLaneBarrier>);
-  expect_found("equality wait", trial<Fault::kEqualityWait>);
+  expect_clean(trial<Form::kFlags>);
+  expect_clean(trial<Form::kLl>);
+  expect_clean(trial<Form::kMixed>);
+  expect_found("single buffer", trial<Form::kFlags, Fault::kSingleBuffer>);
+  expect_found("no release", trial<Form::kFlags, Fault::kNoRelease>);
+  expect_found("no acquire", trial<Form::kFlags, Fault::kNoAcquire>);
+  expect_found("no lane barrier", trial<Form::kFlags, Fault::kNoLaneBarrier>);
+  expect_found("equality wait", trial<Form::kFlags, Fault::kEqualityWait>);
+  expect_found("ll, single buffer", trial<Form::kLl, Fault::kSingleBuffer>);
 }
 
 }  // namespace

@@ -27,6 +27,22 @@ inline CudaGrid cuda_grid(i64 bytes, int max_ctas) {
   return {int(std::clamp<i64>(divide_up(bytes, 16 * threads), 1, limit)), threads};
 }
 
+enum class CudaForm { kFlags, kLl };
+
+// Forms that a rank's share of `bytes` may travel in.
+struct CudaForms {
+  i64 ll_most_bytes = 32 << 10;   // by low-latency words up to this size; negative: never
+  i64 parts_from_bytes = 4 << 20;  // beyond this a CTA sends and receives by kCudaParts parts in turn
+};
+inline constexpr int kCudaParts = 4;
+
+// CTAs and threads for `bytes` by low-latency words: one word per lane until all CTAs are busy.
+inline CudaGrid cuda_ll_grid(i64 bytes, int max_ctas) {
+  constexpr int kThreads = 512;
+  return {int(std::clamp<i64>(divide_up(bytes, i64(sizeof(u32)) * kThreads), 1, std::clamp(max_ctas, 1, kCudaMaxCtas))),
+          kThreads};
+}
+
 // `tensor` must be dense in CUDA memory, 16-byte aligned.
 inline Status expect_cuda(const char* op, const char* tensor, const TensorView& view) {
   WEFT_TRY(expect_dense(op, tensor, view));
