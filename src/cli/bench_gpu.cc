@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -10,7 +11,7 @@
 #include "cli/commands.h"
 #include "comm/bootstrap/launcher.h"
 #if defined(WEFT_HAVE_CUDA)
-#include "dist/all_reduce/cuda_bench.h"
+#include "dist/cuda_bench.h"
 #include "dist/exchange/cuda_bench.h"
 #include "dist/exchange/cuda_moe_bench.h"
 #include "dist/expert_parallel/cuda_bench.h"
@@ -21,9 +22,13 @@
 namespace weft {
 namespace {
 
-const std::vector<std::string> kOps = {"all_reduce", "gemm",         "ag_gemm", "gemm_rs",   "gemm_ar",   "ep",
-                                       "rms_norm",   "rope",         "swiglu",  "embedding", "take_rows", "quantise",
-                                       "sampling",   "grouped_gemm", "ag_moe",  "moe_rs",    "moe_ar"};
+const std::vector<std::string> kCollectives = {"all_reduce", "all_gather", "reduce_scatter",
+                                               "broadcast",  "all_to_all", "send_recv"};
+const std::vector<std::string> kOps = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",   "all_to_all",
+                                       "send_recv",  "gemm",       "ag_gemm",        "gemm_rs",     "gemm_ar",
+                                       "ep",         "rms_norm",   "rope",           "swiglu",      "embedding",
+                                       "take_rows",  "quantise",   "sampling",       "grouped_gemm", "ag_moe",
+                                       "moe_rs",     "moe_ar"};
 
 struct BenchGpuOptions {
   std::vector<std::string> ops = kOps;
@@ -56,23 +61,26 @@ struct GpuReport {
   std::vector<RankTrace> traces;
 };
 
-Status bench_all_reduce(const BenchGpuOptions& options, GpuReport& out) {
+Status bench_collective(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
   WEFT_ASSIGN(const auto report,
-              bench_cuda_all_reduce({options.ranks, options.bytes, options.algorithms, options.repeats}));
-  say(options, "all_reduce, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles)\n",
-      report.ranks, report.device, report.nccl);
+              bench_cuda_collective({op, options.ranks, options.bytes, options.algorithms, options.repeats}));
+  say(options,
+      "{}, bf16, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank: median (quartiles), percent of the "
+      "link\n",
+      op, report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    say(options, "{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})\n", row.bytes, row.variant, row.median_us, row.lower_us,
-        row.upper_us);
-    add_bar(out.plots, fmt::format("all_reduce, {} B", row.bytes), row.variant,
-            {row.median_us, row.lower_us, row.upper_us});
+    say(options, "{:>10} B  {:<14} {:8.2f}  ({:.2f} {:.2f})  {:5.1f} %\n", row.bytes, row.variant, row.median_us,
+        row.lower_us, row.upper_us, 100 * row.floor_us / row.median_us);
+    add_bar(out.plots, fmt::format("{}, {} B", op, row.bytes), row.variant, {row.median_us, row.lower_us, row.upper_us},
+            row.floor_us);
     rows.push_back({{"bytes", row.bytes},
                     {"variant", row.variant},
                     {"us", row.median_us},
-                    {"quartiles_us", {row.lower_us, row.upper_us}}});
+                    {"quartiles_us", {row.lower_us, row.upper_us}},
+                    {"floor_us", row.floor_us}});
   }
-  out.json["all_reduce"] = {
+  out.json[op] = {
       {"device", report.device}, {"ranks", report.ranks}, {"dtype", "bf16"}, {"nccl", report.nccl}, {"rows", rows}};
   return {};
 }
@@ -235,7 +243,8 @@ Status bench_grouped(const BenchGpuOptions& options, GpuReport& out) {
 }
 
 Status bench_one(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
-  if (op == "all_reduce") return bench_all_reduce(options, out);
+  if (std::find(kCollectives.begin(), kCollectives.end(), op) != kCollectives.end())
+    return bench_collective(op, options, out);
   if (op == "ep") return bench_experts(options, out);
   if (op == "ag_gemm" || op == "gemm_rs" || op == "gemm_ar") return bench_fused(op, options, out);
   if (op == "ag_moe" || op == "moe_rs" || op == "moe_ar") return bench_moe(op, options, out);
@@ -303,8 +312,9 @@ void add_bench_gpu(CLI::App& bench) {
   command->add_option("--repeats", options->repeats, "Timed repeats of every variant")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--bytes", options->bytes, "Sizes of all_reduce in bytes")->delimiter(',');
-  command->add_option("--algorithms", options->algorithms, "ll, one_shot, two_shot, auto")->delimiter(',');
+  command->add_option("--bytes", options->bytes, "Sizes of the collectives in bytes")->delimiter(',');
+  command->add_option("--algorithms", options->algorithms, "Of all_reduce: ll, one_shot, two_shot, auto")
+      ->delimiter(',');
   command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm and *moe*")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));

@@ -13,7 +13,7 @@ struct UniqueId {
   char bytes[128];
 };
 using Comm = struct NcclComm*;
-constexpr int kBytes = 1, kBf16 = 9, kSum = 0;
+constexpr int kBytes = 0, kBf16 = 9, kSum = 0;
 
 struct Library {
   int (*get_version)(int*);
@@ -24,10 +24,11 @@ struct Library {
   int (*all_reduce)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
   int (*all_gather)(const void*, void*, size_t, int, Comm, cudaStream_t);
   int (*reduce_scatter)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
-  int (*group_start)();
-  int (*group_end)();
+  int (*broadcast)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
   int (*send)(const void*, size_t, int, int, Comm, cudaStream_t);
   int (*receive)(void*, size_t, int, int, Comm, cudaStream_t);
+  int (*group_start)();
+  int (*group_end)();
 };
 
 Result<Library> open_library() {
@@ -43,8 +44,9 @@ Result<Library> open_library() {
       !find("ncclGetUniqueId", library.get_unique_id) || !find("ncclCommInitRank", library.comm_init_rank) ||
       !find("ncclCommDestroy", library.comm_destroy) || !find("ncclAllReduce", library.all_reduce) ||
       !find("ncclAllGather", library.all_gather) || !find("ncclReduceScatter", library.reduce_scatter) ||
-      !find("ncclGroupStart", library.group_start) || !find("ncclGroupEnd", library.group_end) ||
-      !find("ncclSend", library.send) || !find("ncclRecv", library.receive))
+      !find("ncclBroadcast", library.broadcast) || !find("ncclSend", library.send) ||
+      !find("ncclRecv", library.receive) || !find("ncclGroupStart", library.group_start) ||
+      !find("ncclGroupEnd", library.group_end))
     return error(Code::kUnavailable, "NCCL: a symbol is missing: {}", ::dlerror());
   return library;
 }
@@ -72,22 +74,21 @@ class Loaded final : public NcclCommunicator {
   Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
     return nccl_status(library_, library_.reduce_scatter(x, y, count, kBf16, kSum, comm_, stream), "ncclReduceScatter");
   }
-  Status all_to_all(const void* x, std::span<const size_t> sent, void* y, std::span<const size_t> received,
-                    cudaStream_t stream) override {
-    const std::byte* from = static_cast<const std::byte*>(x);
-    std::byte* to = static_cast<std::byte*>(y);
+  Status broadcast(void* data, size_t bytes, int root, cudaStream_t stream) override {
+    return nccl_status(library_, library_.broadcast(data, data, bytes, kBytes, root, comm_, stream), "ncclBroadcast");
+  }
+  Status exchange(std::span<const NcclMessage> messages, cudaStream_t stream) override {
     WEFT_TRY(nccl_status(library_, library_.group_start(), "ncclGroupStart"));
-    int faulted = 0;  // the group is ended in any case
-    for (size_t peer = 0; peer < sent.size() && faulted == 0; ++peer) {
-      if (sent[peer] > 0) faulted = library_.send(from, sent[peer], kBytes, int(peer), comm_, stream);
-      if (received[peer] > 0 && faulted == 0)
-        faulted = library_.receive(to, received[peer], kBytes, int(peer), comm_, stream);
-      from += sent[peer];
-      to += received[peer];
+    Status first;
+    for (const auto& [way, peer, data, bytes] : messages) {
+      const Status queued =
+          way == NcclMessage::Way::kSend
+              ? nccl_status(library_, library_.send(data, bytes, kBytes, peer, comm_, stream), "ncclSend")
+              : nccl_status(library_, library_.receive(data, bytes, kBytes, peer, comm_, stream), "ncclRecv");
+      if (first.ok()) first = queued;
     }
-    const int ended = library_.group_end();
-    WEFT_TRY(nccl_status(library_, faulted, "ncclSend, ncclRecv"));
-    return nccl_status(library_, ended, "ncclGroupEnd");
+    const Status ended = nccl_status(library_, library_.group_end(), "ncclGroupEnd");
+    return first.ok() ? ended : first;
   }
 
  private:

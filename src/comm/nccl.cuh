@@ -8,6 +8,14 @@
 
 namespace weft {
 
+// A message to or from another rank, in GPU memory.
+struct NcclMessage {
+  enum class Way { kSend, kReceive } way;
+  int peer;
+  void* data;
+  size_t bytes;
+};
+
 // Rank `world.rank()` of an NCCL communicator over the current devices of all ranks.
 class NcclCommunicator {
  public:
@@ -23,10 +31,10 @@ class NcclCommunicator {
   virtual Status all_gather_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
   // y = elements [rank * count, (rank + 1) * count) of the sum of x over ranks.
   virtual Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) = 0;
-  // Bytes of x to every rank and of every rank into y, each part behind the one before, by grouped sends and receives.
-  // The part for this rank itself must be empty. sent, received: [size], bytes.
-  virtual Status all_to_all(const void* x, std::span<const size_t> sent, void* y, std::span<const size_t> received,
-                            cudaStream_t stream) = 0;
+  // data of rank `root` everywhere.
+  virtual Status broadcast(void* data, size_t bytes, int root, cudaStream_t stream) = 0;
+  // All of them at once, as one group.
+  virtual Status exchange(std::span<const NcclMessage> messages, cudaStream_t stream) = 0;
 };
 
 }  // namespace weft

@@ -117,7 +117,8 @@ Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const Te
   return with_ranks(comm_->size(), [&](auto count) {
     const Params<count()> params{comm_->group<count()>(kOp), buffers, shard.as<const std::byte>(),
                                  y.as<std::byte>(),          rows,    row_bytes};
-    return launch(kOp, kernel_of<count()>(ll ? CudaForm::kLl : CudaForm::kFlags), {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
+    return launch(kOp, kernel_of<count()>(ll ? CudaForm::kLl : CudaForm::kFlags),
+                  {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
   });
 }
 

@@ -2,19 +2,13 @@
 
 #include <numeric>
 
-#include "dist/exchange/plan.h"
+#include "dist/all_to_all/plan.h"
 
 namespace weft {
 namespace {
 
 constexpr const char* kOp = "all_to_all";
 constexpr i64 kTileBytes = 4096;
-
-i64 bytes_per_row(const TensorView& view) {
-  i64 elements = 1;
-  for (int i = 1; i < view.shape.rank(); ++i) elements *= view.shape[i];
-  return dtype_bytes(view.dtype, elements);
-}
 
 struct RowHooks {
   std::span<const i64> send_rows;  // empty: even_rows to each rank
@@ -52,25 +46,9 @@ struct RowHooks {
 }  // namespace
 
 Result<AllToAll> AllToAll::create(Communicator& comm, const AllToAllShape& shape) {
-  if (shape.max_bytes_per_pair < 0) {
-    return error(Code::kInvalidArgument, "{}: max_bytes_per_pair: expected at least 0, found {}", kOp,
-                 shape.max_bytes_per_pair);
-  }
   AllToAll op(comm, shape);
-  AllToAllBuffers& b = op.buffers_;
-  b.slot = round_up(shape.max_bytes_per_pair, kFlagLineBytes);
-  b.tile_bytes = cut_tiles(shape.max_bytes_per_pair, kTileBytes).stride;
-  const i64 flags = flags_per_source(kMaxTiles);
-  SymmetricLayout layout;
-  const i64 epoch = layout.reserve<EpochWord>(1);
-  const i64 arrived = layout.reserve<u32>(comm.size() * flags);
-  const i64 lengths = layout.reserve<std::byte>(2 * comm.size() * kFlagLineBytes);
-  const i64 stage = layout.reserve<std::byte>(2 * comm.size() * b.slot);
-  WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
-  b.epoch = layout.at<EpochWord>(base, epoch);
-  b.arrived = {layout.at<u32>(base, arrived), flags};
-  b.lengths = layout.at<u64>(base, lengths);
-  b.stage = layout.at<std::byte>(base, stage);
+  WEFT_ASSIGN(op.buffers_, plan_all_to_all(comm, shape, kMaxTiles));
+  op.buffers_.tile_bytes = cut_tiles(shape.max_bytes_per_pair, kTileBytes).stride;
   return op;
 }
 
@@ -78,22 +56,15 @@ Status AllToAll::check(const Exec& exec, const TensorView& x, const TensorView& 
   WEFT_TRY(expect_cpu(kOp, exec));
   WEFT_TRY(expect_dense(kOp, "x", x));
   WEFT_TRY(expect_dense(kOp, "y", y));
-  bool same = x.dtype == y.dtype && x.shape.rank() == y.shape.rank() && x.shape.rank() >= 1;
-  for (int i = 1; same && i < x.shape.rank(); ++i) same = x.shape[i] == y.shape[i];
-  if (!same) {
-    return error(Code::kInvalidArgument, "{}: y: {} does not go with x {}", kOp, y.describe(), x.describe());
-  }
+  WEFT_TRY(expect_rows_alike(x, y));
   return comm_.status();
 }
 
 Status AllToAll::run(Exec& exec, const TensorView& x, const TensorView& y) {
   WEFT_TRY(check(exec, x, y));
   WEFT_TRY(expect_tensor("all_to_all: y", y, x.dtype, x.shape));
-  const i64 row_bytes = bytes_per_row(x), rows = x.dim(0) / comm_.size();
-  if (x.dim(0) % comm_.size() != 0 || rows * row_bytes > shape_.max_bytes_per_pair) {
-    return error(Code::kInvalidArgument, "{}: x: {} does not give each of {} ranks the same rows, at most {} bytes",
-                 kOp, x.describe(), comm_.size(), shape_.max_bytes_per_pair);
-  }
+  WEFT_ASSIGN(const i64 rows, even_rows(shape_, x, comm_.size()));
+  const i64 row_bytes = bytes_per_row(x);
   if (rows * row_bytes == 0) return exec.sync();
   HostMachine m = comm_.machine(exec, kOp);
   RowHooks hooks{{}, rows, {}, x.data, y.data, row_bytes, x.dim(0) * row_bytes, comm_.size()};

@@ -5,6 +5,7 @@
 
 #include "base/tensor.h"
 #include "comm/cuda_testing.cuh"
+#include "comm/machine/pack.h"
 #include "device/cuda/testing.cuh"
 
 namespace weft::gpu_test {
@@ -23,6 +24,11 @@ static __global__ void check_sum_kernel(const bf16* y, i64 n, int ranks, const u
     for (int rank = 0; rank < ranks; ++rank) sum += value_of(*call, rank, i);
     if (!(float(y[i]) == sum)) atomicAdd(wrong, 1u);
   }
+}
+// y[i] must be element first + i of `source`.
+static __global__ void check_copy_kernel(const bf16* y, i64 n, int source, i64 first, const u32* call, u32* wrong) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
+    if (!(float(y[i]) == value_of(*call, source, first + i))) atomicAdd(wrong, 1u);
 }
 static __global__ void next_call_kernel(u32* call) {
   ++*call;
@@ -80,8 +86,9 @@ class CallCounter {
   static Result<CallCounter> create() {
     for (const void* kernel :
          {reinterpret_cast<const void*>(fill_kernel), reinterpret_cast<const void*>(check_sum_kernel),
-          reinterpret_cast<const void*>(next_call_kernel), reinterpret_cast<const void*>(delay_kernel),
-          reinterpret_cast<const void*>(fill_matrix_kernel), reinterpret_cast<const void*>(check_product_kernel)})
+          reinterpret_cast<const void*>(check_copy_kernel), reinterpret_cast<const void*>(next_call_kernel),
+          reinterpret_cast<const void*>(delay_kernel), reinterpret_cast<const void*>(fill_matrix_kernel),
+          reinterpret_cast<const void*>(check_product_kernel)})
       WEFT_TRY(prepare_kernel("test kernels", kernel, 0));
     CallCounter counter;
     WEFT_ASSIGN(counter.words_, DeviceBuffer::create(2 * sizeof(u32)));
@@ -91,6 +98,12 @@ class CallCounter {
   }
   u32* call() const { return words_.as<u32>(); }
   u32* wrong() const { return call() + 1; }
+  Status fill(cudaStream_t stream, bf16* x, i64 n, int rank) const {
+    return launch("fill", fill_kernel, {.grid = 32, .block = 256}, stream, x, n, rank, call());
+  }
+  Status check_copy(cudaStream_t stream, const bf16* y, i64 n, int source, i64 first = 0) const {
+    return launch("check", check_copy_kernel, {.grid = 32, .block = 256}, stream, y, n, source, first, call(), wrong());
+  }
   Status next(cudaStream_t stream) const { return launch("next_call", next_call_kernel, {}, stream, call()); }
   // Fails unless `calls` calls ran and none gave a wrong element.
   Status verify(const CudaCommunicator& comm, cudaStream_t stream, u32 calls) const {

@@ -31,7 +31,7 @@ enum class CudaForm { kFlags, kLl };
 
 // Forms that a rank's share of `bytes` may travel in.
 struct CudaForms {
-  i64 ll_most_bytes = 32 << 10;   // by low-latency words up to this size; negative: never
+  i64 ll_most_bytes = 32 << 10;    // by low-latency words up to this size; negative: never
   i64 parts_from_bytes = 4 << 20;  // beyond this a CTA sends and receives by kCudaParts parts in turn
 };
 inline constexpr int kCudaParts = 4;

@@ -45,8 +45,8 @@ WEFT_HD Run part_of_run(i64 first, i64 last, int parts, int part) {
 }
 
 // A CTA's tiles go out and come in by parts: while one part is under way to the peers, the part before it is taken from
-// memory. send(part); receive(part) -> bool, which may wait for what the peers' send(part) does. More than one part only
-// where all ranks have as many CTAs, or they wait for each other.
+// memory. send(part); receive(part) -> bool, which may wait for what the peers' send(part) does. More than one part
+// only where all ranks have as many CTAs, or they wait for each other.
 template <class Send, class Receive>
 WEFT_HD bool in_parts(int parts, Send&& send, Receive&& receive) {
   for (int part = 0; part <= parts; ++part) {

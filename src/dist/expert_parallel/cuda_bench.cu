@@ -172,13 +172,21 @@ class SizeBench {
                         0});
     // Each (token, rank) row once to its rank, and back; who wants which rows is known to all beforehand.
     const auto exchange = [this](int routing, bool back) {
-      std::vector<size_t> there, here;
+      std::vector<NcclMessage> messages;
+      std::byte* sent = y_.as<std::byte>();
+      std::byte* received = gathered_.as<std::byte>();
       const size_t bytes = size_t(back ? options_.hidden * 2 : x_row_bytes());
       for (int peer = 0; peer < comm_.size(); ++peer) {
-        there.push_back(size_t(rows_between(routing, comm_.rank(), peer)) * bytes);
-        here.push_back(size_t(rows_between(routing, peer, comm_.rank())) * bytes);
+        const int self = comm_.rank();
+        if (peer == self) continue;
+        const size_t there = size_t(rows_between(routing, back ? peer : self, back ? self : peer)) * bytes;
+        const size_t here = size_t(rows_between(routing, back ? self : peer, back ? peer : self)) * bytes;
+        if (there > 0) messages.push_back({NcclMessage::Way::kSend, peer, sent, there});
+        if (here > 0) messages.push_back({NcclMessage::Way::kReceive, peer, received, here});
+        sent += there;
+        received += here;
       }
-      return nccl_->all_to_all(y_.data(), back ? here : there, gathered_.data(), back ? there : here, stream_);
+      return nccl_->exchange(messages, stream_);
     };
     variants.push_back({"nccl/exact_dispatch", [=](int r) { return exchange(r, false); }, 0});
     variants.push_back({"nccl/exact_combine", [=](int r) { return exchange(r, true); }, 0});

@@ -104,11 +104,12 @@ Status CudaReduceScatter::run(cudaStream_t stream, const TensorView& x, const Te
   return with_ranks(comm_->size(), [&](auto count) {
     return with_element(shape_.dtype, [&](auto element) {
       using T = decltype(element);
-      const ReduceScatterBuffers<T> buffers{buffers_.epoch, buffers_.arrived, buffers_.stage.as<T>(),
-                                            buffers_.slot,  parts,            buffers_.inbox};
+      const ReduceScatterBuffers<T> buffers{buffers_.epoch, buffers_.arrived, buffers_.stage.as<T>(), buffers_.slot,
+                                            parts,          buffers_.inbox};
       const Params<count(), T> params{
           comm_->group<count()>(kOp), buffers, x.as<const T>(), y.as<T>(), rows, shape_.columns, grid.ctas * parts};
-      return launch(kOp, kernel_of<count(), T>(ll ? CudaForm::kLl : CudaForm::kFlags), {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
+      return launch(kOp, kernel_of<count(), T>(ll ? CudaForm::kLl : CudaForm::kFlags),
+                    {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
     });
   });
 }

@@ -50,9 +50,7 @@ std::string trial(int ranks, u64 seed) {
     const Hooks<T> hooks{x[at].data(), y[at].data(), size_of(call), ranks};
     const auto size = [&](int p) { return shard(call, p).size(); };
     if (!kMixed || (u64(call) + seed) % 2 == 0) return reduce_scatter_ll<T, F>(m, b, size, hooks);
-    const auto tiles_of = [&](int p) {
-      return Tiles{std::max<i64>(1, divide_up(size(p), kStride)), kStride, size(p)};
-    };
+    const auto tiles_of = [&](int p) { return Tiles{std::max<i64>(1, divide_up(size(p), kStride)), kStride, size(p)}; };
     return reduce_scatter<T, F>(m, b, tiles_of, hooks);
   });
   if (!found.empty()) return found;
