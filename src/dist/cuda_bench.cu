@@ -269,12 +269,14 @@ Result<CudaBenchReport> bench_cuda_collective(const CudaCollectiveBenchOptions& 
   for (const i64 bytes : options.bytes)
     if (bytes < 16 || bytes % (16 * report.ranks) != 0)
       return error(Code::kInvalidArgument, "size {}: expected a multiple of {} bytes", bytes, 16 * report.ranks);
+  const i64 most = *std::max_element(options.bytes.begin(), options.bytes.end());
+  const size_t arena_bytes = size_t(std::max(i64(2) << 30, 12 * most + (i64(256) << 20)));
   std::vector<CudaBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
   WEFT_TRY(run_gpu_ranks(report.ranks,
                          [&](CudaCommunicator& comm, cudaStream_t stream) {
                            return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
                          },
-                         {.arena_bytes = size_t(2) << 30}));
+                         {.arena_bytes = arena_bytes}));
   const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
   report.nccl = mine.nccl;
   report.rows = mine.rows;
