@@ -117,18 +117,18 @@ TEST(CudaMachine, MovesBytesOfAnyAlignmentAndLength) {
 // Rank 0 tells the others 2 ms after all of them have begun: each of them has a span of that wait, which ends where
 // rank 0's kernel does.
 template <int Ranks>
-__global__ void late_notify_kernel(const __grid_constant__ CudaGroup<Ranks> group, FlagTable flags) {
+__global__ void late_notify_kernel(const __grid_constant__ CudaGroup<Ranks> group, FlagTable flags, u32 epoch) {
   CudaMachine<Ranks> m(group);
   group.fault.begin(TracePhase::kKernel);
   if (m.rank() == 0) {
-    peers(m, [&](int p) { m.await(flags.at(p, 0), p, 1); });
+    peers(m, [&](int p) { m.await(flags.at(p, 0), p, epoch); });
     const u64 start = ptx::globaltimer_ns();
     while (ptx::globaltimer_ns() - start < 2'000'000) {
     }
-    peers(m, [&](int p) { m.notify(flags.at(0, 0), p, 1); });
+    peers(m, [&](int p) { m.notify(flags.at(0, 0), p, epoch); });
   } else {
-    m.notify(flags.at(m.rank(), 0), 0, 1);
-    m.await(flags.at(0, 0), 0, 1);
+    m.notify(flags.at(m.rank(), 0), 0, epoch);
+    m.await(flags.at(0, 0), 0, epoch);
   }
   group.fault.end(TracePhase::kKernel);
 }
@@ -140,15 +140,17 @@ TEST(CudaTrace, RanksWaitUntilTheLateOneTellsThem) {
   std::vector<RankTrace> traces{size_t(ranks)};
   WEFT_ASSERT_OK(run_gpu_ranks(ranks, [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(const auto flags, comm.alloc<u32>(ranks * kFlagsPerLine, "flags"));
-    const auto call = [&] {
+    const auto call = [&](u32 epoch) {
       return with_ranks(ranks, [&](auto count) {
         return launch("late_notify", late_notify_kernel<count()>, {}, stream, comm.group<count()>("late_notify"),
-                      FlagTable{flags, kFlagsPerLine});
+                      FlagTable{flags, kFlagsPerLine}, epoch);
       });
     };
+    WEFT_TRY(call(1));  // the first store to a peer takes a tenth of a millisecond
+    WEFT_TRY(comm.synchronize(stream));
     EXPECT_EQ(comm.take_trace().status().message(), "take_trace: no trace has been started");
     WEFT_TRY(comm.start_trace());
-    WEFT_TRY(call());
+    WEFT_TRY(call(2));
     WEFT_TRY(comm.synchronize(stream));
     WEFT_ASSIGN(traces[size_t(comm.rank())], comm.take_trace());
     return {};

@@ -50,7 +50,10 @@ __device__ __forceinline__ bool count_departure(u64* counter) {
 template <int Ranks>
 class CudaMachine {
  public:
+  static constexpr int kRanks = Ranks;
   static constexpr int kLanePacks = 1;  // neighbouring lanes touch neighbouring packs
+  // 8 packs under way per lane; more would not stay in registers.
+  static constexpr int kSumPieces = Ranks == kRuntimeRanks ? 1 : 8 / Ranks;
   __device__ __forceinline__ explicit CudaMachine(const CudaGroup<Ranks>& group) : group_(group) {}
 
   __device__ __forceinline__ int rank() const { return group_.rank; }

@@ -45,6 +45,7 @@ struct HostGroup {
 class HostMachine {
  public:
   static constexpr int kLanePacks = 16;
+  static constexpr int kSumPieces = 1;
   static constexpr int kSliceMs = 20;
   // Polls before a wait sleeps: about 200 us where every thread of every rank has a CPU. Otherwise the peer may need
   // this very CPU, and a wait gives it up almost at once: first by yielding, then by sleeping.

@@ -6,6 +6,7 @@
 //
 //   rank() ranks() cta() ctas() lane() lanes()      who am I; ranks() may be a compile-time constant
 //   kLanePacks                                      packs of 16 bytes that a lane best handles at a time
+//   kSumPieces                                      pieces of a sum over ranks that a lane loads ahead; 1: one by one
 //   sync()                                    [cta] barrier of the lanes
 //   tiles(n, f)                               [cta] f(begin, end) -> bool for the runs of [0, n) that this CTA takes
 //                                                   (a function of n and the grid only); false = f gave up
@@ -110,6 +111,7 @@ template <class M>
 concept Machine = requires(M& m, sym<float> value, sym<u32> flag, sym<LlWord> word, sym<EpochWord> epoch,
                            sym<std::byte> bytes, const void* source, void* target, int peer, u32 v, u32& out, i64 n) {
   { M::kLanePacks } -> std::convertible_to<int>;
+  { M::kSumPieces } -> std::convertible_to<int>;
   { m.rank() } -> std::convertible_to<int>;
   { m.ranks() } -> std::convertible_to<int>;
   { m.cta() } -> std::convertible_to<int>;

@@ -111,6 +111,7 @@ class SimWorld {
 class SimMachine {
  public:
   static constexpr int kLanePacks = 2;
+  static constexpr int kSumPieces = 1;
   SimMachine(SimWorld& world, int rank, int cta, int lane) : w_(world), rank_(rank), cta_(cta), lane_(lane) {}
 
   int rank() const { return rank_; }

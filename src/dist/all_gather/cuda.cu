@@ -73,8 +73,8 @@ Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGat
   }));
   AllGatherBuffers& b = op.buffers_;
   b.slot = round_up(shape.max_bytes_per_rank, kFlagLineBytes);
-  b.inbox.words = ll_words(std::min(shape.max_bytes_per_rank, std::max<i64>(forms.ll_most_bytes, 0)));
-  const i64 flags = flags_per_source(kCudaParts * kCudaMaxCtas);
+  b.inbox.words = ll_words(std::min(shape.max_bytes_per_rank, std::max<i64>(forms.ll_most_share(ranks), 0)));
+  const i64 flags = flags_per_source(CudaForms::kCudaParts * kCudaMaxCtas);
   SymmetricLayout layout;
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
@@ -109,10 +109,10 @@ Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const Te
     if (shard.data == y.data) return {};
     return cuda_status(cudaMemcpyAsync(y.data, shard.data, size_t(most), cudaMemcpyDefault, stream), kOp);
   }
-  const bool ll = most <= forms_.ll_most_bytes;
+  const bool ll = most <= forms_.ll_most_share(comm_->size());
   const CudaGrid grid = ll ? cuda_ll_grid(most, comm_->max_ctas()) : cuda_grid(most, comm_->max_ctas());
   AllGatherBuffers buffers = buffers_;  // what follows is the same on every rank
-  buffers.parts = most > forms_.parts_from_bytes ? kCudaParts : 1;
+  buffers.parts = forms_.parts(most);
   buffers.tile_bytes = cut_into(most, grid.ctas * buffers.parts).stride;
   return with_ranks(comm_->size(), [&](auto count) {
     const Params<count()> params{comm_->group<count()>(kOp), buffers, shard.as<const std::byte>(),

@@ -97,15 +97,16 @@ Result<CudaAllToAll> CudaAllToAll::create(CudaCommunicator& comm, const AllToAll
   WEFT_TRY(with_any_ranks(comm.size(), [&](auto count) {  // before the collective allocation: it waits for all ranks
     return prepare_kernel(kOp, reinterpret_cast<const void*>(all_to_all_kernel<count()>), 0);
   }));
-  WEFT_ASSIGN(op.buffers_, plan_all_to_all(comm, shape, kCudaMaxCtas));
+  WEFT_ASSIGN(op.buffers_, plan_all_to_all(comm, shape, CudaForms::kCudaParts * kCudaMaxCtas));
   return std::move(op);
 }
 
 Status CudaAllToAll::launch_on(cudaStream_t stream, const TensorView& x, const TensorView& y, i64 even,
-                               const i64* send_rows, i64* received_rows, i64 tile_bytes) {
+                               const i64* send_rows, i64* received_rows, i64 tile_bytes, int parts) {
   WEFT_TRY(comm_->status());
   AllToAllBuffers buffers = buffers_;
   buffers.tile_bytes = tile_bytes;
+  buffers.parts = parts;
   const i64 row_bytes = bytes_per_row(x);
   const i64 most = send_rows ? shape_.max_bytes_per_pair : even * row_bytes;
   const CudaGrid grid = cuda_grid(most, comm_->max_ctas());
@@ -134,8 +135,8 @@ Status CudaAllToAll::run(cudaStream_t stream, const TensorView& x, const TensorV
   WEFT_ASSIGN(const i64 rows, even_rows(shape_, x, comm_->size()));
   const i64 bytes = rows * bytes_per_row(x);
   if (bytes == 0) return comm_->status();
-  const CudaGrid grid = cuda_grid(bytes, comm_->max_ctas());
-  return launch_on(stream, x, y, rows, nullptr, nullptr, cut_into(bytes, grid.ctas).stride);
+  const int parts = CudaForms().parts(bytes), ctas = cuda_grid(bytes, comm_->max_ctas()).ctas;
+  return launch_on(stream, x, y, rows, nullptr, nullptr, cut_into(bytes, ctas * parts).stride, parts);
 }
 
 Status CudaAllToAll::run_splits(cudaStream_t stream, const TensorView& x, const TensorView& send_rows,
@@ -150,7 +151,7 @@ Status CudaAllToAll::run_splits(cudaStream_t stream, const TensorView& x, const 
   if (bytes_per_row(x) == 0)
     return error(Code::kInvalidArgument, "{}: x: rows without bytes, found {}", kOp, x.describe());
   return launch_on(stream, x, y, 0, send_rows.as<const i64>(), received_rows.as<i64>(),
-                   cut_into(shape_.max_bytes_per_pair, kCudaMaxCtas).stride);
+                   cut_into(shape_.max_bytes_per_pair, kCudaMaxCtas).stride, 1);
 }
 
 Status CudaAllToAll::outcome() const {

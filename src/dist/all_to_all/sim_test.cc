@@ -38,6 +38,7 @@ std::string trial(int ranks, u64 seed) {
   AllToAllBuffers b;
   b.slot = 128;
   b.tile_bytes = 32;
+  b.parts = 1 + int(seed / 2 % 3);
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
   b.lengths = {u64(layout.reserve<std::byte>(2 * ranks * kFlagLineBytes))};

@@ -79,6 +79,33 @@ WEFT_HD void each_piece(M& m, i64 begin, i64 end, F&& f) {
   }
 }
 
+// As sum_ranks() below, for the first pieces of [begin, end): as many as give every lane whole rounds of M::kSumPieces,
+// whose loads from all ranks are under way together. Returns where it ended. own(begin) is 16-byte aligned.
+template <class T, class M, class Own, class Staged, class Sink>
+WEFT_HD i64 sum_ranks_ahead(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
+  constexpr int kElements = Pack<T>::kElements, kPieces = M::kSumPieces, kRanks = M::kRanks;
+  const i64 round = i64(kPieces) * m.lanes() * kElements;
+  for (; begin + round <= end; begin += round) {
+    const auto place = [&](int piece) { return begin + (i64(piece) * m.lanes() + m.lane()) * kElements; };
+    Pack<T> parts[kPieces][kRanks];
+    for (int piece = 0; piece < kPieces; ++piece) {
+      for (int p = 0; p < kRanks; ++p) {
+        const T* from = p == m.rank() ? own(place(piece)) : m.at(staged(p, place(piece)), m.rank());
+        memcpy(static_cast<void*>(&parts[piece][p]), __builtin_assume_aligned(from, 16), 16);
+      }
+    }
+    for (int piece = 0; piece < kPieces; ++piece) {
+      float sums[kElements];
+      for (int j = 0; j < kElements; ++j) {
+        sums[j] = widen(parts[piece][0].values[j]);
+        for (int p = 1; p < kRanks; ++p) sums[j] += widen(parts[piece][p].values[j]);
+      }
+      sink(place(piece), sums, i64(kElements));
+    }
+  }
+  return begin;
+}
+
 // Sums elements [begin, end) over all ranks in rank order, in fp32: own(i) is the address of this rank's element i,
 // staged(p, i) the symmetric address of what rank p sent (16-byte aligned at `begin`).
 // sink(i, sums, n) takes the sums of elements i to i + n, at most kLaneElements. [cta]
@@ -86,6 +113,9 @@ template <class T, class M, class Own, class Staged, class Sink>
 WEFT_HD void sum_ranks(M& m, i64 begin, i64 end, Own&& own, Staged&& staged, Sink&& sink) {
   constexpr int kElements = Pack<T>::kElements;
   const int self = m.rank();
+  if constexpr (M::kSumPieces > 1) {
+    if (is_pack_aligned(own(begin))) begin = sum_ranks_ahead<T>(m, begin, end, own, staged, sink);
+  }
   // The element's own index decides nothing but where it lies: whole pieces and the tail give the same bits.
   each_piece<T>(m, begin, end, [&](i64 i, i64 count) {
     float sums[kLaneElements<T, M>] = {};

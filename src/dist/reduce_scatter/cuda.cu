@@ -67,8 +67,8 @@ Result<CudaReduceScatter> CudaReduceScatter::create(CudaCommunicator& comm, cons
   ReduceScatterBuffers<std::byte>& b = op.buffers_;
   b.slot = round_up(split_range(shape.max_rows, ranks, 0).size() * shape.columns, kTileUnit);
   const i64 shard_bytes = dtype_bytes(shape.dtype, b.slot);
-  b.inbox.words = ll_words(std::min(shard_bytes, std::max<i64>(forms.ll_most_bytes, 0)));
-  const i64 flags = flags_per_source(kCudaParts * kCudaMaxCtas);
+  b.inbox.words = ll_words(std::min(shard_bytes, std::max<i64>(forms.ll_most_share(ranks), 0)));
+  const i64 flags = flags_per_source(CudaForms::kCudaParts * kCudaMaxCtas);
   SymmetricLayout layout;
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
@@ -98,9 +98,9 @@ Status CudaReduceScatter::run(cudaStream_t stream, const TensorView& x, const Te
     return cuda_status(cudaMemcpyAsync(y.data, x.data, size_t(dtype_bytes(x.dtype, most)), cudaMemcpyDefault, stream),
                        kOp);
   const i64 bytes = dtype_bytes(x.dtype, most);
-  const bool ll = bytes <= forms_.ll_most_bytes;
+  const bool ll = bytes <= forms_.ll_most_share(comm_->size());
   const CudaGrid grid = ll ? cuda_ll_grid(bytes, comm_->max_ctas()) : cuda_grid(bytes, comm_->max_ctas());
-  const int parts = bytes > forms_.parts_from_bytes ? kCudaParts : 1;
+  const int parts = forms_.parts(bytes);
   return with_ranks(comm_->size(), [&](auto count) {
     return with_element(shape_.dtype, [&](auto element) {
       using T = decltype(element);
