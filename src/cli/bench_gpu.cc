@@ -24,9 +24,9 @@ namespace {
 
 const std::vector<std::string> kCollectives = {"all_reduce", "all_gather", "reduce_scatter",
                                                "broadcast",  "all_to_all", "send_recv"};
-const std::vector<std::string> kOps = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",   "all_to_all",
-                                       "send_recv",  "gemm",       "ag_gemm",        "gemm_rs",     "gemm_ar",
-                                       "ep",         "rms_norm",   "rope",           "swiglu",      "embedding",
+const std::vector<std::string> kOps = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",    "all_to_all",
+                                       "send_recv",  "gemm",       "ag_gemm",        "gemm_rs",      "gemm_ar",
+                                       "ep",         "rms_norm",   "rope",           "swiglu",       "embedding",
                                        "take_rows",  "quantise",   "sampling",       "grouped_gemm", "ag_moe",
                                        "moe_rs",     "moe_ar"};
 
