@@ -52,6 +52,7 @@ class AllToAll:
         expert_capacity=0,
         combine_dtype="float32",
         combine_mode="pre_reduced",
+        cast_x_to_fp8=False,
         threads=0,
         deadline=10.0,
     ):
@@ -68,7 +69,9 @@ class AllToAll:
         device: "cpu" or "cuda" (the GPU of local rank); None: cuda where torch has one and this package was built for
             it. expert_capacity: rows of an expert; 0: all that can come. combine_dtype: the widest type that expert_y
         has; a narrower one than float32 saves memory. combine_mode: "pre_reduced" sends one row per (token, rank),
-        "exact" one per (token, expert) and rounds only the result. threads: of a CPU rank; 0: its share of the CPUs.
+        "exact" one per (token, expert) and rounds only the result. cast_x_to_fp8: dispatch takes dp_x in float32,
+        bfloat16 or float16 and no dp_x_scale, and sends float8_e4m3fn with a float32 scale for each 128 elements;
+        hidden_dim_bytes = hidden_dim and hidden_dim_scale_bytes = 4 * ceil(hidden_dim / 128) then. threads: of a CPU rank; 0: its share of the CPUs.
         deadline: seconds of each wait for another rank.
         """
         if device is None:
@@ -89,6 +92,7 @@ class AllToAll:
                 expert_capacity=expert_capacity,
                 combine_dtype=combine_dtype,
                 combine_mode=combine_mode,
+                cast_x_to_fp8=cast_x_to_fp8,
                 device=device,
                 device_index=index,
                 threads=threads,

@@ -105,8 +105,8 @@ class Exchange {
  public:
   Exchange(const Ranks& ranks, i64 max_num_tokens, i64 num_experts, i64 experts_per_token, int rank, int world_size,
            int dp_size, i64 hidden_dim, i64 hidden_dim_bytes, i64 hidden_dim_scale_bytes, i64 expert_capacity,
-           const std::string& combine_dtype, const std::string& combine_mode, const std::string& device,
-           int device_index, int threads, double deadline)
+           const std::string& combine_dtype, const std::string& combine_mode, bool cast_x_to_fp8,
+           const std::string& device, int device_index, int threads, double deadline)
       : scaled_(hidden_dim_scale_bytes > 0) {
     OperatorSpec spec;
     spec.shape = {.max_num_tokens = max_num_tokens,
@@ -120,7 +120,8 @@ class Exchange {
                   .hidden_dim_scale_bytes = hidden_dim_scale_bytes};
     spec.options = {.expert_capacity = expert_capacity,
                     .combine_dtype = combine_dtype_of(combine_dtype),
-                    .combine = combine_mode_of(combine_mode)};
+                    .combine = combine_mode_of(combine_mode),
+                    .cast_x_to_fp8 = cast_x_to_fp8};
     spec.deadline = nanoseconds(deadline);
     spec.threads = threads;
     spec.device = device_index;
@@ -220,10 +221,10 @@ NB_MODULE(_weft, module) {
 
   nb::class_<Exchange>(module, "Exchange")
       .def(nb::init<const Ranks&, i64, i64, i64, int, int, int, i64, i64, i64, i64, const std::string&,
-                    const std::string&, const std::string&, int, int, double>(),
+                    const std::string&, bool, const std::string&, int, int, double>(),
            "ranks"_a, "max_num_tokens"_a, "num_experts"_a, "experts_per_token"_a, "rank"_a, "world_size"_a, "dp_size"_a,
            "hidden_dim"_a, "hidden_dim_bytes"_a, "hidden_dim_scale_bytes"_a, "expert_capacity"_a, "combine_dtype"_a,
-           "combine_mode"_a, "device"_a, "device_index"_a, "threads"_a, "deadline"_a)
+           "combine_mode"_a, "cast_x_to_fp8"_a, "device"_a, "device_index"_a, "threads"_a, "deadline"_a)
       .def("dispatch", &Exchange::dispatch, "out_expert_num_tokens"_a.none(), "out_expert_x"_a.none(),
            "out_expert_x_scale"_a.none(), "dp_x"_a.none(), "dp_x_scale"_a.none(), "indices"_a.none(),
            "bound_m"_a.none(), "do_send"_a, "do_recv"_a, "stream"_a)

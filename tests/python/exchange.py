@@ -192,6 +192,54 @@ def run(case, call, hands):
     op.destroy()
 
 
+def run_cast(dtype, hands):
+    """Dispatch casts to fp8: what comes is within half a step of e4m3 of what went, and its scale is the block's."""
+    rank, size, hidden = weft.rank(), weft.world_size(), 272
+    op = weft.AllToAll.intranode(
+        max_num_tokens=TOKENS,
+        num_experts=EXPERTS,
+        experts_per_token=TOP_K,
+        rank=rank,
+        world_size=size,
+        dp_size=1,
+        hidden_dim=hidden,
+        hidden_dim_bytes=hidden,
+        hidden_dim_scale_bytes=3 * 4,
+        cast_x_to_fp8=True,
+        device="cuda" if hands.cuda else "cpu",
+    )
+    rows = [np.random.default_rng([7, number]).standard_normal((TOKENS, hidden), dtype=np.float32) for number in range(size)]
+    rows = [row.astype(TYPES[dtype]) for row in rows]
+    groups = [Group(7, number, dtype, False) for number in range(size)]
+    counts = np.empty(len(op.local_experts), np.int32)
+    expert_x = blank((len(op.local_experts), op.capacity, hidden), TYPES["float8_e4m3fn"])
+    expert_scale = blank((len(op.local_experts), op.capacity, 3), np.dtype(np.float32))
+    own = groups[rank]
+    op.dispatch(
+        out_expert_num_tokens=hands.over(counts),
+        out_expert_x=hands.over(expert_x),
+        out_expert_x_scale=hands.over(expert_scale),
+        dp_x=hands.over(rows[rank][: own.rows]),
+        dp_x_scale=None,
+        indices=hands.over(own.indices),
+        bound_m=None,
+    )
+    hands.back()
+    op.report()
+    for local, expert in enumerate(op.local_experts):
+        there = [rows[number][token] for number, group in enumerate(groups) for token in np.flatnonzero((group.indices == expert).any(1))]
+        assert counts[local] == len(there), f"cast: {counts[local]} rows for expert {expert}, expected {len(there)}"
+        for place, row in enumerate(there):
+            row = row.astype(np.float32)
+            for block, begin in enumerate(range(0, hidden, 128)):
+                part, scale = row[begin : begin + 128], expert_scale[local, place, block]
+                assert scale == np.abs(part).max() / np.float32(448), f"cast: scale {block} of row {place} of {expert}"
+                found = expert_x[local, place, begin : begin + 128].astype(np.float32) * scale
+                bound = np.maximum(np.abs(part) * 2.0**-4, scale * 2.0**-10) * 1.0001
+                assert (np.abs(found - part) <= bound).all(), f"cast: block {block} of row {place} of {expert}"
+    op.destroy()
+
+
 def main():
     weft.init()
     hands = Hands()
@@ -208,7 +256,10 @@ def main():
     cases = [(*kind, dp, *flag) for kind, dp, flag in itertools.product(kinds, dp_sizes, flags)]
     for call, case in enumerate(cases):
         run(case, call, hands)
-    print(f"rank {weft.rank()} of {size}: {len(cases)} cases passed")
+    casts = ["float32", "float16", "bfloat16"]
+    for dtype in casts:
+        run_cast(dtype, hands)
+    print(f"rank {weft.rank()} of {size}: {len(cases) + len(casts)} cases passed")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
 #include "comm/bootstrap/launcher.h"
 #include "comm/bootstrap/rank_host.h"
 #include "device/cpu_features.h"
+#include "ops/quantise/quantise.h"
 
 namespace weft {
 namespace {
@@ -68,6 +69,8 @@ void AllToAllFlags::declare(CLI::App& app) {
   app.add_option("--scale-block", scale_block, "fp8: elements per f32 scale; 0 = no scales")
       ->capture_default_str()
       ->check(CLI::Range(i64(0), i64(1) << 20));
+  app.add_option("--cast", cast, "fp8 with scales: dispatch takes x in this type and casts it on the way")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}));
   app.add_option("--out-dtype", out_dtype, "What combine moves and returns")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f16", "f32"}));
@@ -106,6 +109,12 @@ Result<ep::CheckCase> AllToAllFlags::check_case() const {
   WEFT_ASSIGN(check.out_dtype, dtype_of(out_dtype));
   check.options.combine_dtype = check.out_dtype;
   check.scale_block = dtype == "fp8" ? scale_block : 0;
+  if (!cast.empty()) {
+    if (dtype != "fp8" || scale_block != kFp8Block)
+      return error(Code::kInvalidArgument, "--cast: goes with --dtype fp8 --scale-block {}", kFp8Block);
+    check.options.cast_x_to_fp8 = true;
+    WEFT_ASSIGN(check.cast_from, dtype_of(cast));
+  }
   WEFT_ASSIGN(check.routing, ep::parse_routing(routing));
   check.split = split;
   check.map = map;

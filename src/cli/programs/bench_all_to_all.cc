@@ -81,8 +81,8 @@ Result<Site> make_site(Communicator& comm, const BenchFlags& flags) {
   WEFT_ASSIGN(ep::AllToAll op, ep::AllToAll::create(comm, s, check.options));
   const i64 local = op.local_experts().size(), cap = op.capacity(), m = s.max_num_tokens;
   Site site{.op = std::move(op),
-            .x = Tensor::zeros(check.x_dtype, {m, s.hidden_dim}),
-            .scales = Tensor::zeros(DType::kF32, {m, scales}),
+            .x = Tensor::zeros(check.options.cast_x_to_fp8 ? check.cast_from : check.x_dtype, {m, s.hidden_dim}),
+            .scales = check.options.cast_x_to_fp8 ? Tensor{} : Tensor::zeros(DType::kF32, {m, scales}),
             .counts = Tensor::zeros(DType::kI32, {local}),
             .expert_x = {},
             .expert_scales = {},

@@ -13,6 +13,16 @@ inline CheckCase small_case(i64 hidden) {
   return check;
 }
 
+// Dispatch casts from this type.
+inline CheckCase cast_case(DType from, i64 hidden) {
+  CheckCase check = small_case(hidden);
+  check.options.cast_x_to_fp8 = true;
+  check.cast_from = from;
+  check.x_dtype = DType::kU8;
+  check.scale_block = 128;
+  return check;
+}
+
 // Every type and every form of a call occurs among forms 0 to 5.
 inline constexpr int kForms = 6;
 inline void set_form(CheckCase& check, int form) {

@@ -5,6 +5,8 @@
 #include "dist/exchange/cuda_tiles.h"
 #include "dist/expert_parallel/cuda_combine.cuh"
 #include "dist/expert_parallel/cuda_dispatch.cuh"
+#include "dist/expert_parallel/plan.h"
+#include "ops/quantise/quantise.cuh"
 
 namespace weft::ep {
 namespace {
@@ -21,9 +23,10 @@ auto combine_kernel_of(bool exact, int unroll) {
 }
 
 Status same_on_all_ranks(CudaCommunicator& comm, const AllToAllShape& s, const AllToAllOptions& o) {
-  const std::string mine = fmt::format(
-      "{} {} {} {} {} {} {} {} {} {}", s.max_num_tokens, s.num_experts, s.experts_per_token, s.dp_size, s.hidden_dim,
-      s.hidden_dim_bytes, s.hidden_dim_scale_bytes, o.expert_capacity, int(o.combine_dtype), int(o.combine));
+  const std::string mine =
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {}", s.max_num_tokens, s.num_experts, s.experts_per_token, s.dp_size,
+                  s.hidden_dim, s.hidden_dim_bytes, s.hidden_dim_scale_bytes, o.expert_capacity, int(o.combine_dtype),
+                  int(o.combine), o.cast_x_to_fp8);
   WEFT_ASSIGN(const auto all, comm.world().all_gather(mine, Deadline::after(std::chrono::seconds(30))));
   for (int r = 0; r < comm.size(); ++r)
     if (all[size_t(r)] != mine)
@@ -132,6 +135,10 @@ Status CudaAllToAll::allocate() {
   WEFT_ASSIGN(tokens_, DeviceBuffer::create(sizeof(i32) * size_t(wire_.ranks)));
   WEFT_CUDA_TRY(cudaMemset(tokens_.data(), 0, tokens_.bytes()));  // a combine before any dispatch finds no tokens
   WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+  if (options_.cast_x_to_fp8) {
+    WEFT_ASSIGN(cast_x_, DeviceBuffer::create(size_t(wire_.max_tokens) * size_t(wire_.x_words) * 16));
+    WEFT_ASSIGN(cast_scales_, DeviceBuffer::create(size_t(wire_.max_tokens) * size_t(wire_.scale_bytes)));
+  }
   WEFT_ASSIGN(report_, HostBuffer::create(sizeof(CudaReport)));
   route_ = {places_.as<i32>(), begins_.as<i32>(), tokens_.as<i32>()};
   i64 bytes = 0;
@@ -175,10 +182,14 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
     return error(Code::kInvalidArgument, "dispatch: indices: {} are more than max_num_tokens = {}",
                  a.indices.describe(), wire_.max_tokens);
   const i64 x_bytes = i64(wire_.x_words) * 16;
-  WEFT_TRY(expect_rows("x", a.x, m, x_bytes, 16));
+  if (options_.cast_x_to_fp8) {
+    WEFT_TRY(expect_cast_input(a, m, x_bytes));
+  } else {
+    WEFT_TRY(expect_rows("x", a.x, m, x_bytes, 16));
+    if (wire_.scale_bytes > 0) WEFT_TRY(expect_rows("x_scale", a.x_scale, m, wire_.scale_bytes, 4));
+  }
   WEFT_TRY(expect_places("expert_x", a.expert_x, local, wire_.capacity, x_bytes, 16));
   if (wire_.scale_bytes > 0) {
-    WEFT_TRY(expect_rows("x_scale", a.x_scale, m, wire_.scale_bytes, 4));
     WEFT_TRY(expect_places("expert_x_scale", a.expert_x_scale, local, wire_.capacity, wire_.scale_bytes, 4));
   }
   if (a.out_num_tokens.data != nullptr)
@@ -188,10 +199,23 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   return comm_->status();
 }
 
-Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int phases) {
+// The halves read what the cast wrote, which is made once.
+Status CudaAllToAll::cast(cudaStream_t stream, DispatchArgs& a, bool now) const {
+  const i64 m = a.x.dim(0), hidden = a.x.dim(1), blocks = divide_up(hidden, kFp8Block);
+  const TensorView q = TensorView::dense(cast_x_.data(), DType::kU8, {m, hidden}, DeviceKind::kCuda);
+  const TensorView scales = TensorView::dense(cast_scales_.data(), DType::kF32, {m, blocks}, DeviceKind::kCuda);
+  if (now) WEFT_TRY(cuda_quantise_fp8(stream, {.x = a.x, .q = q, .scales = scales}));
+  a.x = q;
+  a.x_scale = scales;
+  return {};
+}
+
+Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& given, int phases) {
   const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
-  WEFT_TRY(check(a));
+  WEFT_TRY(check(given));
   WEFT_TRY(expect_turn(kDispatch, dispatch_sent_, send));
+  DispatchArgs a = given;
+  if (options_.cast_x_to_fp8) WEFT_TRY(cast(stream, a, send));
   const i64 m = a.indices.dim(0);
   dispatched_tokens_ = m;
   CudaDispatchParams p{};

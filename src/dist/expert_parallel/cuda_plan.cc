@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "dist/exchange/plan.h"
+#include "dist/expert_parallel/plan.h"
 
 namespace weft::ep {
 namespace {
@@ -55,6 +55,7 @@ Result<CudaWire> plan_cuda_wire(const AllToAllShape& s, const AllToAllOptions& o
                   between(s.hidden_dim_scale_bytes, 0, kMostBytes) && s.hidden_dim_scale_bytes % 4 == 0,
                   "a multiple of 4", s.hidden_dim_scale_bytes));
   WEFT_TRY(expect("expert_capacity", between(o.expert_capacity, 0, i64(1) << 24), "0 to 2^24", o.expert_capacity));
+  WEFT_TRY(expect_cast_sizes(s, o));
   CudaWire w;
   w.ranks = s.world_size;
   w.dp_size = s.dp_size;

@@ -68,7 +68,7 @@ class Site {
     const size_t m = size_t(s.max_num_tokens), hidden = size_t(s.hidden_dim);
     const size_t places = size_t(op_.local_experts().size() * op_.capacity());
     const size_t pairs = m * size_t(s.experts_per_token);
-    WEFT_ASSIGN(x_, DeviceBuffer::create(m * size_t(s.hidden_dim_bytes)));
+    WEFT_ASSIGN(x_, DeviceBuffer::create(m * size_t(std::max(s.hidden_dim_bytes, 4 * s.hidden_dim))));
     WEFT_ASSIGN(scales_, DeviceBuffer::create(m * size_t(s.hidden_dim_scale_bytes)));
     WEFT_ASSIGN(indices_, DeviceBuffer::create(kRoutings * pairs * sizeof(i32)));
     WEFT_ASSIGN(weights_, DeviceBuffer::create(kRoutings * pairs * sizeof(float)));
@@ -105,8 +105,9 @@ class Site {
     const AllToAllShape& s = case_.shape;
     const i64 m = s.max_num_tokens, local = op_.local_experts().size(), cap = op_.capacity();
     const i64 scales = s.hidden_dim_scale_bytes / i64(sizeof(float));
-    const DispatchArgs args{.x = view(x_, case_.x_dtype, {m, s.hidden_dim}),
-                            .x_scale = view(scales_, DType::kF32, {m, scales}),
+    const bool cast = case_.options.cast_x_to_fp8;
+    const DispatchArgs args{.x = view(x_, cast ? case_.cast_from : case_.x_dtype, {m, s.hidden_dim}),
+                            .x_scale = cast ? TensorView{} : view(scales_, DType::kF32, {m, scales}),
                             .indices = of_routing(indices_, DType::kI32, routing),
                             .out_num_tokens = view(counts_, DType::kI32, {local}),
                             .expert_x = view(expert_x_, case_.x_dtype, {local, cap, s.hidden_dim}),

@@ -108,6 +108,18 @@ TEST(CudaExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
   }
 }
 
+// bf16, f16 and f32 on their way to fp8: the bytes that quantise_fp8_reference() gives.
+TEST(CudaExpertParallel, DispatchCastsToFp8) {
+  WEFT_NEED_GPUS(1);
+  for (const DType from : {DType::kBF16, DType::kF16, DType::kF32}) {
+    CheckCase check = cast_case(from, 272);
+    check.split = from == DType::kF16;
+    check.bound = from == DType::kF32;
+    const Status outcome = run_case(test_ranks(), check, 8);
+    ASSERT_TRUE(outcome.ok()) << dtype_name(from) << ": " << outcome.message();
+  }
+}
+
 TEST(CudaExpertParallel, RowsBeyondTheCapacityAreCountedAndLeftOut) {
   WEFT_NEED_GPUS(1);
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {

@@ -34,7 +34,7 @@ class CudaCheck {
     auto made = std::unique_ptr<CudaCheck>(new CudaCheck(comm, stream, check, options));
     const AllToAllShape& s = check.shape;
     const size_t m = size_t(s.max_num_tokens), k = size_t(s.experts_per_token), h = size_t(s.hidden_dim);
-    WEFT_ASSIGN(made->x_, DeviceBuffer::create(m * size_t(s.hidden_dim_bytes)));
+    WEFT_ASSIGN(made->x_, DeviceBuffer::create(m * std::max(size_t(s.hidden_dim_bytes), 4 * h)));
     WEFT_ASSIGN(made->scales_, DeviceBuffer::create(m * size_t(s.hidden_dim_scale_bytes)));
     WEFT_ASSIGN(made->indices_, DeviceBuffer::create(m * k * 4));
     WEFT_ASSIGN(made->weights_, DeviceBuffer::create(m * k * 4));

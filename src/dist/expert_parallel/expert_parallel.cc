@@ -27,6 +27,7 @@ Status check_shape(const AllToAllShape& s, const AllToAllOptions& o) {
   WEFT_TRY(expect_between("hidden_dim_scale_bytes", s.hidden_dim_scale_bytes, 0, kMost));
   WEFT_TRY(expect_between("expert_capacity", o.expert_capacity, 0, kMost));
   WEFT_TRY(expect_summable("expert parallel: combine_dtype", o.combine_dtype));
+  WEFT_TRY(expect_cast_sizes(s, o));
   if (s.dp_size >= 1 && s.world_size % s.dp_size == 0) return {};
   return error(Code::kInvalidArgument, "expert parallel: dp_size: expected a divisor of world_size {}, found {}",
                s.world_size, s.dp_size);
@@ -36,7 +37,7 @@ Status same_on_all_ranks(Communicator& comm, const AllToAllShape& s, const AllTo
   u64 hash = 0;
   for (const i64 number :
        {s.max_num_tokens, s.num_experts, s.experts_per_token, i64(s.dp_size), s.hidden_dim, s.hidden_dim_bytes,
-        s.hidden_dim_scale_bytes, o.expert_capacity, i64(o.combine_dtype), i64(o.combine)}) {
+        s.hidden_dim_scale_bytes, o.expert_capacity, i64(o.combine_dtype), i64(o.combine), i64(o.cast_x_to_fp8)}) {
     hash = mix64(hash + u64(number) + 1);
   }
   WEFT_ASSIGN(const auto all, comm.exchange(hash));
@@ -163,6 +164,10 @@ Status AllToAll::allocate() {
   own.counters = AlignedBuffer(size_t(kMaxCtas * route_.counter_pitch) * sizeof(i64));
   own.reports = AlignedBuffer(2 * sizeof(Report));
   own.sent = AlignedBuffer(kMaxCtas * sizeof(Sent));
+  if (options_.cast_x_to_fp8) {
+    own.cast_x = AlignedBuffer(size_t(l.max_tokens * l.x_bytes));
+    own.cast_scales = AlignedBuffer(size_t(l.max_tokens * l.scale_bytes));
+  }
   route_.places = data_of<i32>(own.places);
   route_.begins = data_of<i32>(own.begins);
   route_.tokens = data_of<i64>(own.tokens);
@@ -200,8 +205,12 @@ Status AllToAll::check(const Exec& exec, const DispatchArgs& a) const {
     return error(Code::kInvalidArgument, "dispatch: indices: {} are more than max_num_tokens = {}",
                  a.indices.describe(), l.max_tokens);
   }
-  WEFT_TRY(expect_rows("x", a.x, m, l.x_bytes));
-  if (l.scale_bytes > 0) WEFT_TRY(expect_rows("x_scale", a.x_scale, m, l.scale_bytes));
+  if (options_.cast_x_to_fp8) {
+    WEFT_TRY(expect_cast_input(a, m, l.hidden));
+  } else {
+    WEFT_TRY(expect_rows("x", a.x, m, l.x_bytes));
+    if (l.scale_bytes > 0) WEFT_TRY(expect_rows("x_scale", a.x_scale, m, l.scale_bytes));
+  }
   WEFT_TRY(expect_places("expert_x", a.expert_x, local, l.capacity, l.x_bytes));
   WEFT_TRY(expect_places("expert_x_scale", a.expert_x_scale, local, l.capacity, l.scale_bytes));
   if (given(a.out_num_tokens)) {
@@ -230,19 +239,39 @@ Status AllToAll::outcome(const Report& r) const {
                r.expert, r.expert_rows, layout_.capacity, r.dropped);
 }
 
+// This thread's share of these tokens, to where send and receive read them.
+void AllToAll::cast(const Exec& exec, const TensorView& x, Run tokens) {
+  const Run share = split_run(tokens.size(), exec.num_threads(), exec.thread());
+  with_element(x.dtype, [&](auto element) {
+    for (i64 t = tokens.begin + share.begin; t < tokens.begin + share.end; ++t)
+      quantise_fp8(x.row<decltype(element)>(t), layout_.hidden, data_of<u8>(memory_.cast_x) + t * layout_.x_bytes,
+                   reinterpret_cast<float*>(memory_.cast_scales.data() + t * layout_.scale_bytes));
+  });
+}
+
 Status AllToAll::dispatch(Exec& exec, const DispatchArgs& a, int phases) {
   WEFT_TRY(check(exec, a));
   const bool scaled = layout_.scale_bytes > 0;
-  const DispatchInput in{a.x.data,
-                         a.x.byte_strides[0],
-                         scaled ? a.x_scale.data : nullptr,
-                         scaled ? a.x_scale.byte_strides[0] : 0,
-                         a.indices.as<i32>(),
-                         a.indices.dim(0),
-                         a.bound_m};
+  DispatchInput in{a.x.data,
+                   a.x.byte_strides[0],
+                   scaled ? a.x_scale.data : nullptr,
+                   scaled ? a.x_scale.byte_strides[0] : 0,
+                   a.indices.as<i32>(),
+                   a.indices.dim(0),
+                   a.bound_m};
+  if (options_.cast_x_to_fp8) {
+    in.x = memory_.cast_x.data();
+    in.x_stride = layout_.x_bytes;
+    in.scales = memory_.cast_scales.data();
+    in.scale_stride = layout_.scale_bytes;
+  }
   HostMachine m = comm_.machine(exec, kDispatch);
   WEFT_TRY(take_turn(kDispatch, sent_by(exec).dispatch, m.epoch(buffers_.dispatched), (phases & kSend) != 0,
                      (phases & kReceive) != 0));
+  if (options_.cast_x_to_fp8 && (phases & kSend)) {
+    cast(exec, a.x, layout_.run_of(comm_.rank(), bounded(in, layout_).tokens));
+    WEFT_TRY(exec.sync());
+  }
   if (phases & kSend) ep::dispatch_send(m, layout_, buffers_, in);
   if (!(phases & kReceive)) return exec.sync();
   const DispatchOutput out{a.out_num_tokens.as<i32>(), a.expert_x.data, scaled ? a.expert_x_scale.data : nullptr,

@@ -28,12 +28,16 @@ struct AllToAllOptions {
       0;  // rows of an expert; 0 = max_num_tokens times the number of DP groups, which always suffices
   DType combine_dtype = DType::kBF16;  // the widest type of expert_y: f32, bf16 or f16
   CombineMode combine = CombineMode::kPreReduced;
+  // Dispatch takes x as floats and casts it on the way to fp8 (e4m3) with an f32 scale for each 128 elements, as
+  // ops/quantise/quantise.h says: hidden_dim_bytes = hidden_dim, hidden_dim_scale_bytes = 4 * ceil(hidden_dim / 128).
+  bool cast_x_to_fp8 = false;
 };
 
 // Outputs may be left out by views without memory.
 struct DispatchArgs {
   TensorView x;          // [m, ...] rows of hidden_dim_bytes bytes, any type, row stride allowed; m <= max_num_tokens
   TensorView x_scale{};  // [m, ...] rows of hidden_dim_scale_bytes bytes, row stride allowed
+                         // cast_x_to_fp8: x [m, hidden_dim] f32, bf16 or f16, row stride allowed; no x_scale
   TensorView indices;    // [m, experts_per_token] i32, dense: experts of a token, all different; -1 = none
   const u32* bound_m = nullptr;  // read during the call: only the first *bound_m <= m tokens count
 
@@ -103,6 +107,7 @@ class AllToAll {
   static constexpr int kSend = 1, kReceive = 2;
   struct Memory {  // this rank's own
     AlignedBuffer places, begins, tokens, counters, reports, sent;
+    AlignedBuffer cast_x, cast_scales;  // [max_num_tokens] rows
   };
   struct alignas(64) Sent {  // by one thread: the last call of which it made the sending half alone
     u32 dispatch, combine;
@@ -111,6 +116,7 @@ class AllToAll {
   Status allocate();
   Sent& sent_by(const Exec& exec) const { return reinterpret_cast<Sent*>(memory_.sent.data())[exec.thread()]; }
   Status check(const Exec& exec, const DispatchArgs& args) const;
+  void cast(const Exec& exec, const TensorView& x, Run tokens);
   Status check(const Exec& exec, const CombineArgs& args) const;
   Status dispatch(Exec& exec, const DispatchArgs& args, int phases);
   Status combine(Exec& exec, const CombineArgs& args, int phases);

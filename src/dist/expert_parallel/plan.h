@@ -1,7 +1,8 @@
-// Where the symmetric memory of an exchange lies. Host side, for every machine.
+// Where the symmetric memory of an exchange lies, and what the forms for CPUs and GPUs check. Host side.
 #pragma once
 #include "dist/exchange/plan.h"
-#include "dist/expert_parallel/layout.h"
+#include "dist/expert_parallel/expert_parallel.h"
+#include "ops/quantise/quantise.h"
 
 namespace weft::ep {
 
@@ -33,6 +34,24 @@ inline Buffers plan_buffers(const Layout& l, i64 part_bytes, u64 base, i64* byte
   b.parts = bytes_of(2 * l.parts() * l.max_tokens * b.part_pitch);
   *bytes = m.bytes();
   return b;
+}
+
+// Row sizes that dispatch's cast gives, where it is asked for.
+inline Status expect_cast_sizes(const AllToAllShape& s, const AllToAllOptions& o) {
+  const i64 scale_bytes = divide_up(s.hidden_dim, kFp8Block) * i64(sizeof(float));
+  if (!o.cast_x_to_fp8 || (s.hidden_dim_bytes == s.hidden_dim && s.hidden_dim_scale_bytes == scale_bytes)) return {};
+  return error(Code::kInvalidArgument,
+               "expert parallel: cast_x_to_fp8: expected hidden_dim_bytes = {} and hidden_dim_scale_bytes = {}, found "
+               "{} and {}",
+               s.hidden_dim, scale_bytes, s.hidden_dim_bytes, s.hidden_dim_scale_bytes);
+}
+// The input of a dispatch that casts: m tokens.
+inline Status expect_cast_input(const DispatchArgs& a, i64 m, i64 hidden) {
+  WEFT_TRY(expect_summable("dispatch: x", a.x.dtype));
+  WEFT_TRY(expect_tensor("dispatch: x", a.x, a.x.dtype, {m, hidden}));
+  if (a.x_scale.data == nullptr) return {};
+  return error(Code::kInvalidArgument, "dispatch: x_scale: found {}, but the cast of x makes the scales",
+               a.x_scale.describe());
 }
 
 }  // namespace weft::ep

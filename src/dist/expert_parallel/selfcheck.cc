@@ -8,6 +8,7 @@
 #include "base/mix.h"
 #include "dist/exchange/plan.h"
 #include "dist/expert_parallel/reference.h"
+#include "ops/quantise/quantise.h"
 
 namespace weft::ep {
 namespace {
@@ -35,6 +36,23 @@ u64 x_seed(u64 call, int group, i64 token) {
 }
 u64 scale_seed(u64 call, int group, i64 token) {
   return mixed(call, u64(group), u64(token), 2);
+}
+
+// An element of a token that is cast: sizes differ by 2^16 from block to block, some are zero.
+float cast_element(u64 seed, i64 i) {
+  const u64 word = mix64(seed + u64(i));
+  const float size = std::ldexp(1.0f, int(mix64(seed ^ u64(i / kFp8Block)) % 17) - 8);
+  return word % 13 == 0 ? 0 : float(i32(word >> 40 & 255) - 127) / 64.0f * size;
+}
+bool is_cast_row(const std::byte* x, const std::byte* scales, i64 hidden, DType from, u64 seed) {
+  std::vector<float> row(static_cast<size_t>(hidden));
+  with_element(from, [&](auto element) {
+    for (i64 i = 0; i < hidden; ++i) row[size_t(i)] = widen(narrow<decltype(element)>(cast_element(seed, i)));
+  });
+  std::vector<u8> q(row.size());
+  std::vector<float> expected(size_t(divide_up(hidden, kFp8Block)));
+  quantise_fp8_reference(row.data(), hidden, q.data(), expected.data());
+  return std::memcmp(x, q.data(), q.size()) == 0 && std::memcmp(scales, expected.data(), expected.size() * 4) == 0;
 }
 
 // What an expert makes of a token: exact in bf16, and so in every type. -4 to 4.
@@ -122,7 +140,7 @@ CallChecker::CallChecker(const CheckCase& check, Range local_experts, i64 capaci
     : case_(check), local_(local_experts), capacity_(capacity), gathered_rows_(gathered_rows) {
   const AllToAllShape& s = check.shape;
   const i64 m = s.max_num_tokens, local = local_.size(), scales = s.hidden_dim_scale_bytes / i64(sizeof(float));
-  x_ = Tensor::zeros(check.x_dtype, {m, s.hidden_dim});
+  x_ = Tensor::zeros(check.options.cast_x_to_fp8 ? check.cast_from : check.x_dtype, {m, s.hidden_dim});
   scales_ = Tensor::zeros(DType::kF32, {m, scales});
   counts_ = Tensor::zeros(DType::kI32, {local});
   if (check.map) {
@@ -174,7 +192,14 @@ CallChecker::Step CallChecker::make_step(u64 call) const {
 
 void CallChecker::fill_inputs(const Step& step) {
   const AllToAllShape& s = case_.shape;
-  for (i64 t = 0; t < step.tokens; ++t) {
+  for (i64 t = 0; t < step.tokens && case_.options.cast_x_to_fp8; ++t) {
+    with_element(case_.cast_from, [&](auto element) {
+      using T = decltype(element);
+      const u64 seed = x_seed(step.call, step.group, t);
+      for (i64 i = 0; i < s.hidden_dim; ++i) x_.view.row<T>(t)[i] = narrow<T>(cast_element(seed, i));
+    });
+  }
+  for (i64 t = 0; t < step.tokens && !case_.options.cast_x_to_fp8; ++t) {
     fill_bytes(x_.view.row<std::byte>(t), s.hidden_dim_bytes, x_seed(step.call, step.group, t));
     fill_bytes(scales_.view.row<std::byte>(t), s.hidden_dim_scale_bytes, scale_seed(step.call, step.group, t));
   }
@@ -196,8 +221,11 @@ Status CallChecker::check_row(const CheckedCalls& calls, const Step& step, i64 p
       return error(Code::kDataLoss, "row_experts [{}]: expert {} is missing", row, expert);
     }
   }
-  const bool same = same_bytes(x, s.hidden_dim_bytes, x_seed(step.call, group, token)) &&
-                    same_bytes(scales, s.hidden_dim_scale_bytes, scale_seed(step.call, group, token));
+  const u64 seed = x_seed(step.call, group, token);
+  const bool same = case_.options.cast_x_to_fp8
+                        ? is_cast_row(x, scales, s.hidden_dim, case_.cast_from, seed)
+                        : same_bytes(x, s.hidden_dim_bytes, seed) &&
+                              same_bytes(scales, s.hidden_dim_scale_bytes, scale_seed(step.call, group, token));
   if (same) return {};
   return error(Code::kDataLoss, "call {}: rank {}: place {} is not token {} of group {}", step.call, s.rank, place,
                token, group);
@@ -309,7 +337,7 @@ Result<u64> CallChecker::run(const CheckedCalls& calls, u64 call) {
   bound_ = u32(step.tokens);
   const TensorView indices = TensorView::dense(step.own_indices.data(), DType::kI32, {given, s.experts_per_token});
   const DispatchArgs to{.x = leading_rows(x_, given),
-                        .x_scale = leading_rows(scales_, given),
+                        .x_scale = case_.options.cast_x_to_fp8 ? TensorView{} : leading_rows(scales_, given),
                         .indices = indices,
                         .bound_m = case_.bound ? &bound_ : nullptr,
                         .out_num_tokens = counts_.view,

@@ -18,8 +18,9 @@ Result<Routing> parse_routing(const std::string& name);  // "uniform", "zipf", "
 struct CheckCase {
   AllToAllShape shape;  // hidden_dim_bytes, hidden_dim_scale_bytes, rank and world_size are filled in by create()
   AllToAllOptions options;
-  DType x_dtype = DType::kBF16;  // of hidden_dim elements; u8 stands for fp8
-  i64 scale_block = 0;           // elements per f32 scale; 0 = no scales
+  DType x_dtype = DType::kBF16;    // of hidden_dim elements; u8 stands for fp8
+  i64 scale_block = 0;             // elements per f32 scale; 0 = no scales
+  DType cast_from = DType::kBF16;  // of x as dispatch takes it, where options.cast_x_to_fp8
   DType out_dtype = DType::kBF16;
   Routing routing = Routing::kUniform;
   bool vary_tokens = false;  // groups and calls differ in their number of tokens

@@ -49,6 +49,21 @@ TEST(ExpertParallel, AnyNumberOfExpertsAndTokens) {
   }
 }
 
+TEST(ExpertParallel, DispatchCastsToFp8) {
+  for (const DType from : {DType::kBF16, DType::kF16, DType::kF32}) {
+    for (const int ranks : {1, 3}) {
+      SCOPED_TRACE(fmt::format("{} on {} ranks", dtype_name(from), ranks));
+      CheckCase check = cast_case(from, 300);
+      check.split = check.map = from == DType::kF16;
+      check.bound = from == DType::kF32;
+      run_case(ranks, check, 16);
+    }
+  }
+  CheckCase groups = cast_case(DType::kBF16, 300);
+  groups.shape.dp_size = 2;
+  run_case(4, groups, 16);
+}
+
 TEST(ExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
   for (const auto& [ranks, dp] :
        {std::pair(2, 2), std::pair(4, 2), std::pair(4, 4), std::pair(6, 3), std::pair(8, 2)}) {
@@ -180,6 +195,15 @@ TEST(ExpertParallel, WrongArgumentsAreRefusedBeforeAnythingIsSent) {
     hand.shape.experts_per_token = 2;
     EXPECT_EQ(hand.create(comm, DType::kU8).status().message(),
               "expert parallel: combine_dtype: dtype: expected f32, bf16 or f16, found u8");
+    hand.shape.hidden_dim_bytes = 8;
+    hand.shape.rank = comm.rank();
+    hand.shape.world_size = comm.size();
+    EXPECT_EQ(
+        AllToAll::create(comm, hand.shape, {.cast_x_to_fp8 = true}).status().message(),
+        "expert parallel: cast_x_to_fp8: expected hidden_dim_bytes = 8 and hidden_dim_scale_bytes = 4, found 8 and 0");
+    hand.shape.hidden_dim_scale_bytes = 4;
+    WEFT_ASSIGN(AllToAll casting, AllToAll::create(comm, hand.shape, {.cast_x_to_fp8 = true}));
+    hand.shape.hidden_dim_scale_bytes = 0;
     hand.shape.max_num_tokens += comm.rank();
     expect_contains(hand.create(comm).status().message(), "differ in shape or options");
     hand.shape.max_num_tokens = 4;
@@ -198,6 +222,13 @@ TEST(ExpertParallel, WrongArgumentsAreRefusedBeforeAnythingIsSent) {
     to = hand.to;
     to.expert_x = hand.y.view.rows(0, 1);
     EXPECT_EQ(dispatch(to), "dispatch: expert_x: expected dense [2, 8] rows of 32 bytes, found f32 [1, 8, 8]");
+    to = hand.to;
+    const auto cast = [&] { return pool->run([&](Exec& exec) { return casting.dispatch(exec, to); }).message(); };
+    to.x_scale = hand.x.view;
+    EXPECT_EQ(cast(), "dispatch: x_scale: found f32 [4, 8], but the cast of x makes the scales");
+    to.x = TensorView::dense(hand.x.view.data, DType::kU8, {4, 8});
+    EXPECT_EQ(cast(), "dispatch: x: dtype: expected f32, bf16 or f16, found u8");
+    to = hand.to;
     std::vector<i32> many(10);
     to.indices = TensorView::dense(many.data(), DType::kI32, {5, 2});
     EXPECT_EQ(dispatch(to), "dispatch: indices: i32 [5, 2] are more than max_num_tokens = 4");

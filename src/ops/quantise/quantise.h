@@ -1,6 +1,6 @@
 // quantise: rows to fp8 with a scale for every block of 128, as expert-parallel dispatch and fp8 GEMMs read them.
 #pragma once
-#include "base/types.h"
+#include "base/dtype.h"
 
 namespace weft {
 
@@ -17,5 +17,10 @@ float e4m3_to_float(u8 bits);
 // largest magnitude m of a block: scale = m / 448, q = e4m3(x * (448 / m)). A block below 2^-100 counts as zeros and
 // has scale 0; one with a NaN or an infinity has zeros and scale NaN, so that the fault shows in the result.
 void quantise_fp8_reference(const float* x, i64 n, u8* q, float* scales);
+
+// The same bits by vector instructions. No alignment is needed.
+void quantise_fp8(const float* x, i64 n, u8* q, float* scales);
+void quantise_fp8(const bf16* x, i64 n, u8* q, float* scales);
+void quantise_fp8(const f16* x, i64 n, u8* q, float* scales);
 
 }  // namespace weft

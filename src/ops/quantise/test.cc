@@ -2,8 +2,12 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <random>
 #include <vector>
 
+#include "device/cpu_features.h"
+#include "ops/quantise/kernels.h"
 #include "ops/quantise/quantise.h"
 
 namespace weft {
@@ -60,6 +64,48 @@ TEST(QuantiseReference, BlocksHaveTheirOwnScalesAndFaultsShow) {
     EXPECT_EQ(q[3], 0);
     EXPECT_EQ(scales[1], 0.25f / 448);
   }
+}
+
+// Rows of every length up to two blocks and a bit, of blocks of many sizes, with zeros, tiny numbers and faults.
+template <class T>
+void expect_reference_bits(void (*kernel)(const T*, i64, u8*, float*)) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (i64 n = 0; n <= 300; ++n) {
+    std::vector<T> x(static_cast<size_t>(n));
+    std::vector<float> widened(x.size());
+    const float scale = std::ldexp(1.0f, int(random() % 40) - 20);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const u32 kind = random() % 16;
+      const float value = kind == 0 ? 0 : kind == 1 ? normal(random) * scale * 1e-3f : normal(random) * scale;
+      x[i] = n % 50 == 49 && i == 17 ? T(NAN) : n % 50 == 48 && i == 130 ? T(-INFINITY) : T(value);
+      widened[i] = float(x[i]);
+    }
+    std::vector<u8> q(x.size() + 1, 0xaa), expected = q;
+    std::vector<float> scales(4, -1), expected_scales = scales;
+    quantise_fp8_reference(widened.data(), n, expected.data(), expected_scales.data());
+    kernel(x.data(), n, q.data(), scales.data());
+    EXPECT_EQ(q, expected) << n;
+    EXPECT_EQ(std::memcmp(scales.data(), expected_scales.data(), 16), 0) << n;
+  }
+}
+
+TEST(Quantise, EveryInstructionSetGivesTheReferencesBits) {
+  expect_reference_bits(generic::quantise_fp8_f32);
+  expect_reference_bits(generic::quantise_fp8_bf16);
+  expect_reference_bits(generic::quantise_fp8_f16);
+#if defined(__x86_64__)
+  if (cpu_supports(CpuIsa::kAvx2)) {
+    expect_reference_bits(avx2::quantise_fp8_f32);
+    expect_reference_bits(avx2::quantise_fp8_bf16);
+    expect_reference_bits(avx2::quantise_fp8_f16);
+  }
+  if (cpu_supports(CpuIsa::kAvx512)) {
+    expect_reference_bits(avx512::quantise_fp8_f32);
+    expect_reference_bits(avx512::quantise_fp8_bf16);
+    expect_reference_bits(avx512::quantise_fp8_f16);
+  }
+#endif
 }
 
 }  // namespace

@@ -1,0 +1,1 @@
+#include "ops/quantise/kernel_body.h"
