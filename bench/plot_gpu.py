@@ -123,6 +123,40 @@ def experts(op, report, source, path):
     save(fig, path)
 
 
+def shapes(op, report, source, path):
+    """A picture for every shape, a line for every variant."""
+    key = "tokens" if "tokens" in report["rows"][0] else "m"
+    names = list(dict.fromkeys(row["shape"] for row in report["rows"]))
+    fig, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False)
+    for ax, shape in zip(axes[0], names):
+        rows = [row for row in report["rows"] if row["shape"] == shape]
+        for variant in dict.fromkeys(row["variant"] for row in rows):
+            mine = [row for row in rows if row["variant"] == variant]
+            ax.plot([row[key] for row in mine], [row["us"] for row in mine], marker="o", ms=3, lw=1, label=variant,
+                    ls="--" if "nccl" in variant or "cuBLAS" in variant else "-")
+        ax.set(xscale="log", yscale="log", xlabel="tokens", title=shape)
+    axes[0][0].set_ylabel("us per call")
+    axes[0][-1].legend(frameon=False, fontsize=7, loc="lower right")
+    ranks = f"{report['ranks']}x " if "ranks" in report else ""
+    fig.suptitle(f"{op}: {ranks}{report['device']}; {source}", fontsize=9)
+    save(fig, path)
+
+
+def copies(reports, source, path):
+    """Operators that memory limits, at their largest size."""
+    bars = []
+    for report in reports:
+        most = max(row["rows"] for row in report["rows"])
+        last = {(row["variant"]): row for row in report["rows"] if row["rows"] == most}
+        bars += [(f"{row['variant']}, {row['rows']} x {row['width']}", 100 * row["of_copy"]) for row in last.values()]
+    fig, ax = plt.subplots(figsize=(7.5, 0.3 * len(bars) + 1.2))
+    ax.barh([name for name, _ in bars][::-1], [percent for _, percent in bars][::-1], color=COLOURS["weft"])
+    ax.axvline(90, color="black", lw=0.8, ls="--")
+    ax.set(xlabel="percent of a copy's bandwidth; dashed: the target", xlim=(0, 100))
+    fig.suptitle(f"{reports[0]['device']}; {source}", fontsize=9)
+    save(fig, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", type=pathlib.Path)
@@ -134,12 +168,18 @@ def main():
         raise SystemExit(f"plot_gpu.py: {flags.file}: {fault}") from None
     flags.folder.mkdir(parents=True, exist_ok=True)
     source = f"{flags.file.name}, revision {everything.get('revision')}"
-    for op, report in everything.items():
-        if not isinstance(report, dict) or "rows" not in report:
+    reports = {op: report for op, report in everything.items() if isinstance(report, dict) and report.get("rows")}
+    limited = [report for report in reports.values() if "of_copy" in report["rows"][0]]
+    if limited:
+        copies(limited, source, flags.folder / f"{flags.file.stem}.svg")
+    for op, report in reports.items():
+        if report in limited:
             continue
         path = flags.folder / f"{flags.file.stem}-{op}.svg"
         if "top_k" in report:
             experts(op, report, source, path)
+        elif "shape" in report["rows"][0]:
+            shapes(op, report, source, path)
         elif op == "gemm":
             gemm(op, report, source, path)
         elif "bytes" in report["rows"][0] and "regime" not in report["rows"][0] and "tokens" not in report["rows"][0]:

@@ -14,8 +14,8 @@ Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
   const int device = options.device < 0 ? world.rank() % devices : options.device;
   if (device >= devices)
     return error(Code::kInvalidArgument, "CUDA communicator: device {} of {} visible ones", device, devices);
-  if (!compiled_for_ranks(world.size()))
-    return error(Code::kUnimplemented, "CUDA communicator: {} ranks; 1, 2, 3, 4 and 8 are compiled", world.size());
+  if (world.size() > kMostCudaRanks)
+    return error(Code::kUnimplemented, "CUDA communicator: {} ranks, at most {}", world.size(), kMostCudaRanks);
   if (options.deadline <= std::chrono::nanoseconds(0))
     return error(Code::kInvalidArgument, "CUDA communicator: deadline: expected more than 0");
   WEFT_CUDA_TRY(cudaSetDevice(device));

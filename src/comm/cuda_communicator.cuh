@@ -91,19 +91,20 @@ class CudaCommunicator {
   std::optional<ClockSync> clock_;
 };
 
-// Protocols are compiled per world size; these are the sizes.
+// Protocols on CudaGroup are compiled per world size; these are the sizes. Kernels on CudaPeers take any.
 inline bool compiled_for_ranks(int ranks) {
   return ranks == 1 || ranks == 2 || ranks == 3 || ranks == 4 || ranks == 8;
 }
 
-// Calls f(std::integral_constant<int, n>) for n = `ranks` in {2, 3, 4, 8}.
+// Calls f(std::integral_constant<int, n>) -> Status for n = `ranks` in {2, 3, 4, 8}; kUnimplemented for others.
 template <class F>
-auto with_ranks(int ranks, F&& f) {
+Status with_ranks(int ranks, F&& f) {
   switch (ranks) {
     case 2: return f(std::integral_constant<int, 2>{});
     case 3: return f(std::integral_constant<int, 3>{});
     case 4: return f(std::integral_constant<int, 4>{});
-    default: WEFT_CHECK(ranks == 8, ranks); return f(std::integral_constant<int, 8>{});
+    case 8: return f(std::integral_constant<int, 8>{});
+    default: return error(Code::kUnimplemented, "this collective is compiled for 2, 3, 4 and 8 ranks, not for {}", ranks);
   }
 }
 

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/ag_gemm/cuda_sm90.cuh"
@@ -81,6 +82,7 @@ Status CudaAgGemm::allocate() {
 }
 
 Status CudaAgGemm::run(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y) {
+  const NvtxRange range{kOp};
   if (m < 0 || m > shape_.max_m)
     return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);
   WEFT_TRY(expect_cuda_matrix("ag_gemm: x", x, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.k}));

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_moe/ag_moe.cuh"
 #include "dist/ag_moe/cuda_sm90.cuh"
@@ -79,6 +80,7 @@ Status CudaAgMoe::allocate() {
 }
 
 Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
+  const NvtxRange range{kOp};
   const i64 m = args.m;
   if (m < 0 || m > shape_.max_m)
     return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/all_gather/all_gather.cuh"
 
 namespace weft {
@@ -91,6 +92,7 @@ Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGat
 }
 
 Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const TensorView& y) {
+  const NvtxRange range{kOp};
   if (y.shape.rank() < 1) return error(Code::kInvalidArgument, "{}: y: expected at least one dimension", kOp);
   const i64 rows = y.dim(0);
   Shape expected = y.shape;

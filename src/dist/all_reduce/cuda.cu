@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "device/cuda/nvtx.cuh"
 #include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
@@ -106,6 +107,7 @@ Status CudaAllReduce::allocate() {
 }
 
 Status CudaAllReduce::run(cudaStream_t stream, const TensorView& x, const TensorView& y) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_tensor("all_reduce: x", x, shape_.dtype, x.shape));
   WEFT_TRY(expect_tensor("all_reduce: y", y, shape_.dtype, x.shape));
   WEFT_TRY(expect_cuda(kOp, "x", x));

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/all_to_all/all_to_all.cuh"
 #include "dist/all_to_all/plan.h"
 #include "dist/exchange/cuda_tiles.h"
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(1024) all_to_all_kernel(const __grid_constant_
 
 // Splits are the GPU's to read also on one rank.
 template <class F>
-auto with_any_ranks(int ranks, F&& f) {
+Status with_any_ranks(int ranks, F&& f) {
   return ranks == 1 ? f(std::integral_constant<int, 1>()) : with_ranks(ranks, std::forward<F>(f));
 }
 
@@ -103,6 +104,7 @@ Result<CudaAllToAll> CudaAllToAll::create(CudaCommunicator& comm, const AllToAll
 
 Status CudaAllToAll::launch_on(cudaStream_t stream, const TensorView& x, const TensorView& y, i64 even,
                                const i64* send_rows, i64* received_rows, i64 tile_bytes, int parts) {
+  const NvtxRange range{kOp};
   WEFT_TRY(comm_->status());
   AllToAllBuffers buffers = buffers_;
   buffers.tile_bytes = tile_bytes;

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/barrier/barrier.cuh"
 #include "dist/exchange/plan.h"
 
@@ -30,6 +31,7 @@ Result<CudaBarrier> CudaBarrier::create(CudaCommunicator& comm) {
 }
 
 Status CudaBarrier::run(cudaStream_t stream) {
+  const NvtxRange range{kOp};
   WEFT_TRY(comm_->status());
   if (comm_->size() == 1) return {};
   return with_ranks(comm_->size(), [&](auto count) {

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/broadcast/broadcast.cuh"
 #include "dist/broadcast/plan.h"
 #include "dist/exchange/cuda_tiles.h"
@@ -36,6 +37,7 @@ Result<CudaBroadcast> CudaBroadcast::create(CudaCommunicator& comm, const Broadc
 }
 
 Status CudaBroadcast::run(cudaStream_t stream, const TensorView& data) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_cuda(kOp, "data", data));
   WEFT_ASSIGN(const i64 bytes, broadcast_bytes(shape_, data));
   WEFT_TRY(comm_->status());

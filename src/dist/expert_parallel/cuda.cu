@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "device/cuda/nvtx.cuh"
 #include "dist/exchange/cuda_tiles.h"
 #include "dist/expert_parallel/cuda_combine.cuh"
 #include "dist/expert_parallel/cuda_dispatch.cuh"
@@ -211,6 +212,7 @@ Status CudaAllToAll::cast(cudaStream_t stream, DispatchArgs& a, bool now) const 
 }
 
 Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& given, int phases) {
+  const NvtxRange range{kDispatch};
   const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
   WEFT_TRY(check(given));
   WEFT_TRY(expect_turn(kDispatch, dispatch_sent_, send));
@@ -280,6 +282,7 @@ Status CudaAllToAll::check(const CombineArgs& a) const {
 }
 
 Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phases) {
+  const NvtxRange range{kCombine};
   WEFT_TRY(check(a));
   WEFT_TRY(expect_turn(kCombine, combine_sent_, (phases & kSend) != 0));
   const i64 m = a.indices.dim(0);

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_ar/gemm_ar.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -28,6 +29,7 @@ Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsSh
 }
 
 Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_cuda_matrix("gemm_ar: a", a, {-1, -1}));
   const i64 m = a.dim(0);
   if (m > shape_.max_m || a.dim(1) > shape_.k || a.dim(1) == 0 || a.dim(1) % 8 != 0)

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_rs/cuda_sm90.cuh"
@@ -93,6 +94,7 @@ Status CudaGemmRs::allocate() {
 }
 
 Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_cuda_matrix("gemm_rs: a", a, {-1, -1}));
   const i64 m = a.dim(0), k = a.dim(1);
   if (m > shape_.max_m || k > shape_.k || k == 0 || k % 8 != 0)

@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/moe_ar/moe_ar.cuh"
 
 namespace weft {
@@ -18,6 +19,7 @@ Result<CudaMoeAr> CudaMoeAr::create(CudaCommunicator& comm, const CudaMoeShape& 
 }
 
 Status CudaMoeAr::run(cudaStream_t stream, const CudaMoeArgs& args) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_tensor("moe_ar: rows", args.rows, DType::kI32, {-1, -1}));
   const i64 m = args.rows.dim(0);
   WEFT_TRY(check_cuda_moe(kOp, shape_, args, m));

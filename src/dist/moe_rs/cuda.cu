@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/exchange/cuda_tiles.h"
 #include "dist/moe_rs/moe_rs.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -134,6 +135,7 @@ Result<CudaMoeRs> CudaMoeRs::create(CudaCommunicator& comm, const CudaMoeShape& 
 }
 
 Status CudaMoeRs::run(cudaStream_t stream, const CudaMoeArgs& args) {
+  const NvtxRange range{kOp};
   const int ranks = comm_->size();
   WEFT_TRY(expect_tensor("moe_rs: rows", args.rows, DType::kI32, {-1, -1}));
   const i64 m = args.rows.dim(0), rows = args.a.dim(0);

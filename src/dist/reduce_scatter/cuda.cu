@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 
 namespace weft {
@@ -83,6 +84,7 @@ Result<CudaReduceScatter> CudaReduceScatter::create(CudaCommunicator& comm, cons
 }
 
 Status CudaReduceScatter::run(cudaStream_t stream, const TensorView& x, const TensorView& y) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_tensor("reduce_scatter: x", x, shape_.dtype, {-1, shape_.columns}));
   const i64 rows = x.dim(0);
   if (rows > shape_.max_rows)

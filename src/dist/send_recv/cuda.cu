@@ -1,3 +1,4 @@
+#include "device/cuda/nvtx.cuh"
 #include "dist/exchange/cuda_tiles.h"
 #include "dist/send_recv/plan.h"
 #include "dist/send_recv/send_recv.cuh"
@@ -64,6 +65,7 @@ Result<CudaSendRecv> CudaSendRecv::create(CudaCommunicator& comm, const SendRecv
 }
 
 Status CudaSendRecv::launch_on(cudaStream_t stream, int direction, std::byte* data, i64 bytes, int peer) {
+  const NvtxRange range{kOps[direction]};
   WEFT_TRY(comm_->status());
   const CudaGrid grid = cuda_grid(bytes, comm_->max_ctas());
   SendRecvBuffers buffers = buffers_;
