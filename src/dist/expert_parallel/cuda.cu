@@ -121,6 +121,7 @@ Status CudaAllToAll::allocate() {
         "expert parallel: max_num_tokens: {} tokens for {} experts need {} bytes of shared memory, there are {}",
         wire_.max_tokens, wire_.experts, shared, kCudaSharedBytes);
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
+  if (options_.cast_x_to_fp8) WEFT_TRY(prepare_cuda_quantise());
   for (const int unroll : {1, 2, 4}) {
     WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(unroll)), size_t(shared)));
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {

@@ -75,7 +75,19 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
   }
 }
 
+template <class T>
+Status prepare() {
+  WEFT_TRY(prepare_kernel("quantise", reinterpret_cast<const void*>(quantise_kernel<T, true>), 0));
+  return prepare_kernel("quantise", reinterpret_cast<const void*>(quantise_kernel<T, false>), 0);
+}
+
 }  // namespace
+
+Status prepare_cuda_quantise() {
+  WEFT_TRY(prepare<bf16>());
+  WEFT_TRY(prepare<f16>());
+  return prepare<float>();
+}
 
 Status cuda_quantise_fp8(cudaStream_t stream, const CudaQuantiseArgs& args) {
   WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));

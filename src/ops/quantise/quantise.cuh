@@ -18,4 +18,7 @@ struct CudaQuantiseArgs {
 // graph. Errors: kInvalidArgument naming the tensor.
 Status cuda_quantise_fp8(cudaStream_t stream, const CudaQuantiseArgs& args);
 
+// Loads the kernels on the current device: before kernels that wait for each other run (see prepare_kernel).
+Status prepare_cuda_quantise();
+
 }  // namespace weft
