@@ -85,7 +85,9 @@ TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
             ASSERT_GE(takers, 1);
             ASSERT_EQ(d.takers.value, takers);
             ASSERT_EQ(d.chunks.value, chunks);
-            if (!send || !receive) ASSERT_EQ(d.pushers, 0);
+            if (!send || !receive) {
+              ASSERT_EQ(d.pushers, 0);
+            }
             const i64 items = most * ranks * chunks, each = divide_up(items, takers);
             i64 touched = 0;
             for (i64 cta = 0; receive && cta < takers; ++cta) {
@@ -94,7 +96,9 @@ TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
             }
             ASSERT_LE(touched, d.mask_words * 32);
             const i64 words = ranks * divide_up(256, ranks) * (2 + d.mask_words) + touched * ranks * 8;
-            if (receive) ASSERT_LE(words * 4, d.shared_bytes);
+            if (receive) {
+              ASSERT_LE(words * 4, d.shared_bytes);
+            }
           }
 }
 
