@@ -104,7 +104,8 @@ Status with_ranks(int ranks, F&& f) {
     case 3: return f(std::integral_constant<int, 3>{});
     case 4: return f(std::integral_constant<int, 4>{});
     case 8: return f(std::integral_constant<int, 8>{});
-    default: return error(Code::kUnimplemented, "this collective is compiled for 2, 3, 4 and 8 ranks, not for {}", ranks);
+    default:
+      return error(Code::kUnimplemented, "this collective is compiled for 2, 3, 4 and 8 ranks, not for {}", ranks);
   }
 }
 
