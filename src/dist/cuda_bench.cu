@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <random>
 
-#include "comm/cuda_testing.cuh"
+#include "comm/cuda_bench_ranks.cuh"
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/all_gather/all_gather.cuh"
@@ -260,26 +260,16 @@ class RankBench {
 }  // namespace
 
 Result<CudaBenchReport> bench_cuda_collective(const CudaCollectiveBenchOptions& options) {
-  CudaBenchReport report;
-  WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = bench_ranks(options.ranks);
-  if (report.ranks < 2)
-    return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
+  WEFT_ASSIGN(auto report, begin_report<CudaBenchReport>(options.op, options.ranks));
   if (options.bytes.empty()) return error(Code::kInvalidArgument, "no sizes given");
   for (const i64 bytes : options.bytes)
     if (bytes < 16 || bytes % (16 * report.ranks) != 0)
       return error(Code::kInvalidArgument, "size {}: expected a multiple of {} bytes", bytes, 16 * report.ranks);
   const i64 most = *std::max_element(options.bytes.begin(), options.bytes.end());
   const size_t arena_bytes = size_t(std::max(i64(2) << 30, 12 * most + (i64(256) << 20)));
-  std::vector<CudaBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
-  WEFT_TRY(run_gpu_ranks(report.ranks,
-                         [&](CudaCommunicator& comm, cudaStream_t stream) {
-                           return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
-                         },
-                         {.arena_bytes = arena_bytes}));
-  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
-  report.nccl = mine.nccl;
-  report.rows = mine.rows;
+  WEFT_TRY(fill_report(report, arena_bytes, [&](CudaCommunicator& comm, cudaStream_t stream, CudaBenchReport& mine) {
+    return RankBench(comm, stream, options).run(mine);
+  }));
   return report;
 }
 

@@ -129,22 +129,29 @@ def check_combine(case, group, out, y_dtype, out_dtype, exact):
     assert (out[group.tokens :].view(np.uint8) == SENTINEL).all(), f"{case}: written behind the tokens"
 
 
+def operator(hands, **options):
+    return weft.AllToAll.intranode(
+        max_num_tokens=TOKENS,
+        num_experts=EXPERTS,
+        experts_per_token=TOP_K,
+        rank=weft.rank(),
+        world_size=weft.world_size(),
+        device="cuda" if hands.cuda else "cpu",
+        **options,
+    )
+
+
 def run(case, call, hands):
     dtype, y_dtype, out_dtype, dp_size, exact, split, bounded, packed = case
     rank, size = weft.rank(), weft.world_size()
     scaled = dtype == "float8_e4m3fn"
-    op = weft.AllToAll.intranode(
-        max_num_tokens=TOKENS,
-        num_experts=EXPERTS,
-        experts_per_token=TOP_K,
-        rank=rank,
-        world_size=size,
+    op = operator(
+        hands,
         dp_size=dp_size,
         hidden_dim=HIDDEN,
         hidden_dim_bytes=HIDDEN * TYPES[dtype].itemsize,
         hidden_dim_scale_bytes=HIDDEN // BLOCK * 4 if scaled else 0,
         combine_mode="exact" if exact else "pre_reduced",
-        device="cuda" if hands.cuda else "cpu",
     )
     experts = op.local_experts
     assert op.capacity == TOKENS * (size // dp_size)
@@ -195,18 +202,13 @@ def run(case, call, hands):
 def run_cast(dtype, hands):
     """Dispatch casts to fp8: what comes is within half a step of e4m3 of what went, and its scale is the block's."""
     rank, size, hidden = weft.rank(), weft.world_size(), 272
-    op = weft.AllToAll.intranode(
-        max_num_tokens=TOKENS,
-        num_experts=EXPERTS,
-        experts_per_token=TOP_K,
-        rank=rank,
-        world_size=size,
+    op = operator(
+        hands,
         dp_size=1,
         hidden_dim=hidden,
         hidden_dim_bytes=hidden,
         hidden_dim_scale_bytes=3 * 4,
         cast_x_to_fp8=True,
-        device="cuda" if hands.cuda else "cpu",
     )
     rows = [np.random.default_rng([7, number]).standard_normal((TOKENS, hidden), dtype=np.float32) for number in range(size)]
     rows = [row.astype(TYPES[dtype]) for row in rows]

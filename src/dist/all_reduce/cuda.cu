@@ -51,8 +51,7 @@ auto kernel_of(AllReduceAlgorithm algorithm) {
 
 template <class T>
 AllReduceBuffers<T> typed(const AllReduceBuffers<std::byte>& b) {
-  return {b.epoch,          b.arrived,         b.reduced, b.stage.as<T>(), b.slot,
-          b.result.as<T>(), b.result_elements, b.inbox,   b.inbox_words};
+  return {b.epoch, b.arrived, b.reduced, b.stage.as<T>(), b.slot, b.result.as<T>(), b.result_elements, b.inbox};
 }
 
 }  // namespace
@@ -87,20 +86,20 @@ Status CudaAllReduce::allocate() {
   const bool two_shot = forced_ == AllReduceAlgorithm::kTwoShot || forced_ == AllReduceAlgorithm::kAuto;
   b.slot = cuda_all_reduce_slot(elements, size, ranks, forced_);
   b.result_elements = two_shot ? elements : 0;
-  b.inbox_words = ll * size / i64(sizeof(u32));
+  b.inbox.words = ll * size / kLlBytes;
   SymmetricLayout layout;
   const i64 flags = flags_per_source(i64(ranks) * kCudaMaxCtas);
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 reduced = layout.reserve<u32>(ranks * flags);
-  const i64 inbox = layout.reserve<LlWord>(2 * ranks * b.inbox_words);
+  const i64 inbox = layout.reserve<LlWord>(2 * ranks * b.inbox.words);
   const i64 stage = layout.reserve<T>(2 * ranks * b.slot);
   const i64 result = layout.reserve<T>(2 * b.result_elements);
   WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
   b.epoch = layout.at<EpochWord>(base, epoch);
   b.arrived = {layout.at<u32>(base, arrived), flags};
   b.reduced = {layout.at<u32>(base, reduced), flags};
-  b.inbox = layout.at<LlWord>(base, inbox);
+  b.inbox.base = layout.at<LlWord>(base, inbox);
   b.stage = layout.at<std::byte>(base, stage);
   b.result = layout.at<std::byte>(base, result);
   return {};

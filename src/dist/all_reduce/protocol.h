@@ -6,7 +6,7 @@
 // own(i) is the address of element i, contiguous within a run of tiles; sink(tile, i, sums, n) takes results. A tile is
 // produced, read by own() and sunk by one CTA, so x and y may be the same memory.
 #pragma once
-#include "dist/exchange/tiles.h"
+#include "dist/exchange/ll_words.h"
 
 namespace weft {
 
@@ -20,33 +20,23 @@ struct AllReduceBuffers {
   i64 slot = 0;
   sym<T> result;
   i64 result_elements = 0;
-  sym<LlWord> inbox;
-  i64 inbox_words = 0;
+  LlInbox inbox;
 };
 
 // Payload and flag in one word: one trip, no flag to wait for, twice the bytes. For the smallest sizes.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tiles, Hooks&& hooks) {
-  constexpr int kPerWord = int(sizeof(u32) / sizeof(T));
+  constexpr i64 kPerWord = kLlBytes / i64(sizeof(T));
   const u32 epoch = m.epoch(b.epoch);
-  const sym<LlWord> half = b.inbox + half_of<F>(epoch) * m.ranks() * b.inbox_words;
-  const auto word_of = [&](i64 i, i64 end) {
-    const T* from = hooks.own(i);
-    T parts[kPerWord] = {};
-    for (int j = 0; j < kPerWord; ++j) {
-      if (j < end - i) parts[j] = from[j];
-    }
-    u32 word = 0;
-    memcpy(&word, parts, sizeof word);
-    return word;
-  };
+  const auto inbox = [&](int p) { return b.inbox.template from<F>(p, m.ranks(), epoch); };
+  const auto word_of = [&](i64 i, i64 end) { return ll_load(hooks.own(i), (end - i) * i64(sizeof(T))); };
   m.tiles(tiles.count, [&](i64 first, i64 last) {
     hooks.produce(first, last);
     m.sync();
     const i64 begin = tiles.begin(first), end = tiles.end(last - 1);
     peers(m, [&](int p) {
       each_lane(m, (end - begin + kPerWord - 1) / kPerWord, [&](i64 w) {
-        m.send(half + (m.rank() * b.inbox_words + begin / kPerWord + w), p, word_of(begin + w * kPerWord, end), epoch);
+        m.send(inbox(m.rank()) + (begin / kPerWord + w), p, word_of(begin + w * kPerWord, end), epoch);
       });
       m.flush(p);
     });
@@ -59,19 +49,8 @@ WEFT_HD bool all_reduce_ll(M& m, const AllReduceBuffers<T>& b, const Tiles& tile
       each_lane(m, (end - begin + kPerWord - 1) / kPerWord, [&](i64 w) {
         const i64 i = begin + w * kPerWord;
         float sums[kPerWord];
-        for (int p = 0; p < m.ranks() && ok; ++p) {
-          u32 word = 0;
-          if (p == m.rank()) {
-            word = word_of(i, end);
-          } else if (!m.recv(half + (p * b.inbox_words + i / kPerWord), p, epoch, word)) {
-            ok = false;
-            return;
-          }
-          T parts[kPerWord];
-          memcpy(static_cast<void*>(parts), &word, sizeof word);
-          for (int j = 0; j < kPerWord; ++j) sums[j] = p == 0 ? widen(parts[j]) : sums[j] + widen(parts[j]);
-        }
-        if (ok) hooks.sink(tile, i, sums, end - i < kPerWord ? end - i : i64(kPerWord));
+        ok = ok && ll_sum<T, F>(m, inbox, i / kPerWord, word_of(i, end), epoch, sums);
+        if (ok) hooks.sink(tile, i, sums, end - i < kPerWord ? end - i : kPerWord);
       });
       if (!ok) return false;
     }

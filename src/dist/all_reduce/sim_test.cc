@@ -25,13 +25,13 @@ std::string trial(int ranks, u64 seed) {
   AllReduceBuffers<float> b;
   b.slot = most;
   b.result_elements = most;
-  b.inbox_words = most;
+  b.inbox.words = most;
   SymmetricLayout layout;
   const auto flags = [&] { return FlagTable{{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine}; };
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = flags();
   b.reduced = flags();
-  b.inbox = {u64(layout.reserve<LlWord>(2 * ranks * b.inbox_words))};
+  b.inbox.base = {u64(layout.reserve<LlWord>(2 * ranks * b.inbox.words))};
   b.stage = {u64(layout.reserve<float>(2 * ranks * b.slot))};
   b.result = {u64(layout.reserve<float>(2 * b.result_elements))};
   SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, F == Fault::kNoLaneBarrier ? 2 : 1));

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "comm/cuda_testing.cuh"
+#include "comm/cuda_bench_ranks.cuh"
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
@@ -183,23 +183,12 @@ class RankBench {
 }  // namespace
 
 Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& options) {
-  CudaFusedBenchReport report;
-  WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = bench_ranks(options.ranks);
-  if (report.ranks < 2)
-    return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
+  WEFT_ASSIGN(auto report, begin_report<CudaFusedBenchReport>(options.op, options.ranks));
   if (options.m.empty()) return error(Code::kInvalidArgument, "{}: no sizes given", options.op);
-  std::vector<CudaFusedBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
-  WEFT_TRY(run_gpu_ranks(report.ranks,
-                         [&](CudaCommunicator& comm, cudaStream_t stream) {
-                           return RankBench(comm, stream, options).run(reports[size_t(comm.rank())]);
-                         },
-                         {.arena_bytes = size_t(4) << 30}));
-  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
-  report.cublas = mine.cublas;
-  report.nccl = mine.nccl;
-  report.rows = mine.rows;
-  for (const auto& rank : reports) report.traces.insert(report.traces.end(), rank.traces.begin(), rank.traces.end());
+  WEFT_TRY(fill_report(report, size_t(4) << 30,
+                       [&](CudaCommunicator& comm, cudaStream_t stream, CudaFusedBenchReport& mine) {
+                         return RankBench(comm, stream, options).run(mine);
+                       }));
   return report;
 }
 

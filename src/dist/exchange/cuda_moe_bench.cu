@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <random>
 
-#include "comm/cuda_testing.cuh"
+#include "comm/cuda_bench_ranks.cuh"
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/ag_moe/ag_moe.cuh"
@@ -248,22 +248,12 @@ Status bench_rank(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeBenc
 }  // namespace
 
 Result<CudaMoeBenchReport> bench_cuda_moe(const CudaMoeBenchOptions& options) {
-  CudaMoeBenchReport report;
-  WEFT_ASSIGN(report.device, cuda_device_name());
-  report.ranks = bench_ranks(options.ranks);
-  if (report.ranks < 2)
-    return error(Code::kInvalidArgument, "{} takes 2 ranks or more, found {}", options.op, report.ranks);
+  WEFT_ASSIGN(auto report, begin_report<CudaMoeBenchReport>(options.op, options.ranks));
   if (options.m.empty()) return error(Code::kInvalidArgument, "{}: no sizes given", options.op);
-  std::vector<CudaMoeBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
-  WEFT_TRY(run_gpu_ranks(report.ranks,
-                         [&](CudaCommunicator& comm, cudaStream_t stream) {
-                           return bench_rank(comm, stream, options, reports[size_t(comm.rank())]);
-                         },
-                         {.arena_bytes = size_t(6) << 30}));
-  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
-  report.nccl = mine.nccl;
-  report.rows = mine.rows;
-  for (const auto& rank : reports) report.traces.insert(report.traces.end(), rank.traces.begin(), rank.traces.end());
+  WEFT_TRY(
+      fill_report(report, size_t(6) << 30, [&](CudaCommunicator& comm, cudaStream_t stream, CudaMoeBenchReport& mine) {
+        return bench_rank(comm, stream, options, mine);
+      }));
   return report;
 }
 

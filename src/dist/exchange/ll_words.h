@@ -2,6 +2,7 @@
 // the bytes: for the smallest sizes.
 #pragma once
 #include "comm/machine/fault.h"
+#include "comm/machine/pack.h"
 #include "dist/exchange/tiles.h"
 
 namespace weft {
@@ -42,6 +43,25 @@ WEFT_HD void ll_store(std::byte* to, u32 word, i64 bytes) {
   } else {
     memcpy(to, &word, size_t(bytes));
   }
+}
+
+// The sums over ranks, in rank order and fp32, of the elements of one word: this rank's `own`, the peers' words at
+// inbox(p) + w as they come. False = the communicator failed.
+template <class T, Fault F, class M, class Inbox>
+WEFT_HD bool ll_sum(M& m, Inbox&& inbox, i64 w, u32 own, u32 epoch, float (&sums)[kLlBytes / sizeof(T)]) {
+  constexpr int kPerWord = int(kLlBytes / i64(sizeof(T)));
+  for (int p = 0; p < m.ranks(); ++p) {
+    u32 word = 0;
+    if (p == m.rank()) {
+      word = own;
+    } else if (F != Fault::kOnlySelf && !m.recv(inbox(p) + w, p, epoch, word)) {
+      return false;
+    }
+    T parts[kPerWord];
+    memcpy(static_cast<void*>(parts), &word, sizeof word);
+    for (int j = 0; j < kPerWord; ++j) sums[j] = p == 0 ? widen(parts[j]) : sums[j] + widen(parts[j]);
+  }
+  return true;
 }
 
 }  // namespace weft

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/cuda_bench_ranks.cuh"
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/expert_parallel/cuda_testing.cuh"
@@ -269,23 +270,15 @@ Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& o
     plan_cuda_buffers(wire, 0, &bytes);
     arena += 2 * round_up(bytes, 4096);
   }
-  std::vector<CudaExpertBenchReport> reports(size_t(report.ranks));  // all alike; each rank fills its own
-  WEFT_TRY(
-      run_gpu_ranks(report.ranks,
-                    [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-                      CudaExpertBenchReport& mine = reports[size_t(comm.rank())];
-                      auto nccl = NcclCommunicator::create(comm.world(), Deadline::after(std::chrono::seconds(60)));
-                      if (!nccl.ok()) mine.nccl = nccl.status().message();  // ranks that share a GPU, too
-                      if (nccl.ok()) mine.nccl = (*nccl)->version();
-                      for (const i64 tokens : options.tokens)
-                        WEFT_TRY(SizeBench(comm, stream, nccl.ok() ? nccl->get() : nullptr, options, tokens).run(mine));
-                      return {};
-                    },
-                    {.arena_bytes = size_t(arena)}));
-  const auto& mine = reports[size_t(std::min(gpu_ranks().rank(), report.ranks - 1))];
-  report.nccl = mine.nccl;
-  report.rows = mine.rows;
-  for (const auto& rank : reports) report.traces.insert(report.traces.end(), rank.traces.begin(), rank.traces.end());
+  WEFT_TRY(fill_report(
+      report, size_t(arena), [&](CudaCommunicator& comm, cudaStream_t stream, CudaExpertBenchReport& mine) -> Status {
+        auto nccl = NcclCommunicator::create(comm.world(), Deadline::after(std::chrono::seconds(60)));
+        if (!nccl.ok()) mine.nccl = nccl.status().message();  // ranks that share a GPU, too
+        if (nccl.ok()) mine.nccl = (*nccl)->version();
+        for (const i64 tokens : options.tokens)
+          WEFT_TRY(SizeBench(comm, stream, nccl.ok() ? nccl->get() : nullptr, options, tokens).run(mine));
+        return {};
+      }));
   return report;
 }
 

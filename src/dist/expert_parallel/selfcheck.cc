@@ -192,15 +192,16 @@ CallChecker::Step CallChecker::make_step(u64 call) const {
 
 void CallChecker::fill_inputs(const Step& step) {
   const AllToAllShape& s = case_.shape;
-  for (i64 t = 0; t < step.tokens && case_.options.cast_x_to_fp8; ++t) {
-    with_element(case_.cast_from, [&](auto element) {
-      using T = decltype(element);
-      const u64 seed = x_seed(step.call, step.group, t);
-      for (i64 i = 0; i < s.hidden_dim; ++i) x_.view.row<T>(t)[i] = narrow<T>(cast_element(seed, i));
-    });
-  }
-  for (i64 t = 0; t < step.tokens && !case_.options.cast_x_to_fp8; ++t) {
-    fill_bytes(x_.view.row<std::byte>(t), s.hidden_dim_bytes, x_seed(step.call, step.group, t));
+  for (i64 t = 0; t < step.tokens; ++t) {
+    const u64 seed = x_seed(step.call, step.group, t);
+    if (case_.options.cast_x_to_fp8) {
+      with_element(case_.cast_from, [&](auto element) {
+        using T = decltype(element);
+        for (i64 i = 0; i < s.hidden_dim; ++i) x_.view.row<T>(t)[i] = narrow<T>(cast_element(seed, i));
+      });
+      continue;
+    }
+    fill_bytes(x_.view.row<std::byte>(t), s.hidden_dim_bytes, seed);
     fill_bytes(scales_.view.row<std::byte>(t), s.hidden_dim_scale_bytes, scale_seed(step.call, step.group, t));
   }
   for (const Tensor* output : {&expert_x_, &expert_scales_, &counts_, &row_map_, &row_experts_, &out_}) poison(*output);

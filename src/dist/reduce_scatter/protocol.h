@@ -95,18 +95,7 @@ WEFT_HD bool reduce_scatter_ll(M& m, const ReduceScatterBuffers<T>& b, SizeOf&& 
     each_lane(m, last - first, [&](i64 w) {
       const i64 i = (first + w) * kPerWord;
       float sums[kPerWord];
-      for (int p = 0; p < m.ranks() && ok; ++p) {
-        u32 word = 0;
-        if (p == self) {
-          word = word_of(self, i, size);
-        } else if (F != Fault::kOnlySelf && !m.recv(inbox(p) + (first + w), p, epoch, word)) {
-          ok = false;
-          return;
-        }
-        T parts[kPerWord];
-        memcpy(static_cast<void*>(parts), &word, sizeof word);
-        for (int j = 0; j < kPerWord; ++j) sums[j] = p == 0 ? widen(parts[j]) : sums[j] + widen(parts[j]);
-      }
+      ok = ok && ll_sum<T, F>(m, inbox, first + w, word_of(self, i, size), epoch, sums);
       if (ok && i < size) hooks.sink(0, i, sums, size - i < kPerWord ? size - i : kPerWord);
     });
     return ok;
