@@ -41,7 +41,7 @@ Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorVie
   WEFT_TRY(expect_dense(kOp, "y", y));
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
-  const FusedVariant variant = choose_gemm_rs_variant(m, comm_->size(), forced_);
+  const FusedVariant variant = choose_fused_variant(m, comm_->size(), forced_);
   if (variant == FusedVariant::kSplit) {
     WEFT_TRY(cuda_gemm(stream, {a, w, y}));
     return reduce_->run(stream, y, y);

@@ -61,7 +61,7 @@ Status CudaGemmRs::allocate() {
   split_rows_ = most(FusedVariant::kSplit, kFusedLeastShard * ranks);
   push_rows_ = most(FusedVariant::kPush, kPushMostRows);
   copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
-  if (choose_gemm_rs_variant(1, ranks, forced_) == FusedVariant::kPush) few_rows_ = std::min(push_rows_, kFewRows);
+  few_rows_ = std::min(push_rows_, kFewRows);
   WEFT_TRY(prepare_few());
   push_slot_ = cuda_gemm_rs_slot_bytes(shard(push_rows_), shape_.n);
   copy_slot_ = cuda_gemm_rs_slot_bytes(shard(copy_rows_), shape_.n);

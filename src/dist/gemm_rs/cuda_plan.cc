@@ -19,7 +19,7 @@ std::span<const GemmTileShape> cuda_gemm_rs_tiles() {
 
 CudaGemmRsPlan plan_cuda_gemm_rs(i64 m, i64 n, i64 k, int ranks, int max_ctas, FusedVariant forced) {
   CudaGemmRsPlan plan;
-  plan.variant = choose_gemm_rs_variant(m, ranks, forced);
+  plan.variant = choose_fused_variant(m, ranks, forced);
   plan.few = plan.variant == FusedVariant::kPush && m <= kFewRows;
   if (plan.variant == FusedVariant::kSplit || plan.few) return plan;
   const int ctas = std::max(1, max_ctas - fused_spare_sms(max_ctas));

@@ -11,13 +11,6 @@ std::span<const GemmTileShape> cuda_gemm_rs_tiles();
 // A copy to one owner is cut into at most so many.
 inline constexpr int kRsMostChunks = 16;
 
-// Of gemm_rs and gemm_ar: choose_fused_variant(), but "push" of few rows has been timed on two GPUs only; more ranks
-// have it where it is forced.
-inline FusedVariant choose_gemm_rs_variant(i64 m, int ranks, FusedVariant forced) {
-  if (forced == FusedVariant::kAuto && m <= kFewRows && ranks > 2) return FusedVariant::kSplit;
-  return choose_fused_variant(m, ranks, forced);
-}
-
 struct CudaGemmRsPlan {
   FusedVariant variant = FusedVariant::kSplit;
   bool few = false;         // push: the kernel for few rows, to which what follows means nothing

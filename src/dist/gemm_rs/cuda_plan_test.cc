@@ -18,9 +18,8 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
   }
   EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
   EXPECT_EQ(plan_cuda_gemm_rs(200, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
-  EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
-  EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 2, kSms).variant, FusedVariant::kPush);
-  EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 2, kSms).few);
+  EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
+  EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).few);
 }
 
 TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
