@@ -68,7 +68,7 @@ Status CudaGemmRs::allocate() {
   const i64 done = flags_per_source(2 * comm_->max_ctas());
   const i64 flags = flags_per_source(2 * cuda_gemm_rs_slot_tiles(shard(push_rows_), shape_.n));
   SymmetricLayout layout;
-  const FusedLayout fused(layout, ranks, flags_per_source(kRsMostChunks));
+  const FusedLayout fused(layout, ranks, flags_per_source(2 * kRsMostChunks));
   const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 delivered = layout.reserve<u32>(ranks * done);
   const i64 pushed = layout.reserve<std::byte>(2 * ranks * push_slot_);
@@ -81,7 +81,7 @@ Status CudaGemmRs::allocate() {
   copied_ = layout.at<std::byte>(base, copied);
   if (copy_rows_ > 0) {
     WEFT_ASSIGN(parked_, DeviceBuffer::create(size_t((ranks - 1) * copy_slot_)));
-    WEFT_ASSIGN(parked_count_, DeviceBuffer::create(size_t(ranks - 1) * kRsMostChunks * sizeof(u32)));
+    WEFT_ASSIGN(parked_count_, DeviceBuffer::create(size_t(ranks) * kRsMostChunks * sizeof(u32)));
     WEFT_CUDA_TRY(cudaMemset(parked_count_.data(), 0, parked_count_.bytes()));
     WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
   }
@@ -115,7 +115,7 @@ Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorVie
 
 Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y) {
   const i64 m = a.dim(0);
-  const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_, true);
   WEFT_CHECK(comm_->size() > 1 && m > 0 && shape_.n > 0 && plan.variant != FusedVariant::kSplit && !plan.few, m,
              shape_.n);
   WEFT_TRY(comm_->status());
@@ -141,7 +141,7 @@ Status CudaGemmRs::run_fused(cudaStream_t stream, const Operands& operands, cons
   WEFT_TRY(
       with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, operands, plan); }));
   if (!chained) return {};
-  WEFT_TRY(copy_to_owners(m, plan));
+  WEFT_TRY(copy_to_peers(m, operands, plan));
   return chain_->join(stream);
 }
 
@@ -154,7 +154,14 @@ Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, c
   WEFT_ASSIGN(params.source.a, bf16_tensor_map(a, Config::kM));
   WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kN));
   params.k_blocks = int((a.dim(1) + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {RankRows(a.dim(0), ranks), comm_->rank(), ranks, plan.gemm.tiles_n, plan.gemm.group};
+  params.schedule = {.rows = RankRows(a.dim(0), ranks),
+                     .rank = comm_->rank(),
+                     .ranks = ranks,
+                     .tiles_n = plan.gemm.tiles_n,
+                     .group = plan.gemm.group,
+                     .tiles = plan.gemm.tiles(),
+                     .parts = plan.parts,
+                     .part_rows = plan.part_rows};
   rs::Exchange<Config> exchange{};
   exchange.stage = chained ? copied_ : pushed_;
   exchange.slot_bytes = chained ? copy_slot_ : push_slot_;
@@ -165,10 +172,17 @@ Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, c
   exchange.tiles_per_chunk = chained ? plan.tiles_per_chunk : 0;
   const CudaPeers peers = comm_->peers(kOp);
   rs::Delivery delivery{};
+  delivery.y = y.data;
+  delivery.row_stride = y.byte_strides[0];
+  delivery.n = int(shape_.n);
+  delivery.own_rows = int(y.dim(0));
   delivery.to_all = everywhere.has_value();
   if (everywhere) delivery.rows = *everywhere;
+  delivery.per_chunk = plan.returned_rows * Config::kM;
+  delivery.returned_rows = plan.returned_chunks * delivery.per_chunk;
+  delivery.returned_count = returned_count();
   delivery.done = delivered_;
-  params.emit = {y.data, y.byte_strides[0], int(shape_.n), int(y.dim(0)), exchange, peers, delivery};
+  params.emit = {exchange, peers, delivery};
   params.crew.peers = peers;
   params.crew.words = words_;
   params.crew.chained = chained;
@@ -179,8 +193,9 @@ Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, c
                 stream, params);
 }
 
-// In the order in which the kernel parks them. Every link waits for its copy's tiles and tells of the copy before.
-Status CudaGemmRs::copy_to_owners(i64 m, const CudaGemmRsPlan& plan) {
+// In the order in which the kernel parks and finishes them. Every link waits for its copy's tiles and tells of the copy
+// before.
+Status CudaGemmRs::copy_to_peers(i64 m, const Operands& operands, const CudaGemmRsPlan& plan) {
   const int ranks = comm_->size(), rank = comm_->rank();
   const CudaPeers peers = comm_->peers("gemm_rs: copies");
   const i64 tile_bytes = i64(plan.gemm.tile.m) * plan.gemm.tile.n * 2;
@@ -201,6 +216,19 @@ Status CudaGemmRs::copy_to_owners(i64 m, const CudaGemmRsPlan& plan) {
       link = {.tell_peer = owner, .tell_flag = chunk};
     }
   }
+  const i64 bytes = i64(plan.returned_rows) * plan.gemm.tile.m * shape_.n * 2;
+  for (int chunk = 0; chunk < plan.returned_chunks; ++chunk)
+    for (int d = 1; d < ranks; ++d) {
+      const int peer = (rank + d) % ranks;
+      if (d == 1) {
+        link.parked = returned_count() + chunk;
+        link.parked_wanted = u32(2 * plan.returned_rows * plan.gemm.tiles_n);
+      }
+      WEFT_TRY(chain_->link(peers, words_.chain, link));
+      WEFT_TRY(chain_->copy(comm_->at(*operands.everywhere, peer) + chunk * bytes, size_t(bytes),
+                            operands.y.data + chunk * bytes, size_t(bytes), size_t(bytes), 1));
+      link = {.tell_peer = peer, .tell_flag = kRsMostChunks + chunk};
+    }
   link.last = true;
   return chain_->link(peers, words_.chain, link);
 }

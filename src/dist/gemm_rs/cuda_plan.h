@@ -16,12 +16,17 @@ struct CudaGemmRsPlan {
   bool few = false;         // push: the kernel for few rows, to which what follows means nothing
   GemmPlan gemm;            // tiles_m: of all owners; no tile spans two owners' rows
   int tiles_per_chunk = 0;  // copy: tiles of one owner that travel together, at most kRsMostChunks runs of them
+  // Of gemm_ar. Push: an owner's rows of tiles come part_rows at a time, own ones after the peers', so that finished
+  // rows leave while the next part is computed. Copy: the copy engine takes the first rows to the peers, as many rows
+  // of tiles at a time, at most kRsMostChunks times; the kernel itself stores the last wave, or two.
+  int parts = 1, part_rows = 1;
+  int returned_chunks = 0, returned_rows = 1;  // returned_rows: of tiles, in each chunk
 };
 
-// m rows over all ranks, n columns, k of this rank; `max_ctas` = CudaCommunicator::max_ctas(). m, n, k > 0. `variant`
-// and `tile` must be the same on all ranks, so pass the largest k of them.
+// m rows over all ranks, n columns, k of this rank; `to_all`: gemm_ar; `max_ctas` = CudaCommunicator::max_ctas(). m, n,
+// k > 0. `variant` and `tile` must be the same on all ranks, so pass the largest k of them.
 CudaGemmRsPlan plan_cuda_gemm_rs(i64 m, i64 n, i64 k, int ranks, int max_ctas,
-                                 FusedVariant forced = FusedVariant::kAuto);
+                                 FusedVariant forced = FusedVariant::kAuto, bool to_all = false);
 
 // Bytes of one source's tiles for an owner of up to `rows` rows, with any compiled tile, and their number.
 i64 cuda_gemm_rs_slot_bytes(i64 rows, i64 n);

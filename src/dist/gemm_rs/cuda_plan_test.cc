@@ -22,6 +22,37 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
   EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).few);
 }
 
+TEST(CudaGemmRsPlan, GemmArsFinishedRowsGoBackBesideTheRest) {
+  const auto plan_of = [](i64 m) { return plan_cuda_gemm_rs(m, 5120, 6400, 4, kSms, FusedVariant::kAuto, true); };
+  EXPECT_EQ(plan_of(512).parts, 1) << "one wave";
+  EXPECT_EQ(plan_of(1024).parts, 2);
+  EXPECT_EQ(plan_of(1024).part_rows, 1);
+  for (const auto& [m, waves] : {std::pair{2048, 0}, {4096, 1}, {8192, 2}, {16384, 6}}) {
+    const CudaGemmRsPlan plan = plan_of(m);
+    EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5})) << m;
+    EXPECT_EQ(plan.returned_chunks * plan.returned_rows * plan.gemm.tiles_n, waves == 0 ? 0 : waves * 128) << m;
+  }
+}
+
+TEST(CudaGemmRsPlan, WhatGoesBackEarlyIsWholeOnEveryRank) {
+  for (const auto forced : {FusedVariant::kPush, FusedVariant::kCopy})
+    for (const int ranks : {2, 3, 4, 8})
+      for (const i64 m : {1, 5, 129, 1000, 4099, 16384, 100000})
+        for (const i64 n : {8, 200, 1000, 5120})
+          for (const int ctas : {16, 66, kSms}) {
+            const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, n, 520, ranks, ctas, forced, true);
+            if (plan.few) continue;
+            const i64 least = m / ranks, tile_rows = (least + plan.gemm.tile.m - 1) / plan.gemm.tile.m;
+            EXPECT_GE(plan.parts, 1);
+            EXPECT_GE(plan.part_rows, 1);
+            EXPECT_LE(i64(plan.parts - 1) * plan.part_rows, std::max<i64>(0, tile_rows - 1)) << m << " x " << n;
+            EXPECT_LE(plan.returned_chunks, kRsMostChunks);
+            EXPECT_GE(plan.returned_rows, 1);
+            EXPECT_LE(i64(plan.returned_chunks) * plan.returned_rows * plan.gemm.tile.m, least) << m << " x " << n;
+            EXPECT_TRUE(plan.parts == 1 || plan.returned_chunks == 0);
+          }
+}
+
 TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
   for (const auto forced : {FusedVariant::kPush, FusedVariant::kCopy})
     for (const int ranks : {2, 3, 4, 8})

@@ -1,7 +1,8 @@
 // GEMM + reduce-scatter in one Hopper kernel: the hooks that gemm_rs puts into the GEMM's main loop (ops/gemm/
 // cuda_sm90.cuh). Tiles of rank + 1's rows come first, the own ones last. A peer's tile leaves as bf16 in fragment
 // order, which is how its owner's threads take it up again: no transposition, whole lines. It goes straight into the
-// owner's stage, or is parked for the copy engine. The owner adds the partials, rank - 1's first, to its fp32 sums.
+// owner's stage, or is parked for the copy engine. The owner adds the partials, rank - 1's first, to its fp32 sums. Of
+// gemm_ar, finished rows go on to all ranks: those that are ready early by the copy engine, the others by the kernel.
 #pragma once
 #include "dist/exchange/fused_crew.cuh"
 #include "dist/exchange/rank_rows.h"
@@ -18,19 +19,26 @@ struct Schedule {
     int local;     // and in its owner's rows
     int distance;  // of the owner from this rank, 1 to ranks; ranks = own
     int pos;       // place among the owner's tiles: the same on all ranks
+    bool last;     // of this CTA
   };
   RankRows rows;
   int rank, ranks, tiles_n, group;
+  int tiles;             // of all owners
+  int parts, part_rows;  // an owner's rows of tiles come part_rows at a time, the rest with the last part
 
   __device__ __forceinline__ bool next(int turn, At& at) const {
     int index = int(blockIdx.x) + turn * int(gridDim.x);
+    at.last = index + int(gridDim.x) >= tiles;
+    const int whole = ranks * part_rows * tiles_n, part = min(index / whole, parts - 1), first = part * part_rows;
+    index -= part * whole;
     for (int d = 1; d <= ranks; ++d) {
       const int owner = rank + d < ranks ? rank + d : rank + d - ranks;
-      const int tiles_m = (rows.size(owner) + Config::kM - 1) / Config::kM;
+      const int tiles_m = part < parts - 1 ? part_rows : (rows.size(owner) + Config::kM - 1) / Config::kM - first;
       if (index < tiles_m * tiles_n) {
         const sm90::TileAt tile = sm90::grouped_tile(index, tiles_m, tiles_n, min(group, tiles_m));
-        const int local = tile.m * Config::kM;
-        at = {tile.n, rows.begin(owner) + local, local, d, index};
+        const int local = (first + tile.m) * Config::kM;
+        at.n = tile.n, at.row = rows.begin(owner) + local, at.local = local;
+        at.distance = d, at.pos = first * tiles_n + index;
         return true;
       }
       index -= tiles_m * tiles_n;
@@ -78,34 +86,77 @@ struct Exchange {
   }
 };
 
-// Of gemm_ar: finished rows go to every rank.
+// Where an owner's finished rows go: y here or, of gemm_ar, of every rank.
 struct Delivery {
+  std::byte* y;    // this rank's rows
+  i64 row_stride;  // bytes
+  int n, own_rows;
   bool to_all;
-  sym<std::byte> rows;  // this rank's rows in every rank's y
-  FlagTable done;       // per source [CTA][multiplier]: all it sends has come
+  sym<std::byte> rows;           // this rank's rows in every rank's y
+  int returned_rows, per_chunk;  // the first rows, whole chunks, go to the peers by the copy engine
+  u32* returned_count;           // [chunk]: a multiplier's parts of tiles that are in y here
+  FlagTable done;                // per source [CTA][multiplier]: all it sends by itself has come
 
+  template <class At>
+  __device__ __forceinline__ bool returned(const At& at) const {
+    return at.local < returned_rows;
+  }
+  // Nothing follows that the way to the peers could hold up.
+  template <class At>
+  __device__ __forceinline__ bool by_multiplier(const At& at) const {
+    return !to_all || (at.last && !returned(at));
+  }
   __device__ __forceinline__ sym<u32> done_at(int source, int group) const {
     return done.at(source, int(blockIdx.x) * 2 + group);
+  }
+  template <class Config, class At>
+  __device__ __forceinline__ std::byte* row_at(const At& at, int row) const {
+    return y + (at.local + row) * row_stride + at.n * Config::kN * 2;
+  }
+  template <class Config, class At>
+  __device__ __forceinline__ int width(const At& at) const {
+    return min(Config::kN, n - at.n * Config::kN);
+  }
+
+  // [Threads threads] 64 rows of an own tile out of the staging into y of all ranks, by plain stores: bulk ones, a row
+  // to each peer, keep the processor's copy unit from its loads.
+  template <class Config, int Threads, class At>
+  __device__ __forceinline__ void carry(const CudaPeers& peers, const At& at, int fragment,
+                                        const std::byte* staging) const {
+    const int first = fragment * 64, height = min(64, own_rows - at.local - first), words = width<Config>(at) / 8;
+    std::byte* to = row_at<Config>(at, first);
+    const sym<std::byte> everywhere = rows + (to - y);
+#pragma unroll 1
+    for (int i = threadIdx.x % Threads; i < height * words; i += Threads) {
+      const int row = i / words, word = i - row * words;
+      const uint4 held = *reinterpret_cast<const uint4*>(staging + row * Config::kPitch + word * 16);
+      const i64 place = row * row_stride + word * 16;
+      *reinterpret_cast<uint4*>(to + place) = held;
+      for (int d = 1; d < peers.ranks; ++d)
+        *reinterpret_cast<uint4*>(peers.at(everywhere + place, peers.after(d))) = held;
+    }
+  }
+  // [warp] The same into y here.
+  template <class Config, class At>
+  __device__ __forceinline__ void keep(const At& at, int fragment, const std::byte* staging) const {
+    for (int row = threadIdx.x % 32; row < min(64, own_rows - at.local - fragment * 64); row += 32)
+      ptx::bulk_store(row_at<Config>(at, fragment * 64 + row), staging + row * Config::kPitch,
+                      u32(width<Config>(at)) * 2);
+    ptx::bulk_commit();
+    ptx::bulk_wait_read();
   }
 };
 
 template <class Config>
 struct Emit {
   using At = typename Schedule<Config>::At;
-  std::byte* y;    // this rank's rows
-  i64 row_stride;  // bytes
-  int n, own_rows;
   Exchange<Config> exchange;
   CudaPeers peers;
   Delivery delivery;
 
   __device__ __forceinline__ void send(const At& at, int r, const std::byte* from) const {
-    if (at.local + r >= own_rows) return;
-    const i64 place = (at.local + r) * row_stride + at.n * Config::kN * 2;
-    const u32 bytes = u32(min(Config::kN, n - at.n * Config::kN)) * 2;
-    ptx::bulk_store(y + place, from, bytes);
-    if (!delivery.to_all) return;
-    for (int d = 1; d < peers.ranks; ++d) ptx::bulk_store(peers.at(delivery.rows + place, peers.after(d)), from, bytes);
+    if (at.local + r < delivery.own_rows)
+      ptx::bulk_store(delivery.row_at<Config>(at, r), from, u32(delivery.width<Config>(at)) * 2);
   }
 
   struct Store {
@@ -124,13 +175,20 @@ struct Emit {
       }
       hear();
       add(sums, at);
-      drain();
-      sm90::gemm_store<Config>(sums, at, group, staging, emit);
+      if (emit.delivery.to_all) {
+        give_to_all(sums, at);
+      } else {
+        drain();
+        sm90::gemm_store<Config>(sums, at, group, staging, emit);
+      }
     }
     __device__ __forceinline__ void finish() const {
-      if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();
-      if (!emit.delivery.to_all) return;
-      ptx::named_barrier(group + 1, 128);  // of all rows
+      if (!emit.delivery.to_all) {
+        if (threadIdx.x % 128 < 64) ptx::bulk_wait_done();
+        return;
+      }
+      drain();                             // what the store warp has carried
+      ptx::named_barrier(group + 1, 128);  // and these threads
       const int d = int(threadIdx.x) % 128 + 1;
       if (d < emit.peers.ranks)
         emit.peers.notify(emit.delivery.done_at(emit.peers.rank, group), emit.peers.after(d), shared.epoch);
@@ -153,6 +211,29 @@ struct Emit {
         ptx::fence_proxy_async_shared();
         ptx::mbarrier_arrive(&shared.staged[group]);
         ++handed;
+      }
+    }
+    __device__ __forceinline__ void give_to_all(Sums& sums, const At& at) {
+      const bool myself = emit.delivery.by_multiplier(at);
+      const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+      const u32 row = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch + (lane / 16) * 16;
+#pragma unroll
+      for (int i = 0; i < Config::kFragments; ++i) {
+        drain();
+        if (myself) ptx::named_barrier(group + 1, 128);  // the fragment before has been read
+        float(&d)[Config::kN / 2] = sums[i];
+#pragma unroll
+        for (int j = 0; j < Config::kN / 2; j += 8)
+          ptx::stmatrix_x4(row + j * 4, ptx::pack_bf16(d[j], d[j + 1]), ptx::pack_bf16(d[j + 2], d[j + 3]),
+                           ptx::pack_bf16(d[j + 4], d[j + 5]), ptx::pack_bf16(d[j + 6], d[j + 7]));
+        if (myself) {
+          ptx::named_barrier(group + 1, 128);
+          emit.delivery.template carry<Config, 128>(emit.peers, at, group * Config::kFragments + i, staging);
+        } else {
+          ptx::fence_proxy_async_shared();
+          ptx::mbarrier_arrive(&shared.staged[group]);
+          ++handed;
+        }
       }
     }
     // Until the watcher has seen all partials of this tile. It has the deadline, and a wait here would cost registers.
@@ -221,7 +302,7 @@ struct Crew : FusedCrew {
   __device__ __forceinline__ void serve(int warp, std::byte* staging, std::byte* extra, const Tiles& schedule) const {
     if (warp < 3) {
       const int group = warp - 1;
-      if (threadIdx.x % 32 == 0) ship(group, staging + group * 64 * Config::kPitch, FusedExtra::in(extra), schedule);
+      ship(group, staging + group * 64 * Config::kPitch, FusedExtra::in(extra), schedule);
     } else {
       watch(FusedExtra::in(extra), schedule);
     }
@@ -246,38 +327,62 @@ struct Crew : FusedCrew {
       if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), ++count);
     }
     if (blockIdx.x == 0) hear_all(epoch);
-    if (blockIdx.x == 0 && delivery.to_all)
-      for (int d = 1; d < peers.ranks; ++d)
-        for (int flag = lane; flag < 2 * int(gridDim.x); flag += 32)
-          peers.await(delivery.done.at(peers.after(d), flag), peers.after(d), epoch);
+    if (!delivery.to_all || !waits) return;
+    peers.await(delivery.done_at(source, lane % 2), source, epoch);  // of the peers' CTA of this number
+    if (blockIdx.x == 0 && delivery.returned_rows > 0)
+      peers.await(words.chain.copied_at(source, kRsMostChunks + delivery.returned_rows / delivery.per_chunk - 1),
+                  source, epoch);
   }
 
-  // One lane per multiplier: carries its runs off and tells who waits for them, while it multiplies on.
+  // One warp per multiplier: carries its fragments off and tells who waits for them, while it multiplies on.
   template <class Tiles>
   __device__ __forceinline__ void ship(int group, const std::byte* staging, FusedExtra& shared,
                                        const Tiles& schedule) const {
+    const bool elected = threadIdx.x % 32 == 0;
     u32 taken = 0;
     typename Tiles::At at;
-    for (int turn = 0; schedule.next(turn, at) && at.distance != peers.ranks; ++turn) {
-      const int owner = peers.after(at.distance);
-      std::byte* slot = exchange.copies() ? exchange.parked + (at.distance - 1) * exchange.slot_bytes
-                                          : peers.at(exchange.from(peers.rank, shared.epoch), owner);
+    for (int turn = 0; schedule.next(turn, at); ++turn) {
+      const bool own = at.distance == peers.ranks;
+      if (own && delivery.by_multiplier(at)) return;  // so are all that follow
       for (int i = 0; i < Config::kFragments; ++i, ++taken) {
+        const int fragment = group * Config::kFragments + i;
         ptx::mbarrier_wait(&shared.staged[group], taken & 1);
-        if (i == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
-        ptx::bulk_store(slot + exchange.in_slot(at.pos, i, group), staging, Exchange<Config>::kRunBytes);
-        ptx::bulk_commit();
-        ptx::bulk_wait_read();
-        ptx::mbarrier_arrive(&shared.drained[group]);
+        if (!own && elected) push(at, i, group, staging, shared.epoch);
+        if (own && delivery.returned(at)) delivery.keep<Config>(at, fragment, staging);
+        if (own && !delivery.returned(at)) delivery.carry<Config, 32>(peers, at, fragment, staging);
+        __syncwarp();
+        if (elected) ptx::mbarrier_arrive(&shared.drained[group]);
       }
       ptx::bulk_wait_done();  // written, not merely read
-      if (exchange.copies())
-        ptx::red_add_release_gpu(
-            exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
-      else
-        peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + group), owner, shared.epoch);
-      peers.fault.end(TracePhase::kShip);
+      __syncwarp();
+      if (elected) tell(at, group, shared.epoch);
     }
+  }
+  // [lane] A peer's fragment, until it has left the staging.
+  template <class At>
+  __device__ __forceinline__ void push(const At& at, int fragment, int group, const std::byte* staging,
+                                       u32 epoch) const {
+    const int owner = peers.after(at.distance);
+    if (fragment == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
+    std::byte* slot = exchange.copies() ? exchange.parked + (at.distance - 1) * exchange.slot_bytes
+                                        : peers.at(exchange.from(peers.rank, epoch), owner);
+    ptx::bulk_store(slot + exchange.in_slot(at.pos, fragment, group), staging, Exchange<Config>::kRunBytes);
+    ptx::bulk_commit();
+    ptx::bulk_wait_read();
+  }
+  // [lane] That this multiplier's part of the tile is where it goes.
+  template <class At>
+  __device__ __forceinline__ void tell(const At& at, int group, u32 epoch) const {
+    if (at.distance == peers.ranks) {
+      if (delivery.returned(at)) ptx::red_add_release_gpu(delivery.returned_count + at.local / delivery.per_chunk, 1);
+      return;
+    }
+    if (exchange.copies())
+      ptx::red_add_release_gpu(
+          exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
+    else
+      peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + group), peers.after(at.distance), epoch);
+    peers.fault.end(TracePhase::kShip);
   }
 };
 

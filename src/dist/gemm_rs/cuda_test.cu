@@ -19,14 +19,14 @@ template <class Op>
 class CheckedCalls {
  public:
   static constexpr bool kScatters = std::is_same_v<Op, CudaGemmRs>;
-  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, const char* variant) {
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, const char* variant, i64 max_m = kMaxM) {
     CheckedCalls calls(comm, n, k);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .n = n, .k = k}, {.variant = variant}));
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = max_m, .n = n, .k = k}, {.variant = variant}));
     calls.op_ = std::make_unique<Op>(std::move(op));
-    WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
+    WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(max_m * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(n * k) * 2));
-    WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((kMaxM + 1) * n) * 2));
+    WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((max_m + 1) * n) * 2));
     return std::move(calls);
   }
   Status enqueue(cudaStream_t stream, i64 m, i64 pad = 0) {
@@ -89,6 +89,25 @@ TEST_P(CudaGemmRsTest, MakesAnAllReduceOnUnevenShapes) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) {
     return check_uneven_shapes<CudaGemmAr>(comm, stream, GetParam());
+  }));
+}
+
+// Enough own waves that rows go back in parts (push) and by the copy engine (copy), in a graph, with late ranks.
+TEST_P(CudaGemmRsTest, MakesAnAllReduceOfManyWaves) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    constexpr i64 kMostM = 4611, kN = 5128, kK = 72;
+    WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmAr>::create(comm, kN, kK, GetParam(), kMostM));
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+                  for (const i64 m : {kMostM, i64(1030), i64(4096)}) WEFT_TRY(calls.enqueue(stream, m));
+                  return {};
+                }));
+    std::mt19937 random(u32(comm.rank()) + 3);
+    for (int replay = 0; replay < 5; ++replay) {
+      WEFT_TRY(delay(stream, random() % 300'000));
+      WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    }
+    return calls.verify(stream, 15);
   }));
 }
 

@@ -55,7 +55,9 @@ class CudaGemmRs {
   Status run_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan);
   template <class Config>
   Status launch_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan);
-  Status copy_to_owners(i64 m, const CudaGemmRsPlan& plan);
+  Status copy_to_peers(i64 m, const Operands& operands, const CudaGemmRsPlan& plan);
+  // Behind those of parked runs: [kRsMostChunks].
+  u32* returned_count() const { return parked_count_.as<u32>() + (comm_->size() - 1) * kRsMostChunks; }
 
   CudaCommunicator* comm_;
   CudaGemmRsShape shape_;
