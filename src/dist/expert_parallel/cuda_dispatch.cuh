@@ -313,45 +313,42 @@ __device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own
   }
 }
 
-// Counts the quads that are not among the first ones. Several loads are under way at a time.
+// Counts the quads of this thread's source that are not among the first ones, from `number` on. Several loads are under
+// way at a time.
 __device__ __forceinline__ void count_the_rest(const CudaDispatchParams& p, const Own& own, const Counts& c,
-                                               const Span& span, u32 epoch) {
+                                               const Span& span, int source, int number, u32 epoch) {
   constexpr int kBatch = 8;
+  const int quads = c.sizes[source] * p.wire.id_words, step = int(p.grid.first_quads.value);
+  const Word* from = quad_at(p, source, 0, epoch);
 #pragma unroll 1
-  for (int source = 0; source < p.wire.ranks; ++source) {
-    const int quads = c.sizes[source] * p.wire.id_words;
-    const Word* from = quad_at(p, source, 0, epoch);
-#pragma unroll 1
-    for (int base = int(p.grid.first_quads.value + threadIdx.x); base < quads; base += kBatch * kCudaThreads) {
-      Word batch[kBatch];
-      u32 missing = 0;
+  for (int base = number; base < quads; base += kBatch * step) {
+    Word batch[kBatch];
+    u32 missing = 0;
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+      if (base + b * step < quads) missing |= 1u << b;
+    const u32 held = missing;
+    if (source == p.peers.rank) {
 #pragma unroll
       for (int b = 0; b < kBatch; ++b)
-        if (base + b * kCudaThreads < quads) missing |= 1u << b;
-      const u32 held = missing;
-      if (source == p.peers.rank) {
+        if (missing >> b & 1) batch[b] = pack_quad(p, load_quad(p, own, base + b * step), epoch);
+    } else {
+      wait_until(p.peers.fault, {source, p.buffers.ids_at(p.wire, epoch & 1, source, 0).offset, epoch}, [&](u32& seen) {
 #pragma unroll
         for (int b = 0; b < kBatch; ++b)
-          if (missing >> b & 1) batch[b] = pack_quad(p, load_quad(p, own, base + b * kCudaThreads), epoch);
-      } else {
-        wait_until(p.peers.fault, {source, p.buffers.ids_at(p.wire, epoch & 1, source, 0).offset, epoch},
-                   [&](u32& seen) {
+          if (missing >> b & 1) batch[b] = peek_word(from + base + b * step);
 #pragma unroll
-                     for (int b = 0; b < kBatch; ++b)
-                       if (missing >> b & 1) batch[b] = peek_word(from + base + b * kCudaThreads);
-#pragma unroll
-                     for (int b = 0; b < kBatch; ++b) {
-                       if ((missing >> b & 1) == 0) continue;
-                       if (is_here(batch[b], epoch)) missing &= ~(1u << b);
-                       seen = u32(batch[b].lo >> 32);
-                     }
-                     return missing == 0;
-                   });
-      }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b)
-        if (held >> b & 1) count_quad(p, c, span, source, base + b * kCudaThreads, batch[b]);
+        for (int b = 0; b < kBatch; ++b) {
+          if ((missing >> b & 1) == 0) continue;
+          if (is_here(batch[b], epoch)) missing &= ~(1u << b);
+          seen = u32(batch[b].lo >> 32);
+        }
+        return missing == 0;
+      });
     }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+      if (held >> b & 1) count_quad(p, c, span, source, base + b * step, batch[b]);
   }
 }
 
@@ -388,7 +385,7 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
     holds = await_first(p, source, number, epoch, c, quad);
   }
   const bool clerk = cta == int(p.grid.takers.value);
-  if (clerk && warp_of_cta() == kCudaWarps - 2) hear_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
+  if (clerk && p.grid.pushers == 0) hear_all(p, epoch);
   __syncthreads();  // sizes are known, counts are zero
   int most = 0;
 #pragma unroll 1
@@ -397,7 +394,7 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
   const Span& span = taking.span;
   if (span.begin >= span.end && !clerk) return;
   if (holds) count_quad(p, c, span, source, number, quad);
-  if (most * w.id_words > int(p.grid.first_quads.value)) count_the_rest(p, own, c, span, epoch);
+  if (source < w.ranks) count_the_rest(p, own, c, span, source, number + int(p.grid.first_quads.value), epoch);
   __syncthreads();
   if (clerk) {
     tell_counts(p, c);
@@ -447,11 +444,10 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
     own = own_of(p, *p.bound);
     aim(p, own, first_item(cta, senders), chunk);
   }
-  if (pushes) {
-    push<kUnroll>(p, own, cta, senders, epoch, chunk);
-  } else if (p.send && clerk) {
-    announce(p, own, epoch);
-  }
+  const bool herald = pushers > 0 ? cta == pushers - 1 : clerk;
+  if (p.send && herald) announce(p, own, epoch);
+  if (pushes) push<kUnroll>(p, own, cta, senders, epoch, chunk);
+  if (pushers > 0 && herald) hear_all(p, epoch);
   if (!p.receive) return;
   if (receives) receive<kUnroll>(p, own, c, cta - pushers, epoch, taking);
   depart(p.peers, p.buffers.dispatched);

@@ -214,7 +214,8 @@ __device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own
   }
 }
 
-// [cta] The clerk's part: the number of tokens, and that this call has begun.
+// [cta] The number of tokens, and that this call has begun: here, then at the others. By the clerk, or by a CTA that
+// only sends: a release and its way take two microseconds, for which those who count need not wait.
 __device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own& own, u32 epoch) {
   if (warp_of_cta() == 0) {
     const int peer = lane_of_warp();
@@ -224,6 +225,10 @@ __device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own&
   }
   // By another warp: a release waits for the stores before it.
   if (warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
+}
+
+__device__ __forceinline__ void hear_all(const CudaDispatchParams& p, u32 epoch) {
+  if (warp_of_cta() == kCudaWarps - 2) hear_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
 }
 
 }  // namespace dispatch_detail

@@ -256,8 +256,8 @@ TEST(CudaExpertParallelDeathTest, AHungPeerIsNamed) {
   WEFT_NEED_RANK_THREADS();
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   WEFT_NEED_GPUS(1);
-  // Two waits expire at once: for rank 1's indices, of whose half there are none yet, and for the word that it has begun
-  // its second call, which says 1.
+  // Two waits expire at once: for rank 1's indices, of whose half there are none yet, and for the word that it has
+  // begun its second call, which says 1.
   EXPECT_EXIT(wait_for_a_hung_peer(), testing::ExitedWithCode(0),
               "rank 0: rank 0: dispatch: waited 0.3[0-9] s for epoch 2 of rank 1, saw [01]");
 }
