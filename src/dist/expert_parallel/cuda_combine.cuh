@@ -27,17 +27,23 @@ __device__ __forceinline__ void send_part(Word* to, const Word& word) {
   put_word(to, {~never_all_ones(word.lo), ~never_all_ones(word.hi)});
 }
 
-// A warp's piece of work: kUnroll groups of 32 words of a token of `source`, whose rows here are added. The sum leaves
-// for the source's group, or, received, meets what arrives from the others. Lane j holds what belongs to index j.
+// A warp's piece of work: kUnroll groups of 32 words of a token of a source. The sum of its rows here leaves for the
+// source's group, or meets what arrives from the others.
+using Item = CudaCombineItem;
+template <int kUnroll>
+__device__ __forceinline__ int first_of(const Item& item) {  // this lane's first word
+  return item.chunk * kUnroll * 32 + lane_of_warp();
+}
+// What is loaded before it is known whether there is such a token; lane j holds what belongs to index j.
+struct Ahead {
+  i32 place;
+  i32 index;     // received: the index
+  float weight;  // received, or an own token
+};
 template <int kUnroll>
 struct Held {
-  bool received;
-  int source, token;  // in the source's run
-  int first;          // this lane's first word
-  i32 place;
+  i32 place, index;
   u32 wanted, kept;  // indices whose expert is here; those that have a row
-  i32 index;         // received: the index
-  float own_weight;  // received, or an own token
   u64 weight;        // with the call's number, once it has arrived
   Word words[kBatch][kUnroll];
 };
@@ -50,7 +56,7 @@ __device__ __forceinline__ const Word* row_of(const CudaCombineParams& p, i32 pl
 
 // The last lane holds no place.
 template <int kUnroll>
-__device__ __forceinline__ void load_rows(const CudaCombineParams& p, Held<kUnroll>& held, u32 which) {
+__device__ __forceinline__ void load_rows(const CudaCombineParams& p, Held<kUnroll>& held, int first, u32 which) {
   i32 places[kBatch];
 #pragma unroll
   for (int b = 0; b < kBatch; ++b) {
@@ -60,15 +66,15 @@ __device__ __forceinline__ void load_rows(const CudaCombineParams& p, Held<kUnro
 #pragma unroll
   for (int b = 0; b < kBatch; ++b) {
     if (places[b] < 0) break;
-    const Word* row = row_of(p, places[b]) + held.first;
+    const Word* row = row_of(p, places[b]) + first;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
-      if (held.first + u * 32 < p.wire.y_words) held.words[b][u] = row[u * 32];
+      if (first + u * 32 < p.wire.y_words) held.words[b][u] = row[u * 32];
   }
 }
 // f(index, words of its row) for every row that a token has here, in the order of its indices.
 template <int kUnroll, class F>
-__device__ __forceinline__ void each_row(const CudaCombineParams& p, Held<kUnroll>& held, F&& f) {
+__device__ __forceinline__ void each_row(const CudaCombineParams& p, Held<kUnroll>& held, int first, F&& f) {
 #pragma unroll 1
   for (u32 left = held.kept; left != 0;) {
     u32 next = left;
@@ -79,18 +85,18 @@ __device__ __forceinline__ void each_row(const CudaCombineParams& p, Held<kUnrol
       next &= next - 1;
     }
     left = next;
-    load_rows(p, held, left);
+    load_rows(p, held, first, left);
   }
 }
 // The sum of a token's rows here; lane j holds the weight of index j.
 template <class T, int kUnroll>
-__device__ __forceinline__ void local_sum(const CudaCombineParams& p, Held<kUnroll>& held, float weight,
+__device__ __forceinline__ void local_sum(const CudaCombineParams& p, Held<kUnroll>& held, int first, float weight,
                                           float (&sums)[kUnroll][kElements<T>]) {
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
     for (int i = 0; i < kElements<T>; ++i) sums[u][i] = 0;
-  each_row(p, held, [&](int index, const Word(&words)[kUnroll]) {
+  each_row(p, held, first, [&](int index, const Word(&words)[kUnroll]) {
     const float factor = __shfl_sync(~0u, weight, index);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -139,17 +145,26 @@ __device__ __forceinline__ void send_weights(const CudaCombineParams& p, const R
     for (int d = 1; d < p.peers.ranks; ++d) ptx::st_relaxed_sys(p.peers.at(to, p.peers.after(d)) + i, unit);
   }
 }
+__device__ __forceinline__ bool leaves(const CudaCombineParams& p, const Item& item) {
+  return item.row < p.grid.sends;
+}
+__device__ __forceinline__ int source_of(const CudaCombineParams& p, const Item& item) {
+  const int self = p.peers.rank;
+  return leaves(p, item) ? p.peers.after(1 + item.row) : self - p.wire.by_dp.rest(self) + item.row - p.grid.sends;
+}
+
 // Where a peer's weight arrives, this lane's.
-template <int kUnroll>
-__device__ __forceinline__ sym<u64> weight_at(const CudaCombineParams& p, const Held<kUnroll>& held, u32 epoch) {
-  return p.buffers.weights_at(p.wire, epoch & 1, held.source, held.token) + lane_of_warp();
+__device__ __forceinline__ sym<u64> weight_at(const CudaCombineParams& p, int source, int token, u32 epoch) {
+  return p.buffers.weights_at(p.wire, epoch & 1, source, token) + lane_of_warp();
 }
 template <int kUnroll>
-__device__ __forceinline__ float await_weight(const CudaCombineParams& p, Held<kUnroll>& held, u32 epoch) {
+__device__ __forceinline__ float await_weight(const CudaCombineParams& p, const Item& item, Held<kUnroll>& held,
+                                              u32 epoch) {
   if (held.place >= 0 && !has_tag(held.weight, epoch)) {
-    const sym<u64> at = weight_at(p, held, epoch);
+    const int source = source_of(p, item);
+    const sym<u64> at = weight_at(p, source, item.token, epoch);
     const u64* word = p.peers.at(at, p.peers.rank);
-    wait_until(p.peers.fault, {held.source, at.offset, epoch}, [&](u32& seen) {
+    wait_until(p.peers.fault, {source, at.offset, epoch}, [&](u32& seen) {
       held.weight = ptx::ld_relaxed_sys(word);
       seen = u32(held.weight >> 32);
       return seen == epoch;
@@ -159,99 +174,69 @@ __device__ __forceinline__ float await_weight(const CudaCombineParams& p, Held<k
   return __uint_as_float(u32(held.weight));
 }
 
-// Which piece `item` is, p.grid says in which order. Returns its window.
-template <int kUnroll>
-__device__ __forceinline__ int aim(const CudaCombineParams& p, int item, Held<kUnroll>& held) {
+__device__ __forceinline__ Ahead look(const CudaCombineParams& p, const Runs& runs, const Item& item) {
   const CudaWire& w = p.wire;
-  const CudaCombineGrid& g = p.grid;
-  const int self = p.peers.rank, row = g.chunks.quotient(item), window = g.by_window.quotient(row);
-  int rest = row - window * int(g.by_window.value);
-  held.received = rest >= g.window * g.sends;
-  if (held.received) {
-    rest -= g.window * g.sends;
-    held.token = window * g.window + g.by_receives.quotient(rest);
-    held.source = self - w.by_dp.rest(self) + g.by_receives.rest(rest);
-  } else {
-    held.token = window * g.window + g.by_sends.quotient(rest);
-    held.source = p.peers.after(1 + g.by_sends.rest(rest));
-  }
-  held.first = (item - row * int(g.chunks.value)) * kUnroll * 32 + lane_of_warp();
-  return window;
+  const int lane = lane_of_warp(), source = source_of(p, item);
+  Ahead ahead{kElsewhere, kNoExpert, 0};
+  if (item.token >= w.source_tokens || lane >= w.per_token) return ahead;
+  ahead.place = p.route.places[(i64(source) * w.source_tokens + item.token) * w.per_token + lane];
+  if (leaves(p, item) && source != p.peers.rank) return ahead;
+  const int token = (w.dp_size > 1 ? w.run_begin(source, runs.own) : 0) + item.token;
+  if (token >= p.tokens) return ahead;
+  ahead.index = p.indices[i64(token) * w.per_token + lane];
+  ahead.weight = p.weights[i64(token) * w.per_token + lane];
+  return ahead;
 }
-// The loads that need not know whether there is such a token.
-template <int kUnroll>
-__device__ __forceinline__ void look(const CudaCombineParams& p, const Runs& runs, Held<kUnroll>& held) {
-  const CudaWire& w = p.wire;
-  const int lane = lane_of_warp();
-  const bool near = held.token < w.source_tokens && lane < w.per_token;
-  held.place =
-      near ? p.route.places[(i64(held.source) * w.source_tokens + held.token) * w.per_token + lane] : kElsewhere;
-  held.index = kNoExpert;
-  held.own_weight = 0;
-  if (!near || (!held.received && held.source != p.peers.rank)) return;
-  const int token = (w.dp_size > 1 ? w.run_begin(held.source, runs.own) : 0) + held.token;
-  if (token >= p.tokens) return;
-  held.index = p.indices[i64(token) * w.per_token + lane];
-  held.own_weight = p.weights[i64(token) * w.per_token + lane];
+__device__ __forceinline__ bool exists(const CudaCombineParams& p, const Runs& runs, const Item& item) {
+  return item.token < runs.size_of(source_of(p, item));
 }
-// What look() found: are there rows? Then they are under way.
+// The rows are under way when this returns.
 template <bool kExact, int kUnroll>
-__device__ __forceinline__ bool begin(const CudaCombineParams& p, const Runs& runs, u32 epoch, Held<kUnroll>& held) {
-  const int self = p.peers.rank;
-  if (held.token >= runs.size_of(held.source)) return false;
+__device__ __forceinline__ void begin(const CudaCombineParams& p, const Runs& runs, const Item& item,
+                                      const Ahead& ahead, u32 epoch, Held<kUnroll>& held) {
+  held.place = ahead.place;
+  held.index = ahead.index;
+  held.weight = tagged(__float_as_uint(ahead.weight), epoch);
+  held.wanted = held.kept = 0;
+  if (!exists(p, runs, item)) return;
+  const int source = source_of(p, item);
   held.wanted = __ballot_sync(~0u, held.place != kElsewhere);
   held.kept = __ballot_sync(~0u, held.place >= 0);
-  if (!held.received && held.wanted == 0) return false;
-  if (held.received || held.source == self) {
-    held.weight = tagged(__float_as_uint(held.own_weight), epoch);
-  } else {
-    held.weight = kExact || held.place < 0 ? 0 : ptx::ld_relaxed_sys(p.peers.at(weight_at(p, held, epoch), self));
-  }
-  if (!kExact || !held.received) load_rows(p, held, held.kept);
-  return true;
-}
-// From an item that has been looked at: the next one that holds anything. -1 = none.
-template <bool kExact, int kUnroll>
-__device__ __forceinline__ int find(const CudaCombineParams& p, const Runs& runs, int item, int window, int step,
-                                    u32 epoch, Held<kUnroll>& held) {
-  for (;;) {
-    if (window * p.grid.window >= runs.most) return -1;
-    if (begin<kExact>(p, runs, epoch, held)) return item;
-    item += step;
-    window = aim(p, item, held);
-    look(p, runs, held);
-  }
+  if (leaves(p, item) && source != p.peers.rank)
+    held.weight = kExact || held.place < 0
+                      ? 0
+                      : ptx::ld_relaxed_sys(p.peers.at(weight_at(p, source, item.token, epoch), p.peers.rank));
+  if (!kExact || leaves(p, item)) load_rows(p, held, first_of<kUnroll>(item), held.kept);
 }
 
 // To every other member of the token's group.
 template <int kUnroll>
-__device__ __forceinline__ void send_piece(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
-                                           int part, const Word (&words)[kUnroll], u32 epoch) {
+__device__ __forceinline__ void send_piece(const CudaCombineParams& p, const Runs& runs, const Item& item, int part,
+                                           const Word (&words)[kUnroll], u32 epoch) {
   const CudaWire& w = p.wire;
-  const int first_member = held.source - w.by_dp.rest(held.source);
-  const int token = w.run_begin(held.source, runs.tokens_of(held.source)) + held.token;
+  const int source = source_of(p, item), first_member = source - w.by_dp.rest(source), first = first_of<kUnroll>(item);
+  const int token = w.run_begin(source, runs.tokens_of(source)) + item.token;
   const sym<Word> row = p.buffers.part_at(w, epoch & 1, part, token);
 #pragma unroll 1
   for (int q = first_member; q < first_member + w.dp_size; ++q) {
     if (q == p.peers.rank) continue;
-    Word* to = p.peers.at(row, q) + held.first;
+    Word* to = p.peers.at(row, q) + first;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
-      if (held.first + u * 32 < w.y_words) send_part(to + u * 32, words[u]);
+      if (first + u * 32 < w.y_words) send_part(to + u * 32, words[u]);
   }
 }
 template <int kUnroll>
-__device__ __forceinline__ void send_rows(const CudaCombineParams& p, const Runs& runs, Held<kUnroll>& held,
-                                          u32 epoch) {
-  each_row(p, held, [&](int part, const Word(&words)[kUnroll]) { send_piece(p, runs, held, part, words, epoch); });
+__device__ __forceinline__ void send_rows(const CudaCombineParams& p, const Runs& runs, const Item& item,
+                                          Held<kUnroll>& held, u32 epoch) {
+  each_row(p, held, first_of<kUnroll>(item),
+           [&](int part, const Word(&words)[kUnroll]) { send_piece(p, runs, item, part, words, epoch); });
 #pragma unroll 1
   for (u32 lost = held.wanted & ~held.kept; lost != 0; lost &= lost - 1) {
     const Word zeros[kUnroll] = {};
-    send_piece(p, runs, held, __ffs(int(lost)) - 1, zeros, epoch);
+    send_piece(p, runs, item, __ffs(int(lost)) - 1, zeros, epoch);
   }
 }
-
-// ---- receive ----
 
 // Waits for parts first_part + b of a token for the bits b of `which`, and clears their memory.
 template <int kUnroll, int kParts>
@@ -291,8 +276,8 @@ __device__ __forceinline__ void take_parts(const CudaCombineParams& p, int token
 // f(bits of the parts of a batch, the batch's first, their words) for all batches of `count` parts, in order; `there`:
 // those that come from others, from `peer_of(part)`.
 template <int kUnroll, class PeerOf, class F>
-__device__ __forceinline__ void each_batch(const CudaCombineParams& p, const Held<kUnroll>& held, int token, int count,
-                                           u32 there, u32 epoch, PeerOf&& peer_of, F&& f) {
+__device__ __forceinline__ void each_batch(const CudaCombineParams& p, int first, int token, int count, u32 there,
+                                           u32 epoch, PeerOf&& peer_of, F&& f) {
   constexpr int kParts = kPartBatch<kUnroll>;
 #pragma unroll 1
   for (int base = 0; base < count; base += kParts) {
@@ -300,7 +285,7 @@ __device__ __forceinline__ void each_batch(const CudaCombineParams& p, const Hel
     const u32 bits = there >> base & ((1u << kParts) - 1);
     if (bits != 0) {
       const int peer = peer_of(base + __ffs(int(bits)) - 1);
-      take_parts(p, token, held.first, base, bits, peer, epoch, parts);
+      take_parts(p, token, first, base, bits, peer, epoch, parts);
       __syncwarp();
     }
     f(bits, base, parts);
@@ -320,14 +305,16 @@ __device__ __forceinline__ void add_words(float (&sums)[kUnroll][kElements<T>], 
 // Adds what the ranks have summed, in rank order; `own`: this rank's part, rounded as what travels, so that members of
 // a group get the same bits.
 template <class T, int kUnroll>
-__device__ __forceinline__ void add_parts(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
-                                          const Word (&own)[kUnroll], u32 holders, u32 epoch) {
+__device__ __forceinline__ void add_parts(const CudaCombineParams& p, const Runs& runs, const Item& item, i32 index,
+                                          const Word (&own)[kUnroll], u32 epoch) {
   const CudaWire& w = p.wire;
-  const int self = p.peers.rank, token = w.run_begin(held.source, runs.own) + held.token;
+  const u32 holders = __reduce_or_sync(~0u, u32(index) < u32(w.experts) ? 1u << w.rank_of(index) : 0u);
+  const int self = p.peers.rank, token = w.run_begin(source_of(p, item), runs.own) + item.token;
+  const int first = first_of<kUnroll>(item);
   if (token >= p.tokens) return;
   float sums[kUnroll][kElements<T>] = {};
-  each_batch(
-      p, held, token, w.ranks, holders & ~(1u << self), epoch, [](int part) { return part; },
+  each_batch<kUnroll>(
+      p, first, token, w.ranks, holders & ~(1u << self), epoch, [](int part) { return part; },
       [&](u32 there, int base, const Word(&parts)[kPartBatch<kUnroll>][kUnroll]) {
 #pragma unroll
         for (int b = 0; b < kPartBatch<kUnroll>; ++b) {
@@ -337,73 +324,75 @@ __device__ __forceinline__ void add_parts(const CudaCombineParams& p, const Runs
       });
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u)
-    if (held.first + u * 32 < w.y_words) store_sums<T>(p, token, held.first + u * 32, sums[u]);
+    if (first + u * 32 < w.y_words) store_sums<T>(p, token, first + u * 32, sums[u]);
 }
 // Adds every expert's row, in the order of the token's indices.
 template <class T, int kUnroll>
-__device__ __forceinline__ void add_rows(const CudaCombineParams& p, const Runs& runs, const Held<kUnroll>& held,
-                                         u32 epoch) {
+__device__ __forceinline__ void add_rows(const CudaCombineParams& p, const Runs& runs, const Item& item, i32 place,
+                                         i32 index, float weight, u32 epoch) {
   const CudaWire& w = p.wire;
-  const int self = p.peers.rank, token = w.run_begin(held.source, runs.own) + held.token;
+  const int self = p.peers.rank, token = w.run_begin(source_of(p, item), runs.own) + item.token;
+  const int first = first_of<kUnroll>(item);
   if (token >= p.tokens) return;
-  const int holder = u32(held.index) < u32(w.experts) ? w.rank_of(held.index) : -1;
-  const float weight = __uint_as_float(u32(held.weight));
+  const int holder = u32(index) < u32(w.experts) ? w.rank_of(index) : -1;
+  const u32 kept = __ballot_sync(~0u, place >= 0);
   const u32 remote = __ballot_sync(~0u, holder >= 0 && holder != self);
   float sums[kUnroll][kElements<T>] = {};
-  each_batch(
-      p, held, token, w.per_token, remote, epoch, [&](int part) { return __shfl_sync(~0u, holder, part); },
+  each_batch<kUnroll>(
+      p, first, token, w.per_token, remote, epoch, [&](int part) { return __shfl_sync(~0u, holder, part); },
       [&](u32 there, int base, Word(&parts)[kPartBatch<kUnroll>][kUnroll]) {
 #pragma unroll
         for (int b = 0; b < kPartBatch<kUnroll>; ++b) {
-          const bool here = held.kept >> (base + b) & 1;
+          const bool here = kept >> (base + b) & 1;
           if (here) {
-            const Word* row = row_of(p, __shfl_sync(~0u, held.place, base + b));
+            const Word* row = row_of(p, __shfl_sync(~0u, place, base + b));
 #pragma unroll
             for (int u = 0; u < kUnroll; ++u)
-              if (held.first + u * 32 < w.y_words) parts[b][u] = row[held.first + u * 32];
+              if (first + u * 32 < w.y_words) parts[b][u] = row[first + u * 32];
           }
           if (here || (there >> b & 1)) add_words<T>(sums, __shfl_sync(~0u, weight, base + b), parts[b]);
         }
       });
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u)
-    if (held.first + u * 32 < w.y_words) store_sums<T>(p, token, held.first + u * 32, sums[u]);
+    if (first + u * 32 < w.y_words) store_sums<T>(p, token, first + u * 32, sums[u]);
 }
 
-// All pieces of this warp, from `item` on, which has been looked at.
+// All of this warp's items, from `item` on, which has been looked at.
 template <class T, bool kExact, int kUnroll>
-__device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& runs, int item, int window, u32 epoch,
-                                     Held<kUnroll>& held) {
-  const int step = p.grid.movers() * kCudaWarps;
-  item = find<kExact>(p, runs, item, window, step, epoch, held);
-  while (item >= 0) {
+__device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& runs, Item item, Ahead ahead, u32 epoch) {
+  Held<kUnroll> held;
+  begin<kExact>(p, runs, item, ahead, epoch, held);
+  Item next = p.grid.after(item);
+  ahead = look(p, runs, next);
+  while (item.least < runs.most) {
+    const Item done = item;
+    Word words[kUnroll];
+    float weight;
     if constexpr (kExact) {
-      if (held.received) {
-        add_rows<T>(p, runs, held, epoch);
-      } else {
-        send_rows(p, runs, held, epoch);
-      }
-      window = aim(p, item + step, held);
-      look(p, runs, held);
-      item = find<kExact>(p, runs, item + step, window, step, epoch, held);
+      weight = __uint_as_float(u32(held.weight));
+      if (leaves(p, item)) send_rows(p, runs, item, held, epoch);
     } else {
-      const float weight = await_weight(p, held, epoch);
+      weight = await_weight(p, item, held, epoch);
       float sums[kUnroll][kElements<T>];
-      local_sum<T>(p, held, weight, sums);
-      Word words[kUnroll];
+      local_sum<T>(p, held, first_of<kUnroll>(item), weight, sums);
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) words[u] = round_word<T>(sums[u]);
-      const u32 holders =
-          __reduce_or_sync(~0u, u32(held.index) < u32(p.wire.experts) ? 1u << p.wire.rank_of(held.index) : 0u);
-      Held<kUnroll> done = held;  // but for its rows
-      // The next rows are on their way before this piece leaves: loads queue up behind stores to peers.
-      window = aim(p, item + step, held);
-      look(p, runs, held);
-      item = find<kExact>(p, runs, item + step, window, step, epoch, held);
-      if (done.received) {
-        add_parts<T>(p, runs, done, words, holders, epoch);
+    }
+    const u32 wanted = held.wanted;
+    const i32 place = held.place, index = held.index;
+    // The next rows are on their way before this piece leaves: loads queue up behind stores to peers.
+    item = next;
+    begin<kExact>(p, runs, item, ahead, epoch, held);
+    next = p.grid.after(next);
+    ahead = look(p, runs, next);
+    if (leaves(p, done)) {
+      if (!kExact && wanted != 0) send_piece(p, runs, done, p.peers.rank, words, epoch);
+    } else if (exists(p, runs, done)) {
+      if constexpr (kExact) {
+        add_rows<T, kUnroll>(p, runs, done, place, index, weight, epoch);
       } else {
-        send_piece(p, runs, done, p.peers.rank, words, epoch);
+        add_parts<T>(p, runs, done, index, words, epoch);
       }
     }
   }
@@ -415,22 +404,24 @@ template <class T, bool kExact, int kUnroll>
 __global__ void __launch_bounds__(kCudaThreads, 1) ep_combine_kernel(const __grid_constant__ CudaCombineParams p) {
   using namespace combine_detail;
   const int movers = p.grid.movers();
-  const bool clerk = int(blockIdx.x) == movers, works = !clerk && p.grid.sends + p.grid.receives > 0;
+  const bool clerk = int(blockIdx.x) == movers;
   warm_parameters(p);
-  const int item = warp_of_cta() * movers + int(blockIdx.x);  // neighbouring pieces on different multiprocessors
-  Held<kUnroll> held;
-  int window = aim(p, item, held);
-  if constexpr (kUnroll == 1) settle(window, held.token, held.source, held.first);  // registers are scarce otherwise
+  const int number = warp_of_cta() * movers + int(blockIdx.x);  // neighbouring pieces on different multiprocessors
+  const bool works = !clerk && p.grid.sends + p.grid.receives > 0;
+  Item item = p.grid.first(number);
+  // Registers are scarce otherwise.
+  if constexpr (kUnroll == 1) settle(item.number, item.token, item.least, item.row, item.chunk);
   ptx::wait_for_previous_grid();
   ptx::launch_dependents();
   // The first loads need none of each other's results, unless groups of ranks share their tokens.
   const u32 epoch = running_epoch(counter_of(p.peers, p.buffers.combined));
   Runs runs = load_runs(p);
   if (p.wire.dp_size > 1) gather(p, runs);
-  if (works) look(p, runs, held);
+  Ahead ahead{};
+  if (works) ahead = look(p, runs, item);
   if (p.send && !kExact) send_weights(p, runs, epoch);
   if (p.wire.dp_size == 1) gather(p, runs);
-  if (works) work<T, kExact, kUnroll>(p, runs, item, window, epoch, held);
+  if (works) work<T, kExact, kUnroll>(p, runs, item, ahead, epoch);
   if (clerk) {
     // By a warp that sends few weights or none: a release waits for the stores before it.
     if (p.send && warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);

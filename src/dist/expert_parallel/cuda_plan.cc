@@ -135,24 +135,29 @@ CudaCombineGrid plan_cuda_combine(const CudaWire& w, int tokens, int max_ctas, b
   // Own tokens travel only for other members of the group.
   grid.sends = !send || w.ranks == 1 ? 0 : w.dp_size > 1 ? w.ranks : w.ranks - 1;
   grid.receives = receive ? w.dp_size : 0;
+  grid.by_sends = Divisor(std::max(1, grid.sends));
+  grid.by_receives = Divisor(std::max(1, grid.receives));
   const i64 rows = std::max(1, grid.sends + grid.receives), most = std::max(1, tokens);
-  const i64 groups_of_row = divide_up(w.y_words, 32), groups = most * rows * groups_of_row;
   const i64 most_movers = std::max(2, max_ctas) - 1, most_warps = most_movers * kCudaWarps;
-  grid.unroll = unroll_for(groups, most_warps, 2);
-  grid.chunks = Divisor(divide_up(groups_of_row, grid.unroll));
-  const i64 chunks = grid.chunks.value;
-  i64 movers = std::clamp<i64>(divide_up(groups, 8), 1, most_movers);
-  grid.window = int(most);
-  if (grid.sends > 0 && most * rows * chunks > most_warps) {
-    // Several turns: each warp sends a piece in each of them.
+  const i64 groups = divide_up(w.y_words, 32);
+  grid.unroll = 2 * most * groups <= most_warps ? 1 : 2;  // small pieces while each pair has two warps
+  grid.chunks = Divisor(divide_up(groups, grid.unroll));
+  const i64 chunks = grid.chunks.value, pairs = most * chunks;
+  i64 movers = most_movers;
+  if (pairs <= most_warps) {
+    grid.shares = int(std::min(most_warps / pairs, rows));
+    movers = std::clamp<i64>(divide_up(pairs * grid.shares, kCudaWarps / 2), 1, most_movers);
+    grid.stride = Divisor(pairs);
+  } else if (grid.sends > 0) {
+    // Each warp sends a piece in each of several turns.
     const i64 sent = most * grid.sends * chunks;
     movers = divide_up(divide_up(sent, divide_up(sent, most_warps)), kCudaWarps);
     grid.window = int(std::clamp<i64>(movers * kCudaWarps / (grid.sends * chunks), 1, most));
+  } else {
+    grid.window = int(most);
   }
-  grid.ctas = int(movers) + 1;
   grid.by_window = Divisor(grid.window * rows);
-  grid.by_sends = Divisor(std::max(1, grid.sends));
-  grid.by_receives = Divisor(std::max(1, grid.receives));
+  grid.ctas = int(movers) + 1;
   return grid;
 }
 

@@ -120,13 +120,60 @@ struct CudaDispatchGrid : CudaExchangeGrid {
   int mask_words = 1;    // tokens of each source that one CTA places, 32 to a word
   i64 shared_bytes = 0;  // for that
 };
-// The work of combine in order: of a window of so many tokens of every source, what leaves (`sends` rows per token),
-// then what arrives (`receives` rows per token). So a warp sends, receives and sends again, and nobody waits for what
-// its own waiting holds up.
+// A piece of a row of combine: what a rank sums of it leaves for the token's source (row < sends: the sources after
+// this rank, in turn), or is received, with what the others send (the members of this rank's group, in turn).
+struct CudaCombineItem {
+  int number;        // counts on, as the order says
+  int token, least;  // of its source; none that follows is lower than `least`
+  int row, chunk;
+};
+// In which order the warps of a grid combine. Few tokens: a pair of a token's number and a chunk is the unit. `shares`
+// warps have every so many-th of its rows each, then those of the pair `stride` further on. Many tokens (shares = 0):
+// of a window of so many tokens of every source, what leaves, then what is received, one item for each warp in turn.
+// Either way nobody waits for what its own waiting holds up: what leaves depends on nothing received but that of
+// earlier tokens and chunks.
 struct CudaCombineGrid : CudaExchangeGrid {
   int sends = 0, receives = 0;
+  int shares = 0;
+  Divisor stride;
   int window = 1;
   Divisor by_window, by_sends, by_receives;  // rows of a window; sends and receives, or 1
+
+  WEFT_HD int warps() const { return movers() * kCudaWarps; }
+  WEFT_HD CudaCombineItem pair(int number, int row) const {
+    const int token = chunks.quotient(number);
+    return {number, token, token, row, number - token * int(chunks.value)};
+  }
+  WEFT_HD CudaCombineItem of_window(int number) const {
+    const int row = chunks.quotient(number), least = by_window.quotient(row) * window;
+    int rest = by_window.rest(row);
+    CudaCombineItem item{number, least, least, 0, chunks.rest(number)};
+    if (rest < window * sends) {
+      item.token += by_sends.quotient(rest);
+      item.row = by_sends.rest(rest);
+    } else {
+      rest -= window * sends;
+      item.token += by_receives.quotient(rest);
+      item.row = sends + by_receives.rest(rest);
+    }
+    return item;
+  }
+  // The first item of warp `warp`; beyond the last token where it has none.
+  WEFT_HD CudaCombineItem first(int warp) const {
+    if (shares == 0) return of_window(warp);
+    const int share = stride.quotient(warp);
+    if (share < shares) return pair(warp - share * int(stride.value), share);
+    return {0, INT32_MAX, INT32_MAX, 0, 0};
+  }
+  // The same warp's next one.
+  WEFT_HD CudaCombineItem after(CudaCombineItem item) const {
+    if (shares == 0) return of_window(item.number + warps());
+    item.row += shares;
+    if (item.row < sends + receives) return item;
+    do item.row -= shares;
+    while (item.row >= shares);
+    return pair(item.number + int(stride.value), item.row);
+  }
 };
 // For calls of up to `tokens` tokens per source. max_ctas: at least 2. send, receive: what the launch does.
 CudaDispatchGrid plan_cuda_dispatch(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
