@@ -234,6 +234,8 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
 template <class Config, class Params>
 __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __grid_constant__ Params params) {
   using Crew = decltype(params.crew);
+  // What the CTA starts with, in eights a thread: asked for more, the second multiplier would wait for ever.
+  static_assert(Config::kThreads == 384 && Crew::kFeederRegisters + 2 * Crew::kMultiplyRegisters <= 3 * 168);
   extern __shared__ std::byte raw[];
   const GemmShared<Config> shared(raw);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);

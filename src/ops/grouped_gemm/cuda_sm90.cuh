@@ -38,16 +38,18 @@ __device__ __forceinline__ ExpertTable& expert_table() {
   return *reinterpret_cast<ExpertTable*>(shared_extra<Config>());
 }
 
-// sums[i] = count(0) + ... + count(i - 1), i up to `counts`, by the first warp, 32 at a time.
+// sums[i] = count(0) + ... + count(i - 1), i up to `counts`: all threads count, the first warp sums up.
 template <class Count>
 __device__ __forceinline__ void sum_up(int* sums, int counts, Count&& count) {
+  for (int i = int(threadIdx.x); i < counts; i += int(blockDim.x)) sums[i + 1] = count(i);
+  __syncthreads();
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
   int before = 0;
   if (lane == 0) sums[0] = 0;
   for (int base = 0; base < counts; base += 32) {
     const int i = base + lane;
-    int sum = i < counts ? count(i) : 0;
+    int sum = i < counts ? sums[i + 1] : 0;
 #pragma unroll
     for (int apart = 1; apart < 32; apart *= 2) {
       const int left = __shfl_up_sync(~0u, sum, apart);
