@@ -20,7 +20,7 @@ struct CudaAgMoeArgs {
   TensorView x;        // [M_r, k] bf16, M_r = split_range(m, ranks, rank)
   i64 m = 0;           // tokens of all ranks, at most max_m, the same on every rank
   TensorView map;      // [rows] i32, and
-  TensorView offsets;  // [experts * ranks + 1] i32: what cuda_sort_experts() makes of all tokens' experts, with .ranks
+  TensorView offsets;  // [experts + 1] i32: what cuda_sort_experts() makes of all tokens' experts
   TensorView w;        // [experts, n, k] bf16, dense; n may differ over ranks and be 0
   TensorView y;        // [rows, n] bf16, overlapping nothing; rows the same on every rank
 };
@@ -28,8 +28,8 @@ struct CudaAgMoeArgs {
 class CudaAgMoe {
  public:
   // Collective. The communicator must outlive it. One instance serves every layer of this width. options.variant: split
-  // (and auto) is all_gather, then the grouped GEMM. Symmetric memory: one copy of x for "copy", two for "push" and
-  // "split". Errors: kInvalidArgument naming the field; kResourceExhausted.
+  // is all_gather, then the grouped GEMM. Symmetric memory: two copies of x. Errors: kInvalidArgument naming the field;
+  // kResourceExhausted.
   static Result<CudaAgMoe> create(CudaCommunicator& comm, const CudaAgMoeShape& shape,
                                   const CudaFusedOptions& options = {});
 
@@ -43,19 +43,17 @@ class CudaAgMoe {
   CudaAgMoe(CudaCommunicator& comm, const CudaAgMoeShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
   Status run_split(cudaStream_t stream, const CudaAgMoeArgs& args);
-  Status run_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);
   template <class Config>
-  Status launch_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);
+  Status run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);
 
   CudaCommunicator* comm_;
   CudaAgMoeShape shape_;
   FusedVariant forced_ = FusedVariant::kAuto;
   // The most tokens of each variant, 0 = it cannot run.
-  i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
+  i64 split_rows_ = 0, push_rows_ = 0;
   FusedWords words_;
   FlagTable arrived_;
-  sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k] bf16
-  std::unique_ptr<CopyChain> chain_;
+  sym<std::byte> pushed_;  // [2][push_rows_, k] bf16
   std::unique_ptr<CudaAllGather> gather_;
   DeviceBuffer gathered_;  // of "split": [split_rows_, k]
 };

@@ -37,6 +37,8 @@ Result<CudaAgMoe> CudaAgMoe::create(CudaCommunicator& comm, const CudaAgMoeShape
                  kOp, shape.max_m, shape.k);
   CudaAgMoe op(comm, shape);
   WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  if (op.forced_ == FusedVariant::kCopy)
+    return error(Code::kInvalidArgument, "{}: variant: expected auto, split or push, found 'copy'", kOp);
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());
   return std::move(op);
@@ -50,27 +52,21 @@ Status CudaAgMoe::allocate() {
       return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
     }));
   WEFT_TRY(prepare_cuda_grouped_gemm());
-  WEFT_ASSIGN(auto chain, CopyChain::create());
-  chain_ = std::make_unique<CopyChain>(std::move(chain));
   const int ranks = comm_->size();
-  const auto most = [&](FusedVariant variant, i64 limit) {
-    return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
-  };
-  split_rows_ = most(FusedVariant::kSplit, shape_.max_m);
-  push_rows_ = most(FusedVariant::kPush, 0);
-  copy_rows_ = most(FusedVariant::kCopy, 0);
+  const bool any = forced_ == FusedVariant::kAuto;
+  if (any) split_rows_ = std::min(shape_.max_m, kAgMoeSplitMost);
+  if (forced_ == FusedVariant::kSplit) split_rows_ = shape_.max_m;
+  if (forced_ == FusedVariant::kPush || (any && shape_.max_m > kAgMoeSplitMost)) push_rows_ = shape_.max_m;
   const i64 row_bytes = shape_.k * 2;
   const i64 flags = flags_per_source(cuda_ag_moe_flags(shape_.k));
   SymmetricLayout layout;
   const FusedLayout fused(layout, ranks, kFlagsPerLine);
   const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 pushed = layout.reserve<std::byte>(2 * push_rows_ * row_bytes);
-  const i64 copied = layout.reserve<std::byte>(copy_rows_ * row_bytes);
   WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
   words_ = fused.at(base);
   arrived_ = {layout.at<u32>(base, arrived), flags};
   pushed_ = layout.at<std::byte>(base, pushed);
-  copied_ = layout.at<std::byte>(base, copied);
   if (split_rows_ == 0) return {};
   WEFT_ASSIGN(gathered_, DeviceBuffer::create(size_t(split_rows_ * row_bytes)));
   WEFT_ASSIGN(auto gather,
@@ -90,12 +86,12 @@ Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
   const CudaGroupedGemmArgs gemm{.x = args.x, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y};
   WEFT_TRY(check_cuda_grouped_gemm(gemm).with_context(kOp));
   const i64 experts = args.w.dim(0), n = args.w.dim(1), rows = args.y.dim(0);
-  WEFT_TRY(expect_tensor("ag_moe: offsets", args.offsets, DType::kI32, {experts * ranks + 1}));
   WEFT_TRY(comm_->status());
   if (m == 0 || rows == 0) return {};
   if (ranks == 1) return cuda_grouped_gemm(stream, gemm);
   const CudaAgMoePlan plan = plan_cuda_ag_moe({m, rows, experts, n, shape_.k}, ranks, comm_->max_ctas(), forced_);
-  return plan.variant == FusedVariant::kSplit ? run_split(stream, args) : run_fused(stream, args, plan);
+  if (plan.variant == FusedVariant::kSplit) return run_split(stream, args);
+  return with_config(plan.gemm.tile, [&](auto config) { return run_push<decltype(config)>(stream, args, plan); });
 }
 
 Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
@@ -113,47 +109,35 @@ Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
       stream, {.x = all, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y, .sms = comm_->max_ctas()});
 }
 
-Status CudaAgMoe::run_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan) {
-  WEFT_CHECK(args.m <= (plan.variant == FusedVariant::kPush ? push_rows_ : copy_rows_), args.m, push_rows_, copy_rows_);
-  const bool chained = plan.variant == FusedVariant::kCopy;
-  if (chained) WEFT_TRY(chain_->fork(stream));
-  WEFT_TRY(
-      with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, args, plan); }));
-  if (!chained) return {};
-  WEFT_TRY(chain_->copy_to_peers(*comm_, "ag_moe: copies", words_.chain, copied_, args.x, args.m));
-  return chain_->join(stream);
-}
-
 template <class Config>
-Status CudaAgMoe::launch_fused(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan) {
-  const bool push = plan.variant == FusedVariant::kPush;
+Status CudaAgMoe::run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan) {
+  WEFT_CHECK(args.m <= push_rows_, args.m, push_rows_);
   const int ranks = comm_->size(), rank = comm_->rank();
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = shape_.k;
   const int k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
   ag_moe::Params<Config> params{};
   // Without columns there is no tile, and nothing is loaded from the map.
   const TensorView weights =
-      n > 0 ? bf16_rows(args.w.data, experts * n, k) : bf16_rows(comm_->at(push ? pushed_ : copied_, rank), args.m, k);
+      n > 0 ? bf16_rows(args.w.data, experts * n, k) : bf16_rows(comm_->at(pushed_, rank), args.m, k);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
   params.k_blocks = k_blocks;
-  params.schedule = {
-      args.offsets.as<const i32>(), int(experts), int(n), plan.gemm.tiles_n, rank, ranks, plan.phases, plan.movers};
+  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.gemm.tiles_n, plan.movers};
   params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
   ag_moe::Crew<Config>& crew = params.crew;
   crew.peers = comm_->peers(kOp);
   crew.words = words_;
-  crew.chained = !push;
+  crew.chained = false;
   crew.tokens = RankRows(args.m, ranks);
   crew.movers = plan.movers;
   crew.parts = plan.parts;
-  crew.chunks = (k_blocks + plan.blocks_per_flag - 1) / plan.blocks_per_flag;
-  crew.blocks_per_flag = plan.blocks_per_flag;
+  crew.chunks = (k_blocks + plan.blocks_per_chunk - 1) / plan.blocks_per_chunk;
+  crew.blocks_per_chunk = plan.blocks_per_chunk;
   crew.k = int(k);
   crew.k_blocks = k_blocks;
   crew.x = args.x.as<const std::byte>();
   crew.x_stride = args.x.byte_strides[0];
   crew.map = args.map.as<const i32>();
-  crew.gather = push ? pushed_ : copied_;
+  crew.gather = pushed_;
   crew.half_bytes = push_rows_ * k * 2;
   crew.arrived = arrived_;
   return launch(

@@ -7,26 +7,25 @@ namespace weft {
 
 // A rank's rows are pushed in so many parts at most, each with flags of its own; one lane of a warp hears each.
 inline constexpr int kAgMoeMostParts = 32;
-// (phase, expert) pairs that the kernel's table holds.
-inline constexpr int kAgMoeMostRuns = 1024;
+// Up to so many tokens of all ranks "auto" is split: low-latency words are faster than pushes there.
+inline constexpr i64 kAgMoeSplitMost = 128;
+
 struct CudaAgMoePlan {
-  FusedVariant variant = FusedVariant::kSplit;
-  GroupedGemmPlan gemm;     // ctas: those that multiply
-  int movers = 0;           // CTAs that push instead; they come first in the grid
-  int phases = 1;           // tiles by the farthest rank whose rows they need
-  int blocks_per_flag = 0;  // blocks of 64 along K
-  int parts = 0;            // of a rank's rows: 4 to kAgMoeMostParts
+  FusedVariant variant = FusedVariant::kPush;  // or kSplit, to which what follows means nothing
+  GroupedGemmPlan gemm;                        // ctas: those that multiply
+  int movers = 0;                              // CTAs that push instead; they come first in the grid
+  int blocks_per_chunk = 0;                    // blocks of 64 along K that come together
+  int parts = 0;                               // of a rank's rows, 4 to kAgMoeMostParts
 };
 
 struct CudaAgMoeSize {
   i64 m;        // tokens of all ranks, > 0
   i64 rows;     // (token, expert) pairs, >= 0
-  i64 experts;  // 1 to kAgMoeMostRuns / 2
+  i64 experts;  // > 0
   i64 n, k;     // of this rank's experts; k > 0
 };
-// `max_ctas` = CudaCommunicator::max_ctas(). kAuto is kSplit: what the fused kernel hides it loses again by reading
-// weights twice and by multiplying on fewer multiprocessors (measured on two H200s, 1 to 8192 tokens). The plan depends
-// on n, which may differ over ranks, in `gemm` alone.
+// `max_ctas` = CudaCommunicator::max_ctas(); `forced` is not kCopy. The plan depends on n, which may differ over ranks,
+// in `gemm` alone.
 CudaAgMoePlan plan_cuda_ag_moe(const CudaAgMoeSize& size, int ranks, int max_ctas,
                                FusedVariant forced = FusedVariant::kAuto);
 

@@ -83,7 +83,7 @@ class SizeBench {
     return dense(b.data(), DType::kBF16, {rows, columns});
   }
   TensorView weight() const { return dense(w_.data(), DType::kBF16, {kExperts, shape_.n, shape_.k}); }
-  TensorView offsets() const { return dense(offsets_.data(), DType::kI32, {kExperts * comm_.size() + 1}); }
+  TensorView offsets() const { return dense(offsets_.data(), DType::kI32, {kExperts + 1}); }
   TensorView map() const { return dense(map_.data(), DType::kI32, {rows_}); }
   TensorView pairs() const { return dense(pairs_.data(), DType::kI32, {rows_}); }
   TensorView token_rows() const { return dense(token_rows_.data(), DType::kI32, {m_, kPerToken}); }
@@ -109,7 +109,7 @@ class SizeBench {
     for (DeviceBuffer* b : {&ids_, &factors_, &map_, &pairs_, &token_rows_}) {
       WEFT_ASSIGN(*b, DeviceBuffer::create(ids.size() * 4));
     }
-    WEFT_ASSIGN(offsets_, DeviceBuffer::create(size_t(kExperts * comm_.size() + 1) * 4));
+    WEFT_ASSIGN(offsets_, DeviceBuffer::create(size_t(kExperts + 1) * 4));
     WEFT_CUDA_TRY(cudaMemcpy(ids_.data(), ids.data(), ids.size() * 4, cudaMemcpyDefault));
     WEFT_CUDA_TRY(cudaMemcpy(factors_.data(), factors.data(), factors.size() * 4, cudaMemcpyDefault));
     WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
@@ -117,8 +117,7 @@ class SizeBench {
                                          .offsets = offsets(),
                                          .map = map(),
                                          .pairs = pairs(),
-                                         .rows = token_rows(),
-                                         .ranks = comm_.size()}));
+                                         .rows = token_rows()}));
     WEFT_ASSIGN(w_, bf16_buffer(kExperts * shape_.n * shape_.k));
     WEFT_TRY(fill_random_bf16(stream_, w_.data(), kExperts * shape_.n * shape_.k, u32(comm_.rank()) + 101));
     const i64 x_rows = options_.op == "ag_moe" ? m_ : rows_;

@@ -22,17 +22,16 @@ static __global__ void route_kernel(i32* ids, float* weights, int tokens, int pe
 // The routing of up to `tokens` tokens in device memory.
 class CudaRouting {
  public:
-  static Result<CudaRouting> create(i64 tokens, i64 per_token, i64 experts, int ranks) {
+  static Result<CudaRouting> create(i64 tokens, i64 per_token, i64 experts) {
     WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(route_kernel), 0));
     WEFT_TRY(prepare_cuda_grouped_gemm());
     CudaRouting routing;
     routing.per_token_ = per_token;
     routing.experts_ = experts;
-    routing.ranks_ = ranks;
     for (DeviceBuffer* b : {&routing.ids_, &routing.weights_, &routing.map_, &routing.pairs_, &routing.rows_}) {
       WEFT_ASSIGN(*b, DeviceBuffer::create(size_t(tokens * per_token) * 4));
     }
-    WEFT_ASSIGN(routing.offsets_, DeviceBuffer::create(size_t(experts * ranks + 1) * 4));
+    WEFT_ASSIGN(routing.offsets_, DeviceBuffer::create(size_t(experts + 1) * 4));
     return std::move(routing);
   }
   Status enqueue(cudaStream_t stream, i64 tokens, const u32* call) {
@@ -42,10 +41,9 @@ class CudaRouting {
                                       .offsets = offsets(),
                                       .map = map(tokens),
                                       .pairs = pairs(tokens),
-                                      .rows = rows(tokens),
-                                      .ranks = ranks_});
+                                      .rows = rows(tokens)});
   }
-  TensorView offsets() const { return list(offsets_, experts_ * ranks_ + 1); }
+  TensorView offsets() const { return list(offsets_, experts_ + 1); }
   TensorView map(i64 tokens) const { return list(map_, tokens * per_token_); }
   TensorView pairs(i64 tokens) const { return list(pairs_, tokens * per_token_); }
   TensorView rows(i64 tokens) const { return table(rows_, tokens); }
@@ -60,7 +58,6 @@ class CudaRouting {
     return TensorView::dense(b.data(), dtype, {tokens, per_token_}, DeviceKind::kCuda);
   }
   i64 per_token_ = 0, experts_ = 0;
-  int ranks_ = 1;
   DeviceBuffer ids_, weights_, offsets_, map_, pairs_, rows_;
 };
 

@@ -47,7 +47,7 @@ class CheckedCalls {
   static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, i64 experts) {
     CheckedCalls calls(comm, n, k, experts);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts, comm.size()));
+    WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts));
     WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(check_sums_kernel), 0));
     WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .max_rows = kMaxM * kPerToken, .n = n}));
     calls.op_ = std::make_unique<Op>(std::move(op));
@@ -167,7 +167,7 @@ TEST(CudaMoeRs, RefusesWrongInputBeforeALaunch) {
     std::byte* d = memory.as<std::byte>();
     const auto table = [&](DType dtype, Shape shape) { return TensorView::dense(d, dtype, shape, DeviceKind::kCuda); };
     const CudaMoeArgs good{.a = bf16_matrix(d, 16, 8),
-                           .offsets = table(DType::kI32, {7}),
+                           .offsets = table(DType::kI32, {4}),
                            .pairs = table(DType::kI32, {16}),
                            .rows = table(DType::kI32, {8, 2}),
                            .weights = table(DType::kF32, {8, 2}),
@@ -186,7 +186,7 @@ TEST(CudaMoeRs, RefusesWrongInputBeforeALaunch) {
         {changed([&](auto& a) { a.y = bf16_matrix(d, 4, 16, 24); }), "y"},
         {changed([&](auto& a) { a.pairs = table(DType::kI32, {15}); }), "pairs"},
         {changed([&](auto& a) { a.weights = table(DType::kI32, {8, 2}); }), "weights"},
-        {changed([&](auto& a) { a.offsets = table(DType::kI32, {6}); }), "offsets"},
+        {changed([&](auto& a) { a.offsets = table(DType::kI32, {5}); }), "offsets"},
         {CudaMoeRs::create(comm, {.max_m = 16, .max_rows = 16, .n = 12}).status(), "n"},
     });
   }));

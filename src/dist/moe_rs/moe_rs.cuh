@@ -15,7 +15,7 @@ struct CudaMoeShape {
 // All on the rank's device; 16-byte aligned. The routing is what cuda_sort_experts() makes, the same on every rank.
 struct CudaMoeArgs {
   TensorView a;  // [rows, k_r] bf16, sorted by expert, row stride a multiple of 16 bytes; k_r may differ over ranks
-  TensorView offsets;  // [experts * ranks + 1] i32, or for one rank
+  TensorView offsets;  // [experts + 1] i32
   TensorView pairs;    // [rows] i32
   TensorView rows;     // [m, per_token] i32
   TensorView weights;  // [m, per_token] f32

@@ -33,8 +33,7 @@ Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const Grouped
   const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
   params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n,
-                     int((args.offsets.dim(0) - 1) / experts)};
+  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n};
   params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config, Params>));
@@ -99,8 +98,7 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, n}));
   WEFT_TRY(expect_cuda_matrix("x", args.x, {args.map.data ? -1 : rows, k}));
   if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
-  const i64 ranks = args.offsets.shape.rank() == 1 ? std::max<i64>(1, (args.offsets.dim(0) - 1) / experts) : 1;
-  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts * ranks + 1}));
+  WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
   if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
     return error(Code::kInvalidArgument, "w {}, y {}: too large", args.w.describe(), args.y.describe());
   return {};
@@ -136,14 +134,12 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
   if (!args.ids.is_dense() || args.ids.dim(1) < 1 || count > i64(1) << 30)
     return error(Code::kInvalidArgument, "ids: expected at most 2^30 dense pairs, found {}", args.ids.describe());
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {-1}));
-  if (args.ranks < 1 || args.ranks > 32 || args.offsets.dim(0) <= args.ranks ||
-      args.offsets.dim(0) % args.ranks != 1 % args.ranks)
-    return error(Code::kInvalidArgument, "offsets: expected experts * {} + 1, found {}", args.ranks,
-                 args.offsets.describe());
+  if (args.offsets.dim(0) < 2)
+    return error(Code::kInvalidArgument, "offsets: expected experts + 1, found {}", args.offsets.describe());
   WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {count}));
   if (args.pairs.data) WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {count}));
   if (args.rows.data) WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, args.ids.shape));
-  const i64 experts = (args.offsets.dim(0) - 1) / args.ranks;
+  const i64 experts = args.offsets.dim(0) - 1;
   const ExpertSortParams params{.ids = args.ids.as<const i32>(),
                                 .offsets = args.offsets.as<i32>(),
                                 .map = args.map.as<i32>(),
@@ -151,8 +147,7 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
                                 .rows = args.rows.as<i32>(),
                                 .count = i32(count),
                                 .per_token = i32(args.ids.dim(1)),
-                                .experts = i32(experts),
-                                .ranks = i32(args.ranks)};
+                                .experts = i32(experts)};
   return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = kExpertSortThreads}, stream,
                 params);
 }

@@ -80,24 +80,27 @@ struct ExpertSchedule {
     int column;      // of y
     int row, rows;   // the first row and how many are the expert's, 1 to kM
   };
-  const i32* offsets;  // [experts * ranks + 1]
-  int experts, n, tiles_n, ranks;
+  const i32* offsets;  // [experts + 1]
+  int experts, n, tiles_n;
+  int movers = 0;  // CTAs before those that multiply
 
   __device__ __forceinline__ void prepare(std::byte* extra) const {
     sum_up(reinterpret_cast<ExpertTable*>(extra)->begins, experts,
-           [&](int e) { return (offsets[(e + 1) * ranks] - offsets[e * ranks] + Config::kM - 1) / Config::kM; });
+           [&](int e) { return (offsets[e + 1] - offsets[e] + Config::kM - 1) / Config::kM; });
   }
   __device__ __forceinline__ bool next(int turn, At& at) const {
     const int* begins = expert_table<Config>().begins;
-    const int index = int(blockIdx.x) + turn * int(gridDim.x), place = index / tiles_n;
+    const int cta = int(blockIdx.x) - movers;
+    if (cta < 0 || tiles_n == 0) return false;
+    const int index = cta + turn * (int(gridDim.x) - movers), place = index / tiles_n;
     if (place >= begins[experts]) return false;
     const int expert = find_run(begins, experts, place);
-    const int first = offsets[expert * ranks], tile_rows = begins[expert + 1] - begins[expert];
+    const int first = offsets[expert], tile_rows = begins[expert + 1] - begins[expert];
     const int inside = index - begins[expert] * tiles_n, m = inside % tile_rows, column = inside / tile_rows;
     at.column = column * Config::kN;
     at.weight_row = expert * n + at.column;
     at.row = first + m * Config::kM;
-    at.rows = min(Config::kM, offsets[(expert + 1) * ranks] - at.row);
+    at.rows = min(Config::kM, offsets[expert + 1] - at.row);
     return true;
   }
 };
@@ -143,9 +146,8 @@ struct NoProbe {
 // themselves, so that all free stages are under way at once. A fence between copies and arrival would wait for all of
 // them: the multipliers have it. Hooks:
 //   rows.address(at, r)      of row r of a tile, r < at.rows
-//   rows.need(at)            whatever wait() wants to know of the tile
-//   rows.wait(need, block, seen)   returns once the tile's rows are there in this block of K; keeps what it likes, 0 at
-//                            first, in `seen`
+//   rows.wait(block, seen)   returns once all rows are there in this block of K; keeps what it likes, 0 at first, in
+//                            `seen`
 inline constexpr int kGatherThreads = 64;
 
 template <class Config, class Schedule, class Rows>
@@ -171,18 +173,17 @@ __device__ __forceinline__ void gather_rows(int thread, const Schedule& schedule
     return true;
   };
   RingPosition<Config::kStages> at;
-  u32 seen = 0;
+  int seen = 0;
   bool more = look_up(0);
   for (int turn = 0; more; ++turn) {
     ptx::named_barrier(kBarrier, kGatherThreads);  // the rows before are no longer read
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) table[(thread % 8) * ExpertTable::kPitch + thread / 8 + j * 8] = held[j];
     ptx::named_barrier(kBarrier, kGatherThreads);
-    const auto need = rows.need(tile);
     const int valid = tile.rows;
     for (int block = 0; block < k_blocks; ++block, at.advance()) {
       ptx::mbarrier_wait(shared.empty + at.stage, at.parity ^ 1);
-      rows.wait(need, block, seen);
+      rows.wait(block, seen);
       const int column = block * Config::kBlock + chunk * 8;
       const u32 bytes = column < k ? 16 : 0;  // beyond: zeros, as TMA gives
       const u32 offset = bytes > 0 ? column * 2 : 0;
@@ -228,11 +229,7 @@ struct GatherCrew {
   __device__ __forceinline__ const std::byte* address(const At& at, int r) const {
     return x + map[at.row + r] * row_stride;
   }
-  template <class At>
-  __device__ __forceinline__ int need(const At&) const {
-    return 0;
-  }
-  __device__ __forceinline__ void wait(int, int, u32&) const {}
+  __device__ __forceinline__ void wait(int, int&) const {}
 
   template <class, class Schedule>
   __device__ __forceinline__ void serve(int warp, std::byte*, std::byte*, const Schedule& schedule) const {

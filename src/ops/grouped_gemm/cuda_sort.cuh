@@ -10,7 +10,7 @@ struct ExpertSortParams {
   i32* map;
   i32* pairs;  // or null
   i32* rows;   // or null
-  i32 count, per_token, experts, ranks;
+  i32 count, per_token, experts;
 };
 
 inline constexpr int kExpertSortThreads = 512;
@@ -52,16 +52,9 @@ static __global__ void __launch_bounds__(kExpertSortThreads)
   }
   at += first;
   if (threadIdx.x == 0) {
-    p.offsets[expert * p.ranks] = first;
-    if (expert == p.experts - 1) p.offsets[p.experts * p.ranks] = first + all;
+    p.offsets[expert] = first;
+    if (expert == p.experts - 1) p.offsets[p.experts] = first + all;
   }
-  // Lane r finds where the rows of rank r's tokens begin: by the warp that comes upon its first pair.
-  const i32 tokens = p.count / p.per_token;
-  const bool cuts = 0 < lane && lane < p.ranks;
-  const i32 cut = cuts ? (lane * (tokens / p.ranks) + min(lane, tokens % p.ranks)) * p.per_token : -1;
-  i32* cut_row = p.offsets + expert * p.ranks + lane;
-  if (cuts && warp == 0 && cut >= p.count) *cut_row = first + all;
-  if (cuts && mine == 0 && begin <= cut && cut < end) *cut_row = at;
   for (i32 base = begin; mine > 0 && base < end; base += 32) {
     const bool match = id_at(base) == expert;
     const u32 some = __ballot_sync(~0u, match);
@@ -72,10 +65,10 @@ static __global__ void __launch_bounds__(kExpertSortThreads)
       if (p.pairs != nullptr) p.pairs[row] = base + lane;
       if (p.rows != nullptr) p.rows[token * p.per_token + place_among(token, expert)] = row;
     }
-    if (cuts && base <= cut && cut < min(base + 32, end)) *cut_row = at + __popc(some & ((1u << (cut - base)) - 1));
     at += __popc(some);
   }
   if (p.rows == nullptr || expert > 0) return;
+  const i32 tokens = p.count / p.per_token;
   for (i32 token = i32(threadIdx.x); token < tokens; token += kExpertSortThreads)  // the places of no expert
     for (i32 j = place_among(token, p.experts); j < p.per_token; ++j) p.rows[token * p.per_token + j] = -1;
 }

@@ -13,15 +13,14 @@ inline constexpr i64 kCudaGroupedMostExperts = 512;
 struct CudaGroupedGemmArgs {
   TensorView x;    // [rows, k] bf16, sorted by expert; with a map: [tokens, k], row r of the product is x[map[r]]
   TensorView map;  // [rows] i32, or absent (data == nullptr)
-  // [experts * ranks + 1] i32, ascending from 0, at most rows: expert e has rows [offsets[e * ranks],
-  // offsets[(e + 1) * ranks]), those of rank 0's tokens first; ranks = 1 or more.
+  // [experts + 1] i32, ascending from 0, at most rows: expert e has rows [offsets[e], offsets[e + 1]).
   TensorView offsets;
   TensorView w;  // [experts, n, k] bf16, dense
   TensorView y;  // [rows, n] bf16; must not overlap x or w
   int sms = 0;   // multiprocessors to use, 0 = all
 };
 
-// Rows [0, last offset) of y on `stream`: row r = its row of x times its expert's weight, transposed; fp32 sums in
+// Rows [0, offsets[experts]) of y on `stream`: row r = its row of x times its expert's weight, transposed; fp32 sums in
 // K order, rounded once. Rows behind stay as they are. The host does not learn the offsets: they and the map are
 // trusted and read when the kernel runs, so a captured graph follows new routing. Experts may be empty. A row's bits
 // depend on the row, its expert and the plan's tile alone. n and k divisible by 8; rows or n = 0 is a no-op. Errors:
@@ -37,11 +36,10 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args);
 // All on the current device, dense.
 struct CudaExpertSortArgs {
   TensorView ids;      // [tokens, per_token] i32: experts; -1, and what is no expert, is left out
-  TensorView offsets;  // [experts * ranks + 1] i32, written: as above
-  TensorView map;      // [tokens * per_token] i32, written up to the last offset: row r's token
+  TensorView offsets;  // [experts + 1] i32, written: as above
+  TensorView map;      // [tokens * per_token] i32, written up to offsets[experts]: row r's token
   TensorView pairs;    // the same: row r's index into ids; or absent (data == nullptr)
   TensorView rows;     // [tokens, per_token] i32, written: a token's rows, ascending, then -1; or absent
-  int ranks = 1;       // at most 32; rank r has tokens split_range(tokens, ranks, r)
 };
 
 // ExpertGroups::sort() on `stream`: the (token, expert) pairs by expert, then token. Captures into a graph. Errors:
