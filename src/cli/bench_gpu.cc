@@ -3,8 +3,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 
 #include "base/types.h"
 #include "cli/bench_report.h"
@@ -40,6 +43,8 @@ struct BenchGpuOptions {
   std::vector<std::string> regimes = {"sustained", "burst"};
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
+  std::vector<std::pair<i64, i64>> gemm_n_k;                             // empty: n_k
+  std::string dtype = "bf16";                                            // of gemm
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
   std::string routing = "uniform";
@@ -86,13 +91,20 @@ Status bench_collective(const std::string& op, const BenchGpuOptions& options, G
 }
 
 Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
-  WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.n_k, options.repeats}));
-  say(options, "gemm, bf16, {}, cuBLAS {}; us per call in a graph, time / cuBLAS': median (quartiles)\n", report.device,
-      report.cublas);
+  const DType dtype = options.dtype == "f16" ? DType::kF16 : DType::kBF16;
+  WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.gemm_n_k.empty() ? options.n_k : options.gemm_n_k,
+                                                  options.repeats, dtype}));
+  say(options,
+      "gemm, {}, {}, cuBLAS {}; us per call in a graph, time / cublasGemmEx's, / cuBLASLt's best algorithm's: median "
+      "(quartiles)\n",
+      options.dtype, report.device, report.cublas);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
-    say(options, "{:>6} x {:<6} x {:<6} {:<8} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})\n", row.m, row.n,
-        row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper);
+    say(options,
+        "{:>6} x {:<6} x {:<6} {:<12} {:8.1f}  cuBLAS {:8.1f}  ratio {:.3f} ({:.3f} {:.3f})  Lt {:8.1f}  ratio {:.3f} "
+        "({:.3f} {:.3f})\n",
+        row.m, row.n, row.k, row.tile, row.us, row.cublas_us, row.ratio, row.ratio_lower, row.ratio_upper,
+        row.cublas_lt_us, row.lt_ratio, row.lt_ratio_lower, row.lt_ratio_upper);
     out.plots.push_back({fmt::format("gemm, {} x {} x {}", row.m, row.n, row.k),
                          "us",
                          {{"cublas", {row.cublas_us, row.cublas_us, row.cublas_us}, 0},
@@ -103,10 +115,13 @@ Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
                     {"tile", row.tile},
                     {"us", row.us},
                     {"cublas_us", row.cublas_us},
+                    {"cublas_lt_us", row.cublas_lt_us},
                     {"ratio", row.ratio},
-                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}}});
+                    {"ratio_quartiles", {row.ratio_lower, row.ratio_upper}},
+                    {"lt_ratio", row.lt_ratio},
+                    {"lt_ratio_quartiles", {row.lt_ratio_lower, row.lt_ratio_upper}}});
   }
-  out.json["gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"rows", rows}};
+  out.json["gemm"] = {{"device", report.device}, {"cublas", report.cublas}, {"dtype", options.dtype}, {"rows", rows}};
   return {};
 }
 
@@ -291,6 +306,19 @@ Result<int> run_bench_gpu(BenchGpuOptions& options) {
   return 0;
 }
 
+// "12800x5120": both from 8 to 2^24 and divisible by 8.
+std::optional<std::pair<i64, i64>> parse_shape(std::string_view text) {
+  i64 n = 0, k = 0;
+  const char* end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, n);
+  if (first.ec != std::errc() || first.ptr == end || *first.ptr != 'x') return std::nullopt;
+  const auto second = std::from_chars(first.ptr + 1, end, k);
+  if (second.ec != std::errc() || second.ptr != end) return std::nullopt;
+  for (const i64 extent : {n, k})
+    if (extent < 8 || extent > i64(1) << 24 || extent % 8 != 0) return std::nullopt;
+  return std::pair{n, k};
+}
+
 }  // namespace
 
 void add_bench_gpu(CLI::App& bench) {
@@ -318,6 +346,20 @@ void add_bench_gpu(CLI::App& bench) {
   command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm and *moe*")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--shapes",
+          [options](const std::vector<std::string>& shapes) {
+            for (const std::string& shape : shapes) options->gemm_n_k.push_back(*parse_shape(shape));
+          },
+          "Of gemm: N x K of its weights, for instance 12800x5120")
+      ->delimiter(',')
+      ->check([](const std::string& text) {
+        return parse_shape(text) ? "" : fmt::format("{}: expected NxK, both divisible by 8", text);
+      });
+  command->add_option("--dtype", options->dtype, "Of gemm: bf16, f16")
+      ->check(CLI::IsMember({"bf16", "f16"}))
+      ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));

@@ -3,7 +3,9 @@
 #pragma once
 #include <cuda.h>
 
-#include "base/types.h"
+#include <type_traits>
+
+#include "base/dtype.h"
 
 namespace weft::ptx {
 
@@ -99,6 +101,17 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
   u32 pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+}
+template <class T>
+__device__ __forceinline__ u32 pack(float low, float high) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return pack_bf16(low, high);
+  } else {
+    static_assert(std::is_same_v<T, f16>);
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+  }
 }
 
 // ---- warps ----

@@ -13,28 +13,37 @@ namespace {
 
 class GemmBench {
  public:
-  GemmBench(cudaStream_t stream, Cublas& cublas, int sms) : stream_(stream), cublas_(cublas), sms_(sms) {}
+  GemmBench(cudaStream_t stream, Cublas& cublas, const CublasLt* lt, const CudaGemmBenchOptions& options, int sms)
+      : stream_(stream), cublas_(cublas), lt_(lt), options_(options), sms_(sms) {}
 
-  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, int repeats) {
+  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k) {
     constexpr int kWeights = 3;  // together larger than L2
     WEFT_ASSIGN(const auto x, random(m * k, 1));
     std::array<DeviceBuffer, kWeights> weights;
+    std::array<const void*, kWeights> places;
     for (int i = 0; i < kWeights; ++i) {
       WEFT_ASSIGN(weights[size_t(i)], random(n * k, u32(i) + 2));
+      places[size_t(i)] = weights[size_t(i)].data();
     }
     WEFT_ASSIGN(const auto y, DeviceBuffer::create(size_t(m * n) * 2));
     WEFT_ASSIGN(const auto expected, DeviceBuffer::create(size_t(m * n) * 2));
-    const auto view = [](const DeviceBuffer& b, i64 rows, i64 cols) {
-      return TensorView::dense(b.data(), DType::kBF16, {rows, cols}, DeviceKind::kCuda);
+    const auto view = [&](const void* data, i64 rows, i64 cols) {
+      return TensorView::dense(const_cast<void*>(data), options_.dtype, {rows, cols}, DeviceKind::kCuda);
     };
+    std::unique_ptr<CublasLt::Gemm> fastest;
+    if (lt_) {
+      WEFT_ASSIGN(fastest, lt_->fastest(options_.dtype, x.data(), places, expected.data(), int(m), int(n), int(k)));
+    }
     const auto ours = [&](int i) {
-      CudaGemmArgs args{view(x, m, k), view(weights[size_t(i % kWeights)], n, k), view(y, m, n)};
+      CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kWeights)], n, k), view(y.data(), m, n)};
       args.constant_w = true;  // as a model's are
       return cuda_gemm(stream_, args);
     };
     const auto theirs = [&](int i) {
-      return cublas_.gemm(x.data(), weights[size_t(i % kWeights)].data(), expected.data(), int(m), int(n), int(k));
+      return cublas_.gemm(x.data(), places[size_t(i % kWeights)], expected.data(), int(m), int(n), int(k),
+                          options_.dtype);
     };
+    const auto best = [&](int i) { return fastest->run(x.data(), places[size_t(i % kWeights)], expected.data()); };
     WEFT_TRY(ours(0));
     WEFT_TRY(theirs(0));
     WEFT_TRY(compare(y, expected, m * n));
@@ -42,17 +51,39 @@ class GemmBench {
     const int calls = std::clamp(int(2e12 / flop) / kWeights * kWeights, kWeights, 30);
     WEFT_ASSIGN(const auto our_graph, capture(ours, calls));
     WEFT_ASSIGN(const auto their_graph, capture(theirs, calls));
-    std::vector<double> us, cublas_us, ratio;
-    for (int i = -1; i < repeats; ++i) {
+    CudaGraph best_graph;
+    if (fastest) {
+      WEFT_TRY(best(0));
+      WEFT_TRY(compare(y, expected, m * n));
+      WEFT_ASSIGN(best_graph, capture(best, calls));
+    }
+    std::vector<double> us, cublas_us, lt_us, ratio, lt_ratio;
+    for (int i = -1; i < options_.repeats; ++i) {
       WEFT_ASSIGN(const double a, time(our_graph, calls));
       WEFT_ASSIGN(const double b, time(their_graph, calls));
+      double c = 0;
+      if (fastest) {
+        WEFT_ASSIGN(c, time(best_graph, calls));
+      }
       if (i < 0) continue;  // warm-up
       us.push_back(a), cublas_us.push_back(b), ratio.push_back(a / b);
+      lt_us.push_back(c), lt_ratio.push_back(fastest ? a / c : 0);
     }
-    for (auto* samples : {&us, &cublas_us, &ratio}) std::sort(samples->begin(), samples->end());
+    for (auto* samples : {&us, &cublas_us, &lt_us, &ratio, &lt_ratio}) std::sort(samples->begin(), samples->end());
     const size_t half = ratio.size() / 2, quarter = ratio.size() / 4, rest = ratio.size() * 3 / 4;
-    return CudaGemmBenchRow{
-        m, n, k, describe_plan(m, n, k), us[half], cublas_us[half], ratio[half], ratio[quarter], ratio[rest]};
+    return CudaGemmBenchRow{m,
+                            n,
+                            k,
+                            describe_plan(m, n, k),
+                            us[half],
+                            cublas_us[half],
+                            lt_us[half],
+                            ratio[half],
+                            ratio[quarter],
+                            ratio[rest],
+                            lt_ratio[half],
+                            lt_ratio[quarter],
+                            lt_ratio[rest]};
   }
 
  private:
@@ -66,12 +97,12 @@ class GemmBench {
   }
   Result<DeviceBuffer> random(i64 elements, u32 seed) {
     WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(elements) * 2));
-    WEFT_TRY(fill_random_bf16(stream_, buffer.data(), elements, seed));
+    WEFT_TRY(fill_random(stream_, options_.dtype, buffer.data(), elements, seed));
     return std::move(buffer);
   }
   Status compare(const DeviceBuffer& y, const DeviceBuffer& expected, i64 elements) {
-    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, y.data(), expected.data(), elements));
-    // Both round fp32 sums to bf16: at most an ulp apart, 2^-8 of a value.
+    WEFT_ASSIGN(const double distance, relative_distance(stream_, options_.dtype, y.data(), expected.data(), elements));
+    // Both round fp32 sums: at most an ulp apart, of bf16 2^-8 of a value.
     if (!(distance <= 0x1p-8)) return error(Code::kAborted, "gemm and cuBLAS differ by {}", distance);
     return {};
   }
@@ -96,6 +127,8 @@ class GemmBench {
 
   const cudaStream_t stream_;
   Cublas& cublas_;
+  const CublasLt* lt_;
+  const CudaGemmBenchOptions& options_;
   const int sms_;
 };
 
@@ -111,10 +144,11 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
   WEFT_ASSIGN(const auto stream, make_stream());
   WEFT_ASSIGN(const auto cublas, Cublas::open(stream.get()));
   report.cublas = cublas->version();
-  GemmBench bench(stream.get(), *cublas, properties.multiProcessorCount);
+  const auto lt = CublasLt::open(stream.get());
+  GemmBench bench(stream.get(), *cublas, lt.ok() ? lt->get() : nullptr, options, properties.multiProcessorCount);
   for (const auto& [n, k] : options.n_k)
     for (const i64 m : options.m) {
-      WEFT_ASSIGN(auto row, bench.run(m, n, k, options.repeats));
+      WEFT_ASSIGN(auto row, bench.run(m, n, k));
       report.rows.push_back(std::move(row));
     }
   return report;

@@ -83,23 +83,25 @@ struct Instance {
   Status (*run)(cudaStream_t, const CudaGemmArgs&, const GemmPlan&);
 };
 
-template <int M, int N, int Stages>
+template <class T, int M, int N, int Stages>
 constexpr Instance instance() {
-  using Config = sm90::GemmConfig<M, N, Stages>;
+  using Config = sm90::GemmConfig<M, N, Stages, T>;
   return {{M, N, Stages}, prepare<Config>, run<Config>};
 }
 
 // Exactly gemm_tile_shapes().
+template <class T>
 constexpr Instance kInstances[] = {
-    instance<256, 200, 3>(), instance<256, 160, 3>(), instance<256, 128, 3>(),
-    instance<128, 256, 3>(), instance<128, 192, 4>(), instance<128, 160, 5>(),
-    instance<128, 128, 5>(), instance<128, 96, 7>(),  instance<128, 64, 8>(),
+    instance<T, 256, 200, 3>(), instance<T, 256, 160, 3>(), instance<T, 256, 128, 3>(),
+    instance<T, 128, 256, 3>(), instance<T, 128, 192, 4>(), instance<T, 128, 160, 5>(),
+    instance<T, 128, 128, 5>(), instance<T, 128, 96, 7>(),  instance<T, 128, 64, 8>(),
 };
+std::span<const Instance> instances(DType dtype) {
+  return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
+}
 
 Status check(const CudaGemmArgs& args) {
-  WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}));
-  WEFT_TRY(expect_cuda_matrix("w", args.w, {-1, args.x.dim(1)}));
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}));
+  WEFT_TRY(expect_gemm_matrices(args));
   if (args.w.dim(0) % 8 != 0 || args.w.dim(1) % 8 != 0)
     return error(Code::kInvalidArgument, "w {}: both extents must be divisible by 8", args.w.describe());
   for (const TensorView* view : {&args.x, &args.w, &args.y})
@@ -110,8 +112,17 @@ Status check(const CudaGemmArgs& args) {
 
 }  // namespace
 
-Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape) {
-  WEFT_TRY(expect_tensor(name, view, DType::kBF16, shape));
+Status expect_gemm_matrices(const CudaGemmArgs& args) {
+  const DType dtype = args.x.dtype;
+  if (dtype != DType::kBF16 && dtype != DType::kF16)
+    return error(Code::kInvalidArgument, "x: expected bf16 or f16, found {}", args.x.describe());
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}, dtype));
+  WEFT_TRY(expect_cuda_matrix("w", args.w, {-1, args.x.dim(1)}, dtype));
+  return expect_cuda_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}, dtype);
+}
+
+Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape, DType dtype) {
+  WEFT_TRY(expect_tensor(name, view, dtype, shape));
   if (view.device != DeviceKind::kCuda) return error(Code::kInvalidArgument, "{}: not in CUDA memory", name);
   if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.byte_strides[0] % 16 != 0)
     return error(Code::kInvalidArgument, "{}: address {} and row stride {} must be multiples of 16", name,
@@ -136,7 +147,7 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
     return cuda_status(
         cudaMemset2DAsync(args.y.data, size_t(args.y.byte_strides[0]), 0, size_t(n) * 2, size_t(m), stream),
         "gemm with k = 0");
-  for (const Instance& candidate : kInstances)
+  for (const Instance& candidate : instances(args.x.dtype))
     if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
   return error(Code::kInvalidArgument, "no GEMM is compiled for tile {}x{} with {} stages", plan.tile.m, plan.tile.n,
                plan.tile.stages);
@@ -144,7 +155,8 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
 
 Status prepare_cuda_gemm() {
   WEFT_TRY(expect_sm90("gemm"));
-  for (const Instance& instance : kInstances) WEFT_TRY(instance.prepare());
+  for (const DType dtype : {DType::kBF16, DType::kF16})
+    for (const Instance& instance : instances(dtype)) WEFT_TRY(instance.prepare());
   return prepare_cuda_gemm_small();
 }
 

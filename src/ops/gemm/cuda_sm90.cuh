@@ -1,6 +1,7 @@
-// The Hopper GEMM: y [m, n] bf16 = x [m, k] w [n, k]^T, bf16 in, fp32 sums in K order. Persistent and warp-specialised:
-// one warpgroup feeds tiles of x and w by TMA through a ring in shared memory, two multiply and store. What is computed
-// when, where x comes from and where the sums go is asked of hooks, so that the fused operators share this main loop:
+// The Hopper GEMM: y [m, n] = x [m, k] w [n, k]^T, all bf16 or all f16, fp32 sums in K order. Persistent and
+// warp-specialised: one warpgroup feeds tiles of x and w by TMA through a ring in shared memory, two multiply and
+// store. What is computed when, where x comes from and where the sums go is asked of hooks, so that the fused operators
+// share this main loop:
 //   Schedule::At                             a tile's place; has `n`, in tiles, or `weight_row`, its first row of w
 //   Schedule::prepare(extra)                 optional: all threads, before the CTA's first barrier
 //   bool Schedule::next(turn, At&)           this CTA's turn-th tile, false when there is none left
@@ -41,8 +42,9 @@ __device__ __forceinline__ TileAt grouped_tile(int index, int tiles_m, int tiles
   return {which * group + inside % rows, inside / rows};
 }
 
-template <int M, int N, int Stages>
+template <int M, int N, int Stages, class T = bf16>
 struct GemmConfig {
+  using Element = T;
   static constexpr int kM = M, kN = N, kStages = Stages;
   static constexpr int kBlock = 64;           // elements of K per stage: one 128-byte swizzle row
   static constexpr int kFragments = M / 128;  // 64-row matrix instructions per multiplier and step
@@ -146,7 +148,7 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   }
 }
 
-// One multiplier's fragments as bf16 into its staging rows, then one bulk copy per row, 64 rows at a time.
+// One multiplier's fragments, rounded, into its staging rows, then one bulk copy per row, 64 rows at a time.
 // rows.send(at, r, from) starts the bulk copies of row r of the tile, a multiple of 16 bytes, from the staging, or
 // none.
 template <class Config, class At, class Rows>
@@ -162,12 +164,14 @@ __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Con
     ptx::named_barrier(group + 1, 128);
 #pragma unroll
     for (int j = 0; j + 8 <= kN / 2; j += 8)
-      ptx::stmatrix_x4(row_address + (lane / 16) * 16 + j * 4, ptx::pack_bf16(d[j], d[j + 1]),
-                       ptx::pack_bf16(d[j + 2], d[j + 3]), ptx::pack_bf16(d[j + 4], d[j + 5]),
-                       ptx::pack_bf16(d[j + 6], d[j + 7]));
+      ptx::stmatrix_x4(row_address + (lane / 16) * 16 + j * 4, ptx::pack<typename Config::Element>(d[j], d[j + 1]),
+                       ptx::pack<typename Config::Element>(d[j + 2], d[j + 3]),
+                       ptx::pack<typename Config::Element>(d[j + 4], d[j + 5]),
+                       ptx::pack<typename Config::Element>(d[j + 6], d[j + 7]));
     if constexpr (kN % 16 == 8) {
       constexpr int j = kN / 2 - 4;
-      ptx::stmatrix_x2(row_address + j * 4, ptx::pack_bf16(d[j], d[j + 1]), ptx::pack_bf16(d[j + 2], d[j + 3]));
+      ptx::stmatrix_x2(row_address + j * 4, ptx::pack<typename Config::Element>(d[j], d[j + 1]),
+                       ptx::pack<typename Config::Element>(d[j + 2], d[j + 3]));
     }
     ptx::fence_proxy_async_shared();
     ptx::named_barrier(group + 1, 128);
@@ -215,7 +219,8 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
       for (int step = 0; step < Config::kBlock / 16; ++step)
 #pragma unroll
         for (int i = 0; i < Config::kFragments; ++i)
-          ptx::Wgmma<Config::kN>::bf16(sums[i], x + step * 2 + i * 64 * 8, w + step * 2, block + step > 0);
+          ptx::Wgmma<Config::kN>::multiply(typename Config::Element{}, sums[i], x + step * 2 + i * 64 * 8, w + step * 2,
+                                           block + step > 0);
       ptx::wgmma_commit();
       // One group stays under way: the block before is done, and its stage is free.
       ptx::wgmma_wait<1>();

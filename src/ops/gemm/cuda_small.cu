@@ -67,20 +67,22 @@ Status run(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& p
 }  // namespace
 
 Status prepare_cuda_gemm_small() {
-  return sm90::each_small_config([](auto config) { return prepare<decltype(config)>(); });
+  const auto load = [](auto config) { return prepare<decltype(config)>(); };
+  WEFT_TRY(sm90::each_small_config<bf16>(load));
+  return sm90::each_small_config<f16>(load);
 }
 
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
-  WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}));
-  WEFT_TRY(expect_cuda_matrix("w", args.w, {-1, args.x.dim(1)}));
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}));
+  WEFT_TRY(expect_gemm_matrices(args));
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0) return {};
   if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 || m > plan.tokens || plan.split < 1 ||
       plan.split > 8 || plan.split > (k + 63) / 64 || plan.tiles != divide_up(n, 128))
     return error(Code::kInvalidArgument, "gemm: {} tokens in {} tiles, K cut by {}, do not fit [{}, {}, {}]",
                  plan.tokens, plan.tiles, plan.split, m, n, k);
-  return sm90::with_small_config(plan, [&](auto config) { return run<decltype(config)>(stream, args, plan); });
+  const auto start = [&](auto config) { return run<decltype(config)>(stream, args, plan); };
+  return args.x.dtype == DType::kF16 ? sm90::with_small_config<f16>(plan, start)
+                                     : sm90::with_small_config<bf16>(plan, start);
 }
 
 }  // namespace weft

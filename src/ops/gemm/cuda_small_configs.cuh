@@ -6,21 +6,21 @@
 
 namespace weft::sm90 {
 
-// Calls f with every configuration.
-template <class F>
+// Calls f with every configuration of T.
+template <class T = bf16, class F>
 Status each_small_config(F&& f) {
-  WEFT_TRY(f(SmallConfig<8, 6, 6>{}));
-  WEFT_TRY(f(SmallConfig<16, 6, 6>{}));
-  WEFT_TRY(f(SmallConfig<32, 5, 5>{}));
-  WEFT_TRY(f(SmallConfig<64, 11, 5>{}));
-  return f(SmallConfig<128, 8, 4>{});
+  WEFT_TRY(f(SmallConfig<8, 6, 6, T>{}));
+  WEFT_TRY(f(SmallConfig<16, 6, 6, T>{}));
+  WEFT_TRY(f(SmallConfig<32, 5, 5, T>{}));
+  WEFT_TRY(f(SmallConfig<64, 11, 5, T>{}));
+  return f(SmallConfig<128, 8, 4, T>{});
 }
 
 // Calls f with the configuration of `plan`; kInvalidArgument where there is none.
-template <class F>
+template <class T = bf16, class F>
 Status with_small_config(const SmallGemmPlan& plan, F&& f) {
   Status outcome = error(Code::kInvalidArgument, "gemm: no small kernel is compiled for {} tokens", plan.tokens);
-  const Status visited = each_small_config([&](auto config) -> Status {
+  const Status visited = each_small_config<T>([&](auto config) -> Status {
     using Config = decltype(config);
     if (Config::kTokens == plan.tokens) outcome = f(config);
     return {};

@@ -19,8 +19,9 @@
 
 namespace weft::sm90 {
 
-template <int Tokens, int StagesW, int StagesX>
+template <int Tokens, int StagesW, int StagesX, class T = bf16>
 struct SmallConfig {
+  using Element = T;
   static constexpr int kTokens = Tokens, kStagesW = StagesW, kStagesX = StagesX, kRows = 128, kBlock = 64;
   static constexpr int kBytesW = kRows * kBlock * 2, kBytesX = Tokens * kBlock * 2;
   static constexpr int kPitch = kRows + 4;  // floats of a token's sums: fragments are written without bank conflicts
@@ -76,7 +77,7 @@ struct SmallSums {
   // Room for a token's rounded sums, of those that this warp visits, over what each() has read.
   __device__ __forceinline__ uint2& kept(int token) const { return *reinterpret_cast<uint2*>(at(token)); }
   __device__ __forceinline__ static uint2 rounded(const float4& sums) {
-    return {ptx::pack_bf16(sums.x, sums.y), ptx::pack_bf16(sums.z, sums.w)};
+    return {ptx::pack<typename Config::Element>(sums.x, sums.y), ptx::pack<typename Config::Element>(sums.z, sums.w)};
   }
 
  private:
@@ -184,7 +185,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kResident)
         ptx::wgmma_fence();
 #pragma unroll
         for (int step = 0; step < Config::kBlock / 16; ++step)
-          ptx::Wgmma<Config::kTokens>::bf16(sums, w + step * 2, x + step * 2, i + step > 0);
+          ptx::Wgmma<Config::kTokens>::multiply(typename Config::Element{}, sums, w + step * 2, x + step * 2,
+                                                i + step > 0);
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>();
         if (elected && i > 0) ptx::mbarrier_arrive(empty_w), ptx::mbarrier_arrive(empty_x);

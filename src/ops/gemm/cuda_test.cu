@@ -11,8 +11,9 @@ namespace weft {
 namespace {
 
 // One thread per output, fp64. Counts outputs farther than `bound` from it, NaN included.
-__global__ void compare_kernel(const bf16* x, i64 x_stride, const bf16* w, i64 w_stride, const bf16* y, i64 y_stride,
-                               int m, int n, int k, u32* wrong) {
+template <class T>
+__global__ void compare_kernel(const T* x, i64 x_stride, const T* w, i64 w_stride, const T* y, i64 y_stride, int m,
+                               int n, int k, u32* wrong) {
   const int col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (col >= n || row >= m) return;
   double sum = 0, magnitude = 0;
@@ -21,14 +22,16 @@ __global__ void compare_kernel(const bf16* x, i64 x_stride, const bf16* w, i64 w
     sum += product;
     magnitude += fabs(product);
   }
-  // fp32 sums of k terms, then one rounding to bf16 (8 bits of significand).
-  const double bound = magnitude * k * 0x1p-24 + fabs(sum) * 0x1p-8 + 1e-30;
+  // fp32 sums of k terms, then one rounding to 8 bits of significand (bf16) or 11.
+  const double rounding = std::is_same_v<T, bf16> ? 0x1p-8 : 0x1p-11;
+  const double bound = magnitude * k * 0x1p-24 + fabs(sum) * rounding + (rounding == 0x1p-11 ? 0x1p-25 : 1e-30);
   if (!(fabs(double(float(y[row * y_stride + col])) - sum) <= bound)) atomicAdd(wrong, 1u);
 }
 
 struct Case {
   i64 m, n, k;
   i64 pad = 0;  // elements between rows
+  DType dtype = DType::kBF16;
 };
 
 Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const SmallGemmPlan* small = nullptr) {
@@ -38,12 +41,12 @@ Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const Sma
   WEFT_ASSIGN(const auto w, DeviceBuffer::create(bytes(c.n, x_stride)));
   WEFT_ASSIGN(const auto y, DeviceBuffer::create(bytes(c.m + 1, y_stride)));  // a row more than is written
   WEFT_ASSIGN(const auto wrong, DeviceBuffer::create(4));
-  WEFT_TRY(fill_random_bf16(stream, x.data(), i64(x.bytes() / 2), 1));
-  WEFT_TRY(fill_random_bf16(stream, w.data(), i64(w.bytes() / 2), 2));
+  WEFT_TRY(fill_random(stream, c.dtype, x.data(), i64(x.bytes() / 2), 1));
+  WEFT_TRY(fill_random(stream, c.dtype, w.data(), i64(w.bytes() / 2), 2));
   WEFT_CUDA_TRY(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream));  // NaN
   WEFT_CUDA_TRY(cudaMemsetAsync(wrong.data(), 0, 4, stream));
-  const auto view = [](const DeviceBuffer& buffer, i64 rows, i64 cols, i64 stride) {
-    TensorView v = TensorView::dense(buffer.data(), DType::kBF16, {rows, cols}, DeviceKind::kCuda);
+  const auto view = [&](const DeviceBuffer& buffer, i64 rows, i64 cols, i64 stride) {
+    TensorView v = TensorView::dense(buffer.data(), c.dtype, {rows, cols}, DeviceKind::kCuda);
     v.byte_strides[0] = stride * 2;
     return v;
   };
@@ -51,10 +54,13 @@ Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const Sma
   WEFT_TRY(small  ? cuda_gemm_small(stream, args, *small)
            : plan ? cuda_gemm_with(stream, args, *plan)
                   : cuda_gemm(stream, args));
-  if (c.m * c.n > 0)
-    WEFT_TRY(launch("compare", compare_kernel, {.grid = dim3(unsigned((c.n + 127) / 128), unsigned(c.m)), .block = 128},
-                    stream, x.as<bf16>(), x_stride, w.as<bf16>(), x_stride, y.as<bf16>(), y_stride, int(c.m), int(c.n),
-                    int(c.k), wrong.as<u32>()));
+  const auto compare = [&](auto zero) {
+    using T = decltype(zero);
+    return launch("compare", compare_kernel<T>,
+                  {.grid = dim3(unsigned((c.n + 127) / 128), unsigned(c.m)), .block = 128}, stream, x.as<T>(), x_stride,
+                  w.as<T>(), x_stride, y.as<T>(), y_stride, int(c.m), int(c.n), int(c.k), wrong.as<u32>());
+  };
+  if (c.m * c.n > 0) WEFT_TRY(c.dtype == DType::kF16 ? compare(f16{}) : compare(bf16{}));
   u32 count = 1;
   WEFT_CUDA_TRY(cudaMemcpyAsync(&count, wrong.data(), 4, cudaMemcpyDefault, stream));
   std::vector<u16> rows(y.bytes() / 2);
@@ -73,7 +79,8 @@ TEST(CudaGemm, EveryTileAgreesWithFp64OnUnevenShapes) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const GemmTileShape& tile : gemm_tile_shapes())
-    for (const Case& c : {Case{1, 8, 8}, Case{130, 264, 72}, Case{515, 408, 1000, 8}, Case{1024, 1600, 512}}) {
+    for (const Case& c : {Case{1, 8, 8}, Case{130, 264, 72}, Case{515, 408, 1000, 8}, Case{1024, 1600, 512},
+                          Case{130, 264, 72, 0, DType::kF16}, Case{515, 408, 1000, 8, DType::kF16}}) {
       GemmPlan plan{tile, int((c.m + tile.m - 1) / tile.m), int((c.n + tile.n - 1) / tile.n)};
       plan.group = 3;
       for (const int ctas : {1, 5, 132}) {
@@ -89,7 +96,8 @@ TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const Case& c : {Case{0, 64, 64}, Case{64, 0, 64}, Case{3, 16, 0}, Case{1, 5120, 5120}, Case{127, 1280, 640, 16},
-                        Case{512, 12800, 512}, Case{2048, 5120, 640}, Case{777, 2000, 808, 8}})
+                        Case{512, 12800, 512}, Case{2048, 5120, 640}, Case{777, 2000, 808, 8},
+                        Case{16, 1280, 640, 0, DType::kF16}, Case{777, 2000, 808, 8, DType::kF16}})
     WEFT_ASSERT_OK(check(stream->get(), c, nullptr));
 }
 
@@ -98,7 +106,8 @@ TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const Case& c : {Case{1, 8, 8}, Case{8, 136, 512}, Case{9, 1000, 1000, 8}, Case{31, 264, 640},
-                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16}})
+                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16},
+                        Case{9, 1000, 1000, 8, DType::kF16}, Case{60, 1600, 2048, 16, DType::kF16}})
     for (int split = 1; split <= std::min<i64>(8, (c.k + 63) / 64); ++split) {
       SmallGemmPlan plan = plan_small_gemm_sm90(c.m, c.n, c.k, 132);
       plan.split = split;
@@ -149,7 +158,13 @@ TEST(CudaGemm, RefusesWrongInput) {
   const auto view = [&](i64 rows, i64 cols, i64 shift = 0) {
     return TensorView::dense(memory->as<std::byte>() + shift, DType::kBF16, {rows, cols}, DeviceKind::kCuda);
   };
+  const auto of = [](TensorView v, DType dtype) {
+    v.dtype = dtype;
+    return v;
+  };
   const std::pair<Status, const char*> cases[] = {
+      {cuda_gemm(nullptr, {of(view(8, 16), DType::kI32), view(8, 16), view(8, 8)}), "x: expected bf16 or f16"},
+      {cuda_gemm(nullptr, {of(view(8, 16), DType::kF16), view(8, 16), view(8, 8)}), "w"},
       {cuda_gemm(nullptr, {view(8, 16), view(8, 24), view(8, 8)}), "w"},
       {cuda_gemm(nullptr, {view(8, 16), view(8, 16), view(9, 8)}), "y"},
       {cuda_gemm(nullptr, {view(8, 12), view(8, 12), view(8, 8)}), "x"},  // row stride of 24 bytes

@@ -8,9 +8,9 @@
 namespace weft {
 
 struct CudaGemmArgs {
-  TensorView x;  // [m, k] bf16, row stride a multiple of 16 bytes
-  TensorView w;  // [n, k] bf16, row stride a multiple of 16 bytes
-  TensorView y;  // [m, n] bf16, row stride a multiple of 16 bytes; must not overlap x or w
+  TensorView x;  // [m, k] bf16 or f16, row stride a multiple of 16 bytes
+  TensorView w;  // [n, k] of x's type, row stride a multiple of 16 bytes
+  TensorView y;  // [m, n] of x's type, row stride a multiple of 16 bytes; must not overlap x or w
   int sms = 0;   // multiprocessors to use, 0 = all
   // No work still under way on the stream writes w: for few rows it is then read while the kernel before ends.
   bool constant_w = false;
@@ -29,8 +29,10 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
 // kernels that run there: operators whose kernels wait for other ranks call this before any of them starts.
 Status prepare_cuda_gemm();
 
-// A bf16 matrix in CUDA memory, address and row stride multiples of 16 bytes; -1 in `shape` = any extent.
-Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape);
+// A matrix in CUDA memory, address and row stride multiples of 16 bytes; -1 in `shape` = any extent.
+Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape, DType dtype = DType::kBF16);
+// x, w and y of a GEMM: types, extents, addresses and strides.
+Status expect_gemm_matrices(const CudaGemmArgs& args);
 // The current device must be a Hopper GPU; kUnimplemented otherwise.
 Status expect_sm90(const char* op);
 
