@@ -45,6 +45,7 @@ struct BenchGpuOptions {
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
   std::vector<std::pair<i64, i64>> gemm_n_k;                             // empty: n_k
   std::string dtype = "bf16";                                            // of gemm
+  bool every_tile = false;
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
   std::string routing = "uniform";
@@ -93,7 +94,7 @@ Status bench_collective(const std::string& op, const BenchGpuOptions& options, G
 Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
   const DType dtype = options.dtype == "f16" ? DType::kF16 : DType::kBF16;
   WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.gemm_n_k.empty() ? options.n_k : options.gemm_n_k,
-                                                  options.repeats, dtype}));
+                                                  options.repeats, dtype, options.every_tile}));
   say(options,
       "gemm, {}, {}, cuBLAS {}; us per call in a graph, time / cublasGemmEx's, / cuBLASLt's best algorithm's: median "
       "(quartiles)\n",
@@ -357,6 +358,7 @@ void add_bench_gpu(CLI::App& bench) {
       ->check([](const std::string& text) {
         return parse_shape(text) ? "" : fmt::format("{}: expected NxK, both divisible by 8", text);
       });
+  command->add_flag("--every-tile", options->every_tile, "Of gemm: every compiled tile instead of the planned one");
   command->add_option("--dtype", options->dtype, "Of gemm: bf16, f16")
       ->check(CLI::IsMember({"bf16", "f16"}))
       ->capture_default_str();

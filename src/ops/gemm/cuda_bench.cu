@@ -16,7 +16,9 @@ class GemmBench {
   GemmBench(cudaStream_t stream, Cublas& cublas, const CublasLt* lt, const CudaGemmBenchOptions& options, int sms)
       : stream_(stream), cublas_(cublas), lt_(lt), options_(options), sms_(sms) {}
 
-  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k) {
+  // `plan`, `small`: null = cuda_gemm()'s own.
+  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, const GemmPlan* plan = nullptr,
+                               const SmallGemmPlan* small = nullptr) {
     constexpr int kWeights = 3;  // together larger than L2
     WEFT_ASSIGN(const auto x, random(m * k, 1));
     std::array<DeviceBuffer, kWeights> weights;
@@ -37,7 +39,9 @@ class GemmBench {
     const auto ours = [&](int i) {
       CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kWeights)], n, k), view(y.data(), m, n)};
       args.constant_w = true;  // as a model's are
-      return cuda_gemm(stream_, args);
+      return plan    ? cuda_gemm_with(stream_, args, *plan)
+             : small ? cuda_gemm_small(stream_, args, *small)
+                     : cuda_gemm(stream_, args);
     };
     const auto theirs = [&](int i) {
       return cublas_.gemm(x.data(), places[size_t(i % kWeights)], expected.data(), int(m), int(n), int(k),
@@ -74,7 +78,9 @@ class GemmBench {
     return CudaGemmBenchRow{m,
                             n,
                             k,
-                            describe_plan(m, n, k),
+                            plan    ? describe(plan->tile)
+                            : small ? describe(*small)
+                                    : describe_plan(m, n, k),
                             us[half],
                             cublas_us[half],
                             lt_us[half],
@@ -87,13 +93,13 @@ class GemmBench {
   }
 
  private:
-  std::string describe_plan(i64 m, i64 n, i64 k) const {
-    if (m > kSmallGemmMostRows) {
-      const GemmTileShape tile = plan_gemm_sm90(m, n, k, sms_).tile;
-      return fmt::format("{}x{}", tile.m, tile.n);
-    }
-    const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, sms_);
+  static std::string describe(const GemmTileShape& tile) { return fmt::format("{}x{}", tile.m, tile.n); }
+  static std::string describe(const SmallGemmPlan& plan) {
     return fmt::format("128x{}, K / {}", plan.tokens, plan.split);
+  }
+  std::string describe_plan(i64 m, i64 n, i64 k) const {
+    const auto small = plan_small_gemm_sm90(m, n, k, sms_);
+    return small ? describe(*small) : describe(plan_gemm_sm90(m, n, k, sms_).tile);
   }
   Result<DeviceBuffer> random(i64 elements, u32 seed) {
     WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(elements) * 2));
@@ -146,11 +152,27 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
   report.cublas = cublas->version();
   const auto lt = CublasLt::open(stream.get());
   GemmBench bench(stream.get(), *cublas, lt.ok() ? lt->get() : nullptr, options, properties.multiProcessorCount);
-  for (const auto& [n, k] : options.n_k)
+  for (const auto& [n, k] : options.n_k) {
     for (const i64 m : options.m) {
+      if (options.every_tile) {
+        for (int split = 1; m <= kSmallGemmMostTokens && split <= std::min<i64>(8, (k + 63) / 64); ++split) {
+          SmallGemmPlan plan = plan_resident_gemm_sm90(m, n, k, properties.multiProcessorCount, true).gemm;
+          plan.split = split;
+          WEFT_ASSIGN(auto row, bench.run(m, n, k, nullptr, &plan));
+          report.rows.push_back(std::move(row));
+        }
+        if (m <= 32) continue;
+        for (const GemmTileShape& tile : gemm_tile_shapes()) {
+          const GemmPlan plan = plan_gemm_sm90_tile(m, n, k, properties.multiProcessorCount, tile);
+          WEFT_ASSIGN(auto row, bench.run(m, n, k, &plan));
+          report.rows.push_back(std::move(row));
+        }
+        continue;
+      }
       WEFT_ASSIGN(auto row, bench.run(m, n, k));
       report.rows.push_back(std::move(row));
     }
+  }
   return report;
 }
 

@@ -13,6 +13,8 @@ struct CudaGemmBenchOptions {
   std::vector<std::pair<i64, i64>> n_k;
   int repeats = 15;
   DType dtype = DType::kBF16;  // or f16
+  bool every_tile =
+      false;  // a row for every compiled tile, for few rows for every cut of K, instead of the planned one
 };
 
 // Microseconds per call, medians and quartiles over the repeats; ratios are ours over theirs, repeat by repeat.

@@ -92,9 +92,8 @@ constexpr Instance instance() {
 // Exactly gemm_tile_shapes().
 template <class T>
 constexpr Instance kInstances[] = {
-    instance<T, 256, 200, 3>(), instance<T, 256, 160, 3>(), instance<T, 256, 128, 3>(),
-    instance<T, 128, 256, 3>(), instance<T, 128, 192, 4>(), instance<T, 128, 160, 5>(),
-    instance<T, 128, 128, 5>(), instance<T, 128, 96, 7>(),  instance<T, 128, 64, 8>(),
+    instance<T, 256, 200, 3>(), instance<T, 256, 160, 3>(), instance<T, 128, 256, 3>(), instance<T, 128, 192, 4>(),
+    instance<T, 128, 160, 5>(), instance<T, 128, 128, 5>(), instance<T, 128, 96, 7>(),  instance<T, 128, 64, 8>(),
 };
 std::span<const Instance> instances(DType dtype) {
   return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
@@ -169,7 +168,7 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0 || k == 0) return cuda_gemm_with(stream, args, {});
-  if (m <= kSmallGemmMostRows) return cuda_gemm_small(stream, args, plan_small_gemm_sm90(m, n, k, sms));
+  if (const auto small = plan_small_gemm_sm90(m, n, k, sms)) return cuda_gemm_small(stream, args, *small);
   return cuda_gemm_with(stream, args, plan_gemm_sm90(m, n, k, sms));
 }
 

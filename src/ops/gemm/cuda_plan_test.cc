@@ -46,25 +46,45 @@ TEST(CudaGemmPlan, MoreProcessorsAreNeverSlower) {
       EXPECT_LE(plan_gemm_sm90(m, 5120, 6400, sms).clocks, plan_gemm_sm90(m, 5120, 6400, sms - 1).clocks);
 }
 
+TEST(CudaGemmPlan, TakesTheTileThatWasFastest) {
+  const auto tile = [](i64 m, i64 n, i64 k) { return plan_gemm_sm90(m, n, k, kSms).tile; };
+  EXPECT_EQ(tile(512, 14336, 8192), (GemmTileShape{128, 160, 5}));
+  EXPECT_EQ(tile(512, 8192, 7168), (GemmTileShape{128, 256, 3}));
+  EXPECT_EQ(tile(2048, 13824, 5120), (GemmTileShape{128, 192, 4}));
+  EXPECT_EQ(tile(512, 1280, 8192), (GemmTileShape{128, 64, 8}));
+}
+
 TEST(CudaSmallGemmPlan, CutsKUntilMostMultiprocessorsHaveWork) {
-  const SmallGemmPlan gate_up = plan_small_gemm_sm90(64, 12800, 5120, kSms);
+  const SmallGemmPlan gate_up = *plan_small_gemm_sm90(64, 12800, 5120, kSms);
   EXPECT_EQ(gate_up.tokens, 64);
   EXPECT_EQ(gate_up.tiles, 100);
   EXPECT_EQ(gate_up.split, 1);
-  EXPECT_EQ(plan_small_gemm_sm90(64, 5120, 6400, kSms).split, 2);
-  const SmallGemmPlan down = plan_small_gemm_sm90(3, 5120, 6400, kSms);
+  EXPECT_EQ(plan_small_gemm_sm90(3, 12800, 5120, kSms)->split, 1);
+  EXPECT_EQ(plan_small_gemm_sm90(64, 5120, 6400, kSms)->split, 2);
+  const SmallGemmPlan down = *plan_small_gemm_sm90(3, 5120, 6400, kSms);
   EXPECT_EQ(down.tokens, 8);
-  EXPECT_EQ(down.split, 3);  // 120 CTAs
+  EXPECT_EQ(down.split, 5);  // 200 CTAs, two to some multiprocessors
+  EXPECT_EQ(plan_small_gemm_sm90(16, 6400, 5120, kSms)->split, 4);
+  EXPECT_EQ(plan_small_gemm_sm90(16, 8192, 7168, kSms)->split, 2);
   for (const i64 m : {1, 8, 9, 16, 33, 50, 64})
     for (const i64 n : {8, 1000, 20000})
       for (const i64 k : {8, 100, 6400}) {
-        const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, kSms);
-        EXPECT_GE(plan.tokens, m);
-        EXPECT_TRUE(plan.tokens == 8 || plan.tokens / 2 < m);
-        EXPECT_GE(plan.tiles * 128, n);
-        EXPECT_GE(plan.split, 1);
-        EXPECT_LE(plan.split, std::min<i64>(8, (k + 63) / 64));
+        const auto plan = plan_small_gemm_sm90(m, n, k, kSms);
+        ASSERT_TRUE(plan);
+        EXPECT_GE(plan->tokens, m);
+        EXPECT_TRUE(plan->tokens == 8 || plan->tokens / 2 < m);
+        EXPECT_GE(plan->tiles * 128, n);
+        EXPECT_GE(plan->split, 1);
+        EXPECT_LE(plan->split, std::min<i64>(8, (k + 63) / 64));
       }
+}
+
+TEST(CudaSmallGemmPlan, TakesMoreRowsWhereThePlainKernelWouldIdle) {
+  EXPECT_EQ(plan_small_gemm_sm90(128, 1280, 8192, kSms)->split, 8);
+  EXPECT_EQ(plan_small_gemm_sm90(100, 2560, 5120, kSms)->split, 4);
+  EXPECT_FALSE(plan_small_gemm_sm90(128, 5120, 6400, kSms));
+  EXPECT_FALSE(plan_small_gemm_sm90(65, 12800, 5120, kSms));
+  EXPECT_FALSE(plan_small_gemm_sm90(129, 1280, 8192, kSms));
 }
 
 TEST(CudaSmallGemmPlan, CtasOfKernelsThatWaitForOthersAreAllResident) {

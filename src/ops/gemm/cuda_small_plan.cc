@@ -6,17 +6,34 @@
 
 namespace weft {
 
-SmallGemmPlan plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms) {
-  WEFT_CHECK(m > 0 && m <= kSmallGemmMostRows && n > 0 && k > 0 && sms > 0, m, n, k, sms);
-  SmallGemmPlan plan;
-  for (plan.tokens = 8; plan.tokens < m; plan.tokens *= 2) {
-  }
-  plan.tiles = int((n + 127) / 128);
-  if (plan.tokens > 32) return plan_resident_gemm_sm90(m, n, k, sms, true).gemm;
+namespace {
+
+// Microseconds for an H200 to read `bytes` of weights with CTAs of clusters of `split`, two to a multiprocessor.
+double small_gemm_us(double bytes, int ctas, int split, int sms) {
+  constexpr double kBytesPerUs = 4.1e6, kStartUs = 3, kPartUs = 0.15;  // a part: one more to add up
+  const double fill = double(ctas) / sms;
+  // CTAs of a cluster may share a multiprocessor while another idles. Beyond one each, some have two: about 1.5 each
+  // are balanced again, more clusters are not all placed at once.
+  double reached = std::min(1.0, split > 1 ? fill * 1.06 : fill * 1.4);
+  if (fill > 1) reached = fill < 1.37 ? 0.85 : fill <= 1.61 ? 0.99 : 0.85;
+  return kStartUs + bytes / (kBytesPerUs * reached) + kPartUs * (split - 1);
+}
+
+}  // namespace
+
+std::optional<SmallGemmPlan> plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms) {
+  WEFT_CHECK(m > 0 && n > 0 && k > 0 && sms > 0, m, n, k, sms);
+  if (m > kSmallGemmMostTokens) return std::nullopt;
+  SmallGemmPlan plan = plan_resident_gemm_sm90(m, n, k, sms, true).gemm;
+  if (m > 64) return plan.split >= 4 ? std::optional(plan) : std::nullopt;
+  if (m > 32) return plan;
   const i64 k_blocks = (k + 63) / 64;
-  const int most = int(std::min<i64>(8, k_blocks));
-  plan.split = 1;
-  while (plan.split < most && i64(plan.tiles) * plan.split * 4 < i64(sms) * 3) ++plan.split;
+  const double bytes = double(n) * double(k) * 2;
+  double best = 0;
+  for (int split = 1; split <= std::min<i64>(8, k_blocks); ++split) {
+    const double us = small_gemm_us(bytes, plan.tiles * split, split, sms);
+    if (best == 0 || us < best) best = us, plan.split = split;
+  }
   return plan;
 }
 

@@ -1,5 +1,7 @@
 // How the Hopper GEMM for few rows cuts a shape: a pure function, so that CPU tests can check it.
 #pragma once
+#include <optional>
+
 #include "base/types.h"
 
 namespace weft {
@@ -21,12 +23,11 @@ struct ResidentGemmPlan {
 };
 ResidentGemmPlan plan_resident_gemm_sm90(i64 m, i64 n, i64 k, int ctas, bool alone);
 
-// Above, the weights no longer take most of the time: the plain kernel is faster (H200: 38 us against 43 at 128 rows).
-inline constexpr int kSmallGemmMostRows = 64;
-
-// Up to 32 rows two CTAs share a multiprocessor, and K has the smallest cut that gives three of four of `sms` a CTA: on
-// an H200 cuts beyond that cost more in adding parts than they gain. Above, a CTA has a multiprocessor of its own, and
-// its cut is that of plan_resident_gemm_sm90(). 0 < m <= kSmallGemmMostRows; n, k > 0.
-SmallGemmPlan plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms);
+// Whether the GEMM for few rows is the faster one, and its cut of K. Up to 32 rows two CTAs share a multiprocessor, and
+// the cut is the one whose CTAs keep most of the memory's bandwidth busy by the figures below; above, a CTA has a
+// multiprocessor of its own and the cut of plan_resident_gemm_sm90(). Above 64 rows only where the plain kernel's tiles
+// would leave most multiprocessors idle: the cut is 4 or more. m, n, k > 0. Measured on H200s: 128 rows, N = 1280,
+// K = 8192: 15 us against 23; N = 2560, K = 5120: 15 against 17; N = 5120, K = 6400: 24 against 23.
+std::optional<SmallGemmPlan> plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms);
 
 }  // namespace weft

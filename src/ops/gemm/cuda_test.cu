@@ -81,7 +81,7 @@ TEST(CudaGemm, EveryTileAgreesWithFp64OnUnevenShapes) {
   for (const GemmTileShape& tile : gemm_tile_shapes())
     for (const Case& c : {Case{1, 8, 8}, Case{130, 264, 72}, Case{515, 408, 1000, 8}, Case{1024, 1600, 512},
                           Case{130, 264, 72, 0, DType::kF16}, Case{515, 408, 1000, 8, DType::kF16}}) {
-      GemmPlan plan{tile, int((c.m + tile.m - 1) / tile.m), int((c.n + tile.n - 1) / tile.n)};
+      GemmPlan plan = plan_gemm_sm90_tile(c.m, c.n, c.k, 132, tile);
       plan.group = 3;
       for (const int ctas : {1, 5, 132}) {
         plan.ctas = std::min(ctas, plan.tiles());
@@ -106,10 +106,10 @@ TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const Case& c : {Case{1, 8, 8}, Case{8, 136, 512}, Case{9, 1000, 1000, 8}, Case{31, 264, 640},
-                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16},
+                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16}, Case{100, 264, 640},
                         Case{9, 1000, 1000, 8, DType::kF16}, Case{60, 1600, 2048, 16, DType::kF16}})
     for (int split = 1; split <= std::min<i64>(8, (c.k + 63) / 64); ++split) {
-      SmallGemmPlan plan = plan_small_gemm_sm90(c.m, c.n, c.k, 132);
+      SmallGemmPlan plan = plan_resident_gemm_sm90(c.m, c.n, c.k, 132, true).gemm;
       plan.split = split;
       const Status outcome = check(stream->get(), c, nullptr, &plan);
       ASSERT_TRUE(outcome.ok()) << "split " << split << ": " << outcome.message();
