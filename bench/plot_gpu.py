@@ -73,14 +73,20 @@ def fused(op, report, source, path):
 
 
 def gemm(op, report, source, path):
-    shapes = list(dict.fromkeys((row["n"], row["k"]) for row in report["rows"]))
-    fig, axes = plt.subplots(1, len(shapes), figsize=(5.5 * len(shapes), 3.2), sharey=True, squeeze=False)
-    for ax, (n, k) in zip(axes[0], shapes):
-        rows = [row for row in report["rows"] if (row["n"], row["k"]) == (n, k)]
-        bars(ax, [row["m"] for row in rows], {"weft": [(row["ratio"], row["ratio_quartiles"]) for row in rows]})
+    """Time over the stronger rival's by M, a line per shape of weights; a panel per model where rows name one."""
+    models = list(dict.fromkeys(row.get("model", op) for row in report["rows"]))
+    fig, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 3.6), sharey=True, squeeze=False)
+    for ax, model in zip(axes[0], models):
+        mine = [row for row in report["rows"] if row.get("model", op) == model]
+        for n, k in dict.fromkeys((row["n"], row["k"]) for row in mine):
+            rows = [row for row in mine if (row["n"], row["k"]) == (n, k)]
+            ax.plot([row["m"] for row in rows], [row.get("lt_ratio") or row["ratio"] for row in rows], marker="o", ms=3,
+                    lw=1, ls=":" if rows[0].get("tp") == 8 else "-", label=f"{n} x {k}")
         ax.axhline(1, color="black", lw=0.8, ls="--")
-        ax.set(title=f"{op}, N {n} K {k}", xlabel="M")
-    axes[0][0].set_ylabel("time / cuBLAS")
+        ax.set(xscale="log", title=model, xlabel="M")
+        ax.legend(frameon=False, fontsize=6, ncol=2)
+    rival = "cuBLASLt's best" if report["rows"][0].get("lt_ratio") else "cuBLAS"
+    axes[0][0].set_ylabel(f"time / {rival}")
     fig.suptitle(f"{report['device']}, cuBLAS {report['cublas']}; {source}", fontsize=9)
     save(fig, path)
 
