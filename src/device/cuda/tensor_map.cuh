@@ -6,8 +6,8 @@
 
 namespace weft {
 
-// Boxes of `box_rows` x 64 elements of a bf16 or f16 matrix [rows, k], written to shared memory with the 128-byte swizzle;
-// elements outside read as zero. The matrix and its row stride are 16-byte aligned. Errors: kInvalidArgument.
+// Boxes of `box_rows` x 64 elements of a bf16 or f16 matrix [rows, k], written to shared memory with the 128-byte
+// swizzle; elements outside read as zero. The matrix and its row stride are 16-byte aligned. Errors: kInvalidArgument.
 Result<CUtensorMap> bf16_tensor_map(const TensorView& matrix, int box_rows);
 
 }  // namespace weft

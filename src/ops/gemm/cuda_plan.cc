@@ -59,8 +59,10 @@ GemmPlan plan_gemm_sm90_tile(i64 m, i64 n, i64 k, int sms, const GemmTileShape& 
   const int waves = (plan.tiles() + sms - 1) / sms;
   plan.ctas = (plan.tiles() + waves - 1) / waves;  // whole waves leave the spare SMs to others
   plan.group = std::min(8, plan.tiles_m);
-  const double busy = double(plan.ctas) / sms, blocks = double((k + 63) / 64);
-  plan.clocks = kLaunchClocks + waves * (kTileClocks + blocks * block_clocks(tile) * (1 - kIdleGain * (1 - busy)));
+  const i64 blocks = (k + 63) / 64;
+  const double busy = double(plan.ctas) / sms;
+  plan.clocks =
+      kLaunchClocks + waves * (kTileClocks + double(blocks) * block_clocks(tile) * (1 - kIdleGain * (1 - busy)));
   return plan;
 }
 
