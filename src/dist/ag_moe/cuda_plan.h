@@ -7,7 +7,7 @@ namespace weft {
 
 // A rank's rows are pushed in so many parts at most, each with flags of its own; one lane of a warp hears each.
 inline constexpr int kAgMoeMostParts = 32;
-// Up to so many tokens of all ranks "auto" is split: low-latency words are faster than pushes there.
+// Up to so many tokens of all ranks "auto" is split: at 64 it is up to 3 % faster, at 512 6 to 9 % slower.
 inline constexpr i64 kAgMoeSplitMost = 128;
 
 struct CudaAgMoePlan {
