@@ -262,6 +262,36 @@ TEST(CudaSwiglu, AgreesWithTheReference) {
       }
 }
 
+TEST(CudaSwiglu, RowsBehindANumberInDeviceMemoryStay) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kRows = 70;
+  for (const i64 width : {7, 64}) {
+    WEFT_CREATE(gate_up, DType::kBF16, kRows, 2 * width);
+    WEFT_CREATE(all, DType::kBF16, kRows, width);
+    WEFT_CREATE(some, DType::kBF16, kRows, width);
+    WEFT_CREATE(count, DType::kI32, 1, 1);
+    WEFT_ASSERT_OK(gate_up.upload(random_floats(DType::kBF16, kRows * 2 * width, 1, 4)));
+    WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), all.view()}));
+    WEFT_ASSERT_OK(cuda_status(cudaStreamSynchronize(stream->get()), "synchronize"));
+    const auto every = all.bytes();
+    WEFT_ASSERT_OK(every.status());
+    for (const int rows : {-1, 0, 1, 69, 70, 1000}) {
+      WEFT_ASSERT_OK(count.upload(std::vector<i32>{rows}));
+      WEFT_ASSERT_OK(some.clear());
+      const auto empty = some.bytes();
+      WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), some.view(), count.as({1})}));
+      WEFT_ASSERT_OK(cuda_status(cudaStreamSynchronize(stream->get()), "synchronize"));
+      const auto found = some.bytes();
+      WEFT_ASSERT_OK(found.status());
+      const i64 written = std::clamp<i64>(rows, 0, kRows) * width * 2;
+      EXPECT_TRUE(std::equal(found->begin(), found->begin() + written, every->begin())) << rows;
+      EXPECT_TRUE(std::equal(found->begin() + written, found->end(), empty->begin() + written)) << rows;
+    }
+  }
+}
+
 TEST(CudaSwiglu, ExtremeGatesAndNan) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
