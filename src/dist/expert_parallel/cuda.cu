@@ -23,6 +23,12 @@ auto combine_kernel_of(bool exact, int unroll) {
   return unroll == 1 ? ep_combine_kernel<T, false, 1> : ep_combine_kernel<T, false, 2>;
 }
 
+// A CTA for each expert.
+__global__ void __launch_bounds__(256) map_rows_kernel(const i32* begins, i32 capacity, i32* map) {
+  const i32 expert = i32(blockIdx.x), begin = begins[expert], end = begins[expert + 1];
+  for (i32 row = begin + i32(threadIdx.x); row < end; row += 256) map[row] = expert * capacity + row - begin;
+}
+
 Status same_on_all_ranks(CudaCommunicator& comm, const AllToAllShape& s, const AllToAllOptions& o) {
   const std::string mine =
       fmt::format("{} {} {} {} {} {} {} {} {} {} {}", s.max_num_tokens, s.num_experts, s.experts_per_token, s.dp_size,
@@ -122,6 +128,7 @@ Status CudaAllToAll::allocate() {
         wire_.max_tokens, wire_.experts, shared, kCudaSharedBytes);
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
   if (options_.cast_x_to_fp8) WEFT_TRY(prepare_cuda_quantise());
+  WEFT_TRY(prepare_kernel("map_rows", reinterpret_cast<const void*>(map_rows_kernel), 0));
   for (const int unroll : {1, 2, 4}) {
     WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(unroll)), size_t(shared)));
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -157,6 +164,17 @@ Range CudaAllToAll::local_experts() const {
 i64 CudaAllToAll::most_rows() const {
   return std::min(local_experts().size() * wire_.capacity,
                   i64(wire_.ranks / wire_.dp_size) * wire_.max_tokens * wire_.per_token);
+}
+
+TensorView CudaAllToAll::row_begins() const {
+  return TensorView::dense(begins_.data(), DType::kI32, {local_experts().size() + 1}, DeviceKind::kCuda);
+}
+
+Status CudaAllToAll::map_rows(cudaStream_t stream, const TensorView& map) const {
+  WEFT_TRY(expect_table("map_rows", "map", map, DType::kI32, {most_rows()}));
+  if (local_experts().size() == 0) return {};
+  return launch("map_rows", map_rows_kernel, {.grid = unsigned(local_experts().size()), .block = 256}, stream,
+                route_.begins, wire_.capacity, map.as<i32>());
 }
 
 i64 CudaAllToAll::dropped_pairs() const {

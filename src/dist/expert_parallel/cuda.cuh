@@ -46,6 +46,13 @@ class CudaAllToAll {
   i64 capacity() const { return wire_.capacity; }
   // Rows that expert_y without gaps must have.
   i64 most_rows() const;
+  // [local_experts + 1] i32, this object's own, as of the dispatch before on the stream: the first row of each expert
+  // where rows lie without gaps, then their number. The offsets of a grouped GEMM.
+  TensorView row_begins() const;
+  // Writes map [most_rows()] i32 for that GEMM up to the number of rows, as of the dispatch before on `stream`: row r
+  // of expert_y without gaps is row map[r] of expert_x, its experts one behind the other. Captures into a graph.
+  // Errors: kInvalidArgument.
+  Status map_rows(cudaStream_t stream, const TensorView& map) const;
   // (token, expert) pairs of this rank's experts left out for want of capacity since create(), as of the dispatches
   // that have run. Readable at any time, without synchronising.
   i64 dropped_pairs() const;
