@@ -14,6 +14,7 @@
 #include "dist/gemm_rs/gemm_rs.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 #include "fake_cuda.h"
+#include "layers/cuda_expert_layer.cuh"
 
 namespace weft {
 namespace {
@@ -128,6 +129,42 @@ TEST(CudaHost, ThreadsCreateAndLaunchEveryOperator) {
           {.arena_bytes = 16 << 20});
       ASSERT_TRUE(end.ok()) << end.message();
     }
+  }
+}
+
+// Every tensor that one operator of the layer hands to the next passes its checks.
+TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
+  for (const int ranks : {1, 3}) {
+    const Status end = run_gpu_ranks(
+        ranks,
+        [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+          constexpr i64 kHidden = 64, kFfn = 24, kExperts = 8;
+          WEFT_ASSIGN(
+              auto layer,
+              CudaExpertLayer::create(
+                  comm, {.max_tokens = 9, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn}));
+          WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
+          const auto view = [&](const Shape& shape) {
+            return TensorView::dense(memory.data(), DType::kBF16, shape, DeviceKind::kCuda);
+          };
+          const i64 local = layer.local_experts().size();
+          for (const i64 tokens : {9, 1, 0})
+            WEFT_TRY(layer.run(stream, {.x = view({tokens, kHidden}),
+                                        .router = view({kExperts, kHidden}),
+                                        .gate_up = view({local, 2 * kFfn, kHidden}),
+                                        .down = view({local, kHidden, kFfn}),
+                                        .y = view({tokens, kHidden})}));
+          const std::string wrong = layer
+                                        .run(stream, {.x = view({1, kHidden}),
+                                                      .router = view({kExperts, kHidden}),
+                                                      .gate_up = view({local, kFfn, kHidden}),
+                                                      .down = view({local, kHidden, kFfn}),
+                                                      .y = view({1, kHidden})})
+                                        .message();
+          return wrong.starts_with("gate_up: expected") ? Status() : error(Code::kAborted, "{}", wrong);
+        },
+        {.arena_bytes = 16 << 20});
+    EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
   }
 }
 

@@ -1,0 +1,113 @@
+#include "layers/cuda_expert_layer.cuh"
+#include "ops/gemm/gemm.cuh"
+#include "ops/grouped_gemm/grouped_gemm.cuh"
+#include "ops/moe_route/moe_route.cuh"
+#include "ops/swiglu/swiglu.cuh"
+
+namespace weft {
+namespace {
+
+TensorView view(const DeviceBuffer& memory, DType dtype, const Shape& shape) {
+  return TensorView::dense(memory.data(), dtype, shape, DeviceKind::kCuda);
+}
+
+Status expect_weights(const char* name, const TensorView& w, const Shape& shape) {
+  WEFT_TRY(expect_tensor(name, w, DType::kBF16, shape));
+  if (w.is_dense() && w.device == DeviceKind::kCuda) return {};
+  return error(Code::kInvalidArgument, "{}: expected a dense tensor in CUDA memory, found {}", name, w.describe());
+}
+
+}  // namespace
+
+Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const CudaExpertLayerShape& s) {
+  const auto expect = [](const char* field, bool holds, const char* expected, i64 found) -> Status {
+    if (holds) return {};
+    return error(Code::kInvalidArgument, "expert layer: {}: expected {}, found {}", field, expected, found);
+  };
+  WEFT_TRY(expect("hidden", s.hidden >= 8 && s.hidden % 8 == 0, "a multiple of 8", s.hidden));
+  WEFT_TRY(expect("ffn", s.ffn >= 8 && s.ffn % 8 == 0, "a multiple of 8", s.ffn));
+  WEFT_TRY(expect("experts", s.experts >= comm.size() && s.experts % 8 == 0 && s.experts <= kCudaRouteMostExperts,
+                  "a multiple of 8 from the number of ranks to 512", s.experts));
+  CudaExpertLayer layer(s);
+  // Before the exchange, whose creation is collective: no rank runs a kernel that waits while another still loads its
+  // own.
+  WEFT_TRY(prepare_cuda_gemm());
+  WEFT_TRY(prepare_cuda_grouped_gemm());
+  WEFT_TRY(prepare_cuda_moe_route());
+  WEFT_TRY(prepare_cuda_swiglu());
+  const ep::AllToAllShape exchange{.max_num_tokens = s.max_tokens,
+                                   .num_experts = s.experts,
+                                   .experts_per_token = s.per_token,
+                                   .rank = comm.rank(),
+                                   .world_size = comm.size(),
+                                   .hidden_dim = s.hidden,
+                                   .hidden_dim_bytes = s.hidden * 2};
+  WEFT_ASSIGN(auto op, ep::CudaAllToAll::create(comm, exchange,
+                                                {.expert_capacity = s.expert_capacity, .combine_dtype = DType::kBF16}));
+  layer.exchange_ = std::make_unique<ep::CudaAllToAll>(std::move(op));
+  const i64 local = layer.local_experts().size(), rows = layer.exchange_->most_rows(), m = s.max_tokens;
+  const auto bf16s = [](i64 count) { return DeviceBuffer::create(size_t(count) * 2); };
+  const auto words = [](i64 count) { return DeviceBuffer::create(size_t(count) * 4); };
+  WEFT_ASSIGN(layer.logits_, bf16s(m * s.experts));
+  WEFT_ASSIGN(layer.ids_, words(m * s.per_token));
+  WEFT_ASSIGN(layer.weights_, words(m * s.per_token));
+  WEFT_ASSIGN(layer.expert_x_, bf16s(local * layer.exchange_->capacity() * s.hidden));
+  WEFT_ASSIGN(layer.map_, words(rows));
+  WEFT_ASSIGN(layer.wide_, bf16s(rows * 2 * s.ffn));
+  WEFT_ASSIGN(layer.activated_, bf16s(rows * s.ffn));
+  WEFT_ASSIGN(layer.products_, bf16s(rows * s.hidden));
+  return std::move(layer);
+}
+
+TensorView CudaExpertLayer::logits(i64 tokens) const {
+  return view(logits_, DType::kBF16, {tokens, shape_.experts});
+}
+TensorView CudaExpertLayer::ids(i64 tokens) const {
+  return view(ids_, DType::kI32, {tokens, shape_.per_token});
+}
+TensorView CudaExpertLayer::weights(i64 tokens) const {
+  return view(weights_, DType::kF32, {tokens, shape_.per_token});
+}
+
+Status CudaExpertLayer::check(const CudaExpertLayerArgs& a) const {
+  const i64 local = local_experts().size();
+  WEFT_TRY(expect_cuda_matrix("x", a.x, {-1, shape_.hidden}));
+  if (a.x.dim(0) > shape_.max_tokens)
+    return error(Code::kInvalidArgument, "x: more than max_tokens = {} rows: {}", shape_.max_tokens, a.x.describe());
+  WEFT_TRY(expect_cuda_matrix("y", a.y, a.x.shape));
+  WEFT_TRY(expect_weights("router", a.router, {shape_.experts, shape_.hidden}));
+  WEFT_TRY(expect_weights("gate_up", a.gate_up, {local, 2 * shape_.ffn, shape_.hidden}));
+  return expect_weights("down", a.down, {local, shape_.hidden, shape_.ffn});
+}
+
+Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
+  WEFT_TRY(check(a));
+  const i64 tokens = a.x.dim(0), local = local_experts().size(), capacity = exchange_->capacity();
+  const i64 rows = exchange_->most_rows();
+  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits(tokens)}));
+  WEFT_TRY(cuda_moe_route(
+      stream,
+      {.logits = logits(tokens), .ids = ids(tokens), .weights = weights(tokens), .normalise = shape_.normalise}));
+  WEFT_TRY(exchange_->dispatch(
+      stream,
+      {.x = a.x, .indices = ids(tokens), .expert_x = view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
+  const TensorView map = view(map_, DType::kI32, {rows}), offsets = exchange_->row_begins();
+  const TensorView wide = view(wide_, DType::kBF16, {rows, 2 * shape_.ffn});
+  const TensorView activated = view(activated_, DType::kBF16, {rows, shape_.ffn});
+  const TensorView products = view(products_, DType::kBF16, {rows, shape_.hidden});
+  WEFT_TRY(exchange_->map_rows(stream, map));
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = view(expert_x_, DType::kBF16, {local * capacity, shape_.hidden}),
+                                      .map = map,
+                                      .offsets = offsets,
+                                      .w = a.gate_up,
+                                      .y = wide}));
+  TensorView all = offsets;  // the number of rows
+  all.data += local * i64(sizeof(i32));
+  all.shape = {1};
+  WEFT_TRY(cuda_swiglu(stream, {.gate_up = wide, .y = activated, .rows = all}));
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = activated, .map = {}, .offsets = offsets, .w = a.down, .y = products}));
+  return exchange_->combine(stream,
+                            {.expert_y = products, .indices = ids(tokens), .weights = weights(tokens), .out = a.y});
+}
+
+}  // namespace weft
