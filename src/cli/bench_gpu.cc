@@ -48,7 +48,7 @@ struct BenchGpuOptions {
   bool every_tile = false;
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
-  std::string routing = "uniform";
+  std::vector<std::string> routings = {"uniform"};
   std::string json_path, plot_path, trace_path, revision = "unknown";
   bool processes = false;
   bool reports = true;  // false on all processes but that of rank 0
@@ -176,14 +176,14 @@ Status bench_moe(const std::string& op, const BenchGpuOptions& options, GpuRepor
   return {};
 }
 
-Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
+Status bench_experts(const BenchGpuOptions& options, const std::string& routing, GpuReport& out) {
   WEFT_ASSIGN(const auto report,
               ep::bench_cuda_experts({options.ranks, options.tokens, options.experts, options.top_k, options.hidden,
-                                      options.routing, options.repeats, !options.trace_path.empty()}));
+                                      routing, options.repeats, !options.trace_path.empty()}));
   say(options,
       "expert parallel, {} experts, top {}, hidden {}, {} routing, dispatch fp8, combine bf16, {} ranks, {}, NCCL {}; "
       "us per call in a graph, slowest rank: median (quartiles)\n",
-      options.experts, options.top_k, options.hidden, options.routing, report.ranks, report.device, report.nccl);
+      options.experts, options.top_k, options.hidden, routing, report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   for (const auto& row : report.rows) {
     say(options, "{:>6} {:<20} {:8.2f}  ({:.2f} {:.2f})", row.tokens, row.variant, row.median_us, row.lower_us,
@@ -191,7 +191,7 @@ Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
     if (row.bytes > 0)
       say(options, "  {} B, {:.1f} us of wire, {:.0f} %", row.bytes, row.floor_us, 100 * row.floor_us / row.median_us);
     say(options, "\n");
-    add_bar(out.plots, fmt::format("experts, {} tokens", row.tokens), row.variant,
+    add_bar(out.plots, fmt::format("experts, {}, {} tokens", routing, row.tokens), row.variant,
             {row.median_us, row.lower_us, row.upper_us}, row.floor_us);
     rows.push_back({{"tokens", row.tokens},
                     {"variant", row.variant},
@@ -200,9 +200,9 @@ Status bench_experts(const BenchGpuOptions& options, GpuReport& out) {
                     {"bytes", row.bytes},
                     {"floor_us", row.floor_us}});
   }
-  out.json["ep"] = {
-      {"device", report.device},  {"ranks", report.ranks},      {"experts", options.experts}, {"top_k", options.top_k},
-      {"hidden", options.hidden}, {"routing", options.routing}, {"nccl", report.nccl},        {"rows", rows}};
+  out.json[routing == options.routings.front() ? "ep" : "ep_" + routing] = {
+      {"device", report.device},  {"ranks", report.ranks}, {"experts", options.experts}, {"top_k", options.top_k},
+      {"hidden", options.hidden}, {"routing", routing},    {"nccl", report.nccl},        {"rows", rows}};
   out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
   return {};
 }
@@ -261,7 +261,10 @@ Status bench_grouped(const BenchGpuOptions& options, GpuReport& out) {
 Status bench_one(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
   if (std::find(kCollectives.begin(), kCollectives.end(), op) != kCollectives.end())
     return bench_collective(op, options, out);
-  if (op == "ep") return bench_experts(options, out);
+  if (op == "ep") {
+    for (const std::string& routing : options.routings) WEFT_TRY(bench_experts(options, routing, out));
+    return {};
+  }
   if (op == "ag_gemm" || op == "gemm_rs" || op == "gemm_ar") return bench_fused(op, options, out);
   if (op == "ag_moe" || op == "moe_rs" || op == "moe_ar") return bench_moe(op, options, out);
   if (!options.reports) return {};  // the others are one GPU's
@@ -372,7 +375,8 @@ void add_bench_gpu(CLI::App& bench) {
   command->add_option("--hidden", options->hidden, "Of ep: elements of a row, a multiple of 16")
       ->check(CLI::Range(16, 1 << 16))
       ->capture_default_str();
-  command->add_option("--routing", options->routing, "Of ep: uniform, zipf, one_hot, holes, mixed")
+  command->add_option("--routing", options->routings, "Of ep: uniform, zipf, one_hot, holes, mixed")
+      ->delimiter(',')
       ->check(CLI::IsMember({"uniform", "zipf", "one_hot", "holes", "mixed"}))
       ->capture_default_str();
   command->add_option("--json", options->json_path, "Also write the figures to this file");
