@@ -117,7 +117,7 @@ TEST(CudaAllToAllRows, SplitsAreReadOnTheGpu) {
     if (came != 0) return error(Code::kAborted, "{} rows came of no splits", came);
     if (op.outcome().code() != (last ? Code::kInvalidArgument : first ? Code::kResourceExhausted : Code::kOk))
       return error(Code::kAborted, "bad splits: {}", op.outcome().message());
-    WEFT_CUDA_TRY(cudaMemset(counter.call(), 0, 8));
+    WEFT_CUDA_TRY(cudaMemsetAsync(counter.call(), 0, 8, stream));
     WEFT_TRY(enqueue());
     return counter.verify(comm, stream, 1);
   }));

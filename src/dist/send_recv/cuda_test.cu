@@ -38,7 +38,7 @@ TEST(CudaSendRecv, MessagesGoAroundTheRing) {
     WEFT_TRY(op.outcome());
 
     // A message of another size than y: dropped and told; the next one comes.
-    WEFT_CUDA_TRY(cudaMemset(counter.call(), 0, 8));
+    WEFT_CUDA_TRY(cudaMemsetAsync(counter.call(), 0, 8, stream));
     WEFT_TRY(counter.fill(stream, x, 200, comm.rank()));
     WEFT_TRY(op.send(stream, bf16_matrix(x, 100, 1), next));
     WEFT_TRY(op.send(stream, bf16_matrix(x, 200, 1), next));
