@@ -38,7 +38,7 @@ struct BenchGpuOptions {
   int ranks = 0;
   int repeats = 15;
   std::vector<i64> bytes = {8 << 10, 32 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20};
-  std::vector<std::string> algorithms = {"auto", "ll", "one_shot", "two_shot"};
+  std::vector<std::string> algorithms = {"auto", "one_shot", "two_shot"};
   std::vector<std::string> variants = {"auto"};
   std::vector<std::string> regimes = {"sustained", "burst"};
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
@@ -345,8 +345,7 @@ void add_bench_gpu(CLI::App& bench) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "Sizes of the collectives in bytes")->delimiter(',');
-  command->add_option("--algorithms", options->algorithms, "Of all_reduce: ll, one_shot, two_shot, auto")
-      ->delimiter(',');
+  command->add_option("--algorithms", options->algorithms, "Of all_reduce: one_shot, two_shot, auto")->delimiter(',');
   command->add_option("--m", options->m, "Rows of x, over all ranks; tokens of grouped_gemm and *moe*")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));

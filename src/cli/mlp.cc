@@ -30,7 +30,7 @@ struct MlpFlags {
         ->capture_default_str();
     command
         .add_option("--all-reduce", all_reduce,
-                    "Of --mode ar: a GEMM and this all-reduce instead of gemm_ar: auto, ll, one_shot, two_shot")
+                    "Of --mode ar: a GEMM and this all-reduce instead of gemm_ar: auto, one_shot, two_shot")
         ->check(CLI::IsMember({"auto", "ll", "one_shot", "two_shot"}));
     if (!times) {
       command.add_flag("--json", report.json, "One JSON object on stdout");

@@ -39,7 +39,7 @@ struct Variant {
   CudaGraph graph;
 };
 
-constexpr i64 kLlBenchMostBytes = 1 << 20, kOneShotBenchMostBytes = 4 << 20;
+constexpr i64 kOneShotBenchMostBytes = 4 << 20;
 
 // A collective on this rank: who takes part in timing, what comes out.
 class RankBench {
@@ -76,23 +76,20 @@ class RankBench {
     const i64 share = most_ / ranks_;
     for (const std::string& name : options_.algorithms) {
       if (op != "all_reduce") break;
-      const i64 limit = name == "ll" ? kLlBenchMostBytes : name == "one_shot" ? kOneShotBenchMostBytes : most_;
+      const i64 limit = name == "one_shot" ? kOneShotBenchMostBytes : most_;
       WEFT_ASSIGN(auto made,
                   CudaAllReduce::create(comm_, {.max_elements = std::min(most_, limit) / 2, .dtype = DType::kBF16},
                                         {.name = name}));
       all_reduces_.push_back(std::move(made));
     }
-    for (const auto& [name, forms] : kForms) {
-      if (op == "all_gather") {
-        WEFT_ASSIGN(auto made, CudaAllGather::create(comm_, {.max_bytes_per_rank = share}, forms));
-        all_gathers_.push_back(std::move(made));
-      } else if (op == "reduce_scatter") {
-        WEFT_ASSIGN(auto made, CudaReduceScatter::create(
-                                   comm_, {.max_rows = most_ / 2, .columns = 1, .dtype = DType::kBF16}, forms));
-        reduce_scatters_.push_back(std::move(made));
-      }
-    }
-    if (op == "broadcast") {
+    if (op == "all_gather") {
+      WEFT_ASSIGN(auto made, CudaAllGather::create(comm_, {.max_bytes_per_rank = share}));
+      all_gather_.emplace(std::move(made));
+    } else if (op == "reduce_scatter") {
+      WEFT_ASSIGN(auto made,
+                  CudaReduceScatter::create(comm_, {.max_rows = most_ / 2, .columns = 1, .dtype = DType::kBF16}));
+      reduce_scatter_.emplace(std::move(made));
+    } else if (op == "broadcast") {
       WEFT_ASSIGN(auto made, CudaBroadcast::create(comm_, {.max_bytes = most_, .root = 0}));
       broadcast_.emplace(std::move(made));
     } else if (op == "all_to_all") {
@@ -115,19 +112,13 @@ class RankBench {
     const int next = (rank_ + 1) % ranks_, before = (rank_ + ranks_ - 1) % ranks_;
     for (size_t i = 0; i < all_reduces_.size(); ++i) {
       const std::string& name = options_.algorithms[i];
-      if ((name == "ll" && bytes > kLlBenchMostBytes) || (name == "one_shot" && bytes > kOneShotBenchMostBytes))
-        continue;
+      if (name == "one_shot" && bytes > kOneShotBenchMostBytes) continue;
       add("weft/" + name, [=, this, &op = all_reduces_[i]] { return op.run(stream_, x, y); });
     }
-    for (size_t i = 0; i < std::size(kForms); ++i) {
-      const std::string name = std::string("weft/") + kForms[i].name;
-      if (kForms[i].forms.ll_most_bytes > kLlBenchMostBytes / 2 && bytes > kLlBenchMostBytes) continue;
-      if (i < all_gathers_.size()) add(name, [=, this, &op = all_gathers_[i]] { return op.run(stream_, x_share, y); });
-      if (i < reduce_scatters_.size())
-        add(name, [=, this, &op = reduce_scatters_[i]] {
-          return op.run(stream_, column(x_, bytes / 2), column(y_, bytes / 2 / ranks_));
-        });
-    }
+    if (all_gather_) add("weft", [=, this] { return all_gather_->run(stream_, x_share, y); });
+    if (reduce_scatter_)
+      add("weft",
+          [=, this] { return reduce_scatter_->run(stream_, column(x_, bytes / 2), column(y_, bytes / 2 / ranks_)); });
     if (broadcast_) add("weft", [=, this] { return broadcast_->run(stream_, rank_ == 0 ? x : y); });
     if (all_to_all_)
       add("weft", [=, this] { return all_to_all_->run(stream_, column(x_, bytes / 2), column(y_, bytes / 2)); });
@@ -231,16 +222,6 @@ class RankBench {
     return {};
   }
 
-  // The forms of all_gather and reduce_scatter.
-  struct NamedForms {
-    const char* name;
-    CudaForms forms;
-  };
-  static constexpr NamedForms kForms[] = {{"auto", {}},
-                                          {"ll", {.ll_most_bytes = kLlBenchMostBytes}},
-                                          {"flags", {.ll_most_bytes = -1, .parts_from_bytes = i64(1) << 40}},
-                                          {"parts", {.ll_most_bytes = -1, .parts_from_bytes = 0}}};
-
   CudaCommunicator& comm_;
   const cudaStream_t stream_;
   const CudaCollectiveBenchOptions& options_;
@@ -250,8 +231,8 @@ class RankBench {
   GraphTimer timer_;
   std::unique_ptr<NcclCommunicator> nccl_;
   std::vector<CudaAllReduce> all_reduces_;
-  std::vector<CudaAllGather> all_gathers_;
-  std::vector<CudaReduceScatter> reduce_scatters_;
+  std::optional<CudaAllGather> all_gather_;
+  std::optional<CudaReduceScatter> reduce_scatter_;
   std::optional<CudaBroadcast> broadcast_;
   std::optional<CudaAllToAll> all_to_all_;
   std::optional<CudaSendRecv> send_recv_;

@@ -14,7 +14,7 @@ enum class Fault {
   kNoLaneBarrier,  // lane 0 raises the flag without waiting for the stores of the other lanes
   kNoArrival,      // the first CTA to finish speaks for the others
   kEqualityWait,   // waits for equality, which a fast peer overtakes
-  kNoCredit,       // the sender does not wait until the receiver has read
+  kNoCredit,       // the sender does not wait until the receiver has read; the receiver does not empty
 };
 
 // Ends a CTA's stores, before one lane signals.

@@ -350,6 +350,31 @@ bool SimMachine::recv(sym<LlWord> source, int, u32 epoch, u32& data) {
   });
 }
 
+void SimMachine::put_words(sym<BareWords> place, int peer, const BareWords& words) {
+  here().raised[size_t(peer)] = true;
+  for (u64 i = 0; i < 4; ++i) {
+    if (words.words[i] == 0) w_.fail(fmt::format("an empty word: rank {} to rank {}", rank_, peer));
+    store(place.offset + 4 * i, peer, &words.words[i], 4, false);
+  }
+}
+
+bool SimMachine::take_words(sym<BareWords> place, BareWords& taken) {
+  expect_flushed();
+  return w_.wait("waits for words", [&] {
+    bool all = true;
+    for (u64 i = 0; i < 4; ++i) {
+      taken.words[i] = w_.word(rank_, place.offset / 4 + i).newest();
+      all = all && taken.words[i] != 0;
+    }
+    return all;
+  });
+}
+
+void SimMachine::empty_words(sym<BareWords> place) {
+  const BareWords none = {};
+  store(place.offset, rank_, &none, sizeof none, false);
+}
+
 bool SimMachine::arrive(sym<EpochWord> word) {
   sync();
   SimWorld::Cta& cta = here();

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/machine/machine.h"
+#include "comm/machine/words.h"
 
 namespace weft {
 
@@ -174,6 +174,16 @@ class SimMachine {
   }
   void fence();
 
+  void put_words(sym<BareWords> place, int peer, const BareWords& words);
+  template <int N, class Place, class PeerOf>
+  bool take_words(BareWords (&taken)[N], u32, Place&& place, PeerOf&& peer_of) {
+    for (int k = 0; k < N; ++k) {
+      if (peer_of(k) != rank_ && !take_words(place(k), taken[k])) return false;
+    }
+    return true;
+  }
+  void empty_words(sym<BareWords> place);
+
   // The kernel boundary after a call: every CTA of the rank is here and its stores are done. [cta] False = failed.
   bool end_call();
 
@@ -187,6 +197,7 @@ class SimMachine {
   void store(u64 offset, int peer, const void* value, i64 bytes, bool release, bool add = false);
   void load(void* value, u64 offset, i64 bytes, int peer);
   u32 load_word(u64 index, int peer);
+  bool take_words(sym<BareWords> place, BareWords& taken);
   bool await_value(sym<u32> flag, const std::function<bool(u32)>& reached);
   void signal(sym<u32> flag, int peer, u32 epoch, bool release);
   void expect_flushed();
@@ -195,6 +206,6 @@ class SimMachine {
   const int rank_, cta_, lane_;
 };
 
-static_assert(SignalMachine<SimMachine>);
+static_assert(WordsMachine<SimMachine>);
 
 }  // namespace weft

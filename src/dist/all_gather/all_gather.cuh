@@ -2,7 +2,6 @@
 #pragma once
 #include "comm/cuda_communicator.cuh"
 #include "dist/all_gather/all_gather.h"
-#include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
 
@@ -10,7 +9,7 @@ class CudaAllGather {
  public:
   // Collective. The communicator must outlive it. Errors: kInvalidArgument for max_bytes_per_rank < 0;
   // kResourceExhausted.
-  static Result<CudaAllGather> create(CudaCommunicator& comm, const AllGatherShape& shape, const CudaForms& forms = {});
+  static Result<CudaAllGather> create(CudaCommunicator& comm, const AllGatherShape& shape);
 
   // y = the rows of all shards in rank order, on `stream`. y [M, ...] any dtype, the same M on every rank; shard [M_r,
   // ...] with M_r = split_range(M, ranks, rank), the other dimensions as in y, at most max_bytes_per_rank; both dense,
@@ -20,11 +19,9 @@ class CudaAllGather {
   Status run(cudaStream_t stream, const TensorView& shard, const TensorView& y);
 
  private:
-  CudaAllGather(CudaCommunicator& comm, const AllGatherShape& shape, const CudaForms& forms)
-      : comm_(&comm), shape_(shape), forms_(forms) {}
+  CudaAllGather(CudaCommunicator& comm, const AllGatherShape& shape) : comm_(&comm), shape_(shape) {}
   CudaCommunicator* comm_;
   AllGatherShape shape_;
-  CudaForms forms_;
   AllGatherBuffers buffers_;
 };
 

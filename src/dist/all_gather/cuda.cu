@@ -1,5 +1,7 @@
+#include "comm/machine/cuda_words.cuh"
 #include "device/cuda/nvtx.cuh"
 #include "dist/all_gather/all_gather.cuh"
+#include "dist/exchange/cuda_tiles.h"
 
 namespace weft {
 namespace {
@@ -12,82 +14,46 @@ struct Params {
   AllGatherBuffers buffers;
   const std::byte* shard;
   std::byte* y;
-  i64 rows, row_bytes;  // of y
+  RowSplit rows;  // of y
+  i64 row_bytes, packs;
 };
 
-struct Place {
-  std::byte* address;
-  i64 room;
-};
-
-// Shards stand one after another in y: a rank's bytes have one place. All ranks know all lengths.
 template <int Ranks>
 struct RowHooks {
   const Params<Ranks>& params;
-  Run bytes = {};  // of the selected rank, in y
-  __device__ __forceinline__ const std::byte* source(i64 i) const { return params.shard + i; }
-  template <class LengthOf>
-  __device__ __forceinline__ bool accept(LengthOf&&) const {
-    return true;
+  __device__ __forceinline__ i64 bytes_of(int p) const { return params.rows.size(p) * params.row_bytes; }
+  __device__ __forceinline__ Part<const std::byte> source() const {
+    return {params.shard, bytes_of(params.group.rank)};
   }
-  template <class LengthOf>
-  __device__ __forceinline__ void select(int rank, LengthOf&&) {
-    const Run rows = split_run(params.rows, Ranks, rank);
-    bytes = {rows.begin * params.row_bytes, rows.end * params.row_bytes};
+  __device__ __forceinline__ Part<std::byte> target(int p) const {
+    return {params.y + params.rows.begin(p) * params.row_bytes, bytes_of(p)};
   }
-  __device__ __forceinline__ Place target(i64 i) const { return {params.y + bytes.begin + i, bytes.size() - i}; }
 };
 
-template <CudaForm Form, int Ranks>
-__global__ void __launch_bounds__(1024) all_gather_kernel(const __grid_constant__ Params<Ranks> params) {
-  CudaMachine<Ranks> machine(params.group);
-  const auto bytes_of = [&](int p) { return split_run(params.rows, Ranks, p).size() * params.row_bytes; };
-  if constexpr (Form == CudaForm::kLl) {
-    all_gather_ll(machine, params.buffers, bytes_of, RowHooks<Ranks>{params});
-  } else {
-    bool fits = false;
-    all_gather(machine, params.buffers, bytes_of(machine.rank()), RowHooks<Ranks>{params}, fits);
-  }
-}
-
 template <int Ranks>
-auto kernel_of(CudaForm form) {
-  switch (form) {
-    case CudaForm::kLl: return all_gather_kernel<CudaForm::kLl, Ranks>;
-    default: return all_gather_kernel<CudaForm::kFlags, Ranks>;
-  }
+__global__ void __launch_bounds__(1024) all_gather_kernel(const __grid_constant__ Params<Ranks> params) {
+  CudaWordsMachine<Ranks> machine(params.group);
+  all_gather_words(machine, params.buffers, params.packs, RowHooks<Ranks>{params});
 }
 
 }  // namespace
 
-Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGatherShape& shape,
-                                            const CudaForms& forms) {
+Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGatherShape& shape) {
   if (shape.max_bytes_per_rank < 0)
     return error(Code::kInvalidArgument, "{}: max_bytes_per_rank: expected at least 0, found {}", kOp,
                  shape.max_bytes_per_rank);
-  CudaAllGather op(comm, shape, forms);
+  CudaAllGather op(comm, shape);
   const int ranks = comm.size();
   if (ranks == 1) return op;
   WEFT_TRY(with_ranks(ranks, [&](auto count) {  // before the collective allocation, which waits for all ranks
-    WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<count()>(CudaForm::kLl)), 0));
-    return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<count()>(CudaForm::kFlags)), 0);
+    return prepare_kernel(kOp, reinterpret_cast<const void*>(all_gather_kernel<count()>), 0);
   }));
-  AllGatherBuffers& b = op.buffers_;
-  b.slot = round_up(shape.max_bytes_per_rank, kFlagLineBytes);
-  b.inbox.words = ll_words(std::min(shape.max_bytes_per_rank, std::max<i64>(forms.ll_most_share(ranks), 0)));
-  const i64 flags = flags_per_source(CudaForms::kCudaParts * kCudaMaxCtas);
   SymmetricLayout layout;
   const i64 epoch = layout.reserve<EpochWord>(1);
-  const i64 arrived = layout.reserve<u32>(ranks * flags);
-  const i64 lengths = layout.reserve<u64>(2 * ranks * kLengthsPerLine);
-  const i64 stage = layout.reserve<std::byte>(2 * ranks * b.slot);
-  const i64 inbox = layout.reserve<LlWord>(2 * ranks * b.inbox.words);
+  const auto inbox = BareInboxPlace::reserve(layout, ranks, shape.max_bytes_per_rank, true);
   WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
-  b.epoch = layout.at<EpochWord>(base, epoch);
-  b.arrived = {layout.at<u32>(base, arrived), flags};
-  b.lengths = layout.at<u64>(base, lengths);
-  b.stage = layout.at<std::byte>(base, stage);
-  b.inbox.base = layout.at<LlWord>(base, inbox);
+  op.buffers_.epoch = layout.at<EpochWord>(base, epoch);
+  op.buffers_.inbox = inbox.at(base);
   return op;
 }
 
@@ -111,16 +77,18 @@ Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const Te
     if (shard.data == y.data) return {};
     return cuda_status(cudaMemcpyAsync(y.data, shard.data, size_t(most), cudaMemcpyDefault, stream), kOp);
   }
-  const bool ll = most <= forms_.ll_most_share(comm_->size());
-  const CudaGrid grid = ll ? cuda_ll_grid(most, comm_->max_ctas()) : cuda_grid(most, comm_->max_ctas());
-  AllGatherBuffers buffers = buffers_;  // what follows is the same on every rank
-  buffers.parts = forms_.parts(most);
-  buffers.tile_bytes = cut_into(most, grid.ctas * buffers.parts).stride;
+  const i64 packs = bare_packs(most);
+  const CudaGrid grid = cuda_words_grid(packs, 2, comm_->max_ctas());
   return with_ranks(comm_->size(), [&](auto count) {
-    const Params<count()> params{comm_->group<count()>(kOp), buffers, shard.as<const std::byte>(),
-                                 y.as<std::byte>(),          rows,    row_bytes};
-    return launch(kOp, kernel_of<count()>(ll ? CudaForm::kLl : CudaForm::kFlags),
-                  {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
+    const Params<count()> params{comm_->group<count()>(kOp),
+                                 buffers_,
+                                 shard.as<const std::byte>(),
+                                 y.as<std::byte>(),
+                                 RowSplit(rows, comm_->size()),
+                                 row_bytes,
+                                 packs};
+    return launch(kOp, all_gather_kernel<count()>, {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)},
+                  stream, params);
   });
 }
 

@@ -29,7 +29,7 @@ class CudaAllReduce {
   CudaCommunicator* comm_;
   AllReduceShape shape_;
   AllReduceAlgorithm forced_ = AllReduceAlgorithm::kAuto;
-  AllReduceBuffers<std::byte> buffers_;  // offsets; element counts are those of the dtype
+  AllReduceWords buffers_;
 };
 
 }  // namespace weft

@@ -14,9 +14,9 @@ struct AllReduceShape {
 };
 
 struct AllReduceOptions {
-  // "ll": payload and flag in one word, for the smallest sizes on GPUs. "one_shot": everybody sends everything to
-  // everybody. "two_shot": reduce-scatter, then all-gather. "auto": by size. The bits of the result do not depend on
-  // it.
+  // "ll": payload and flag in one word, for the smallest sizes; on GPUs the same as one_shot. "one_shot": everybody
+  // sends everything to everybody. "two_shot": reduce-scatter, then all-gather. "auto": by size. The bits of the result
+  // do not depend on it.
   std::string name = "auto";
 };
 

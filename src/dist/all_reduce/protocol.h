@@ -7,6 +7,7 @@
 // produced, read by own() and sunk by one CTA, so x and y may be the same memory.
 #pragma once
 #include "dist/exchange/ll_words.h"
+#include "dist/exchange/words.h"
 
 namespace weft {
 
@@ -181,6 +182,133 @@ WEFT_HD bool all_reduce_two_shot(M& m, const AllReduceBuffers<T>& b, const Tiles
     });
   });
   if (!heard) return false;
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
+// ---- without flags, for GPUs ----
+
+// inbox [2][ranks][packs of the most that is sent to one rank]; sums [2][ranks][packs of a share].
+struct AllReduceWords {
+  sym<EpochWord> epoch;
+  BareInbox inbox, sums;
+};
+
+// Packs of a share where `elements` are shared out in a two-shot: the last shares may have fewer, or none.
+template <class T>
+WEFT_HD i64 share_packs(i64 elements, int ranks) {
+  return divide_up(bare_packs(elements * i64(sizeof(T))), ranks);
+}
+
+// y = the sums of x [elements] of all ranks; x may be y. Everybody sends everything to everybody. A lane sends its
+// packs before it writes them.
+template <class T, Fault F = Fault::kNone, class M>
+WEFT_HD bool all_reduce_one_shot_words(M& m, const AllReduceWords& b, const T* x, T* y, i64 elements) {
+  constexpr int kElements = Pack<T>::kElements;
+  const u32 epoch = m.epoch(b.epoch);
+  const i64 packs = bare_packs(elements * i64(sizeof(T)));
+  const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
+  const Part<const T> own{x, elements};
+  const Lanes all{m.lane(), m.lanes()};
+  each_pack<kSendAhead>(m, all, packs, [&](auto count, i64 first, i64 step) {
+    constexpr int kCount = decltype(count)::value;
+    Pack<T> part[kCount];
+    load_packs(own, first, step, part);
+    for (int k = 0; k < kCount; ++k) {
+      const BareWords bare = bare_numbers(part[k]);
+      peers(m, [&](int p) { m.put_words(place(m.rank(), first + k * step), p, bare); });
+    }
+    return true;
+  });
+  flush_all(m);
+  const bool heard = each_pack<kTakeAhead<M>>(m, all, packs, [&](auto count, i64 first, i64 step) {
+    constexpr int kCount = decltype(count)::value;
+    Pack<T> part[kCount];
+    load_packs(own, first, step, part);
+    TakenPacks<kCount, M> taken;
+    if (!taken.take(m, epoch, place, first, step)) return false;
+    for (int k = 0; k < kCount; ++k) {
+      float sums[kElements];
+      sum_packs(m, part[k], taken, k, sums);
+      Pack<T> rounded;
+      store_sums(rounded.values, sums, kElements);
+      store_pack(Part<T>{y, elements}, first + k * step, rounded);
+      if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, first + k * step)); });
+    }
+    return true;
+  });
+  if (!heard) return false;
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
+// The same with shares: every rank sends each owner its share, the owner sums it and sends the rounded sums to all. The
+// sums of a pack exist only once this rank has sent it, so x may be y here, too.
+template <class T, Fault F = Fault::kNone, class M>
+WEFT_HD bool all_reduce_two_shot_words(M& m, const AllReduceWords& b, const T* x, T* y, i64 elements) {
+  constexpr int kElements = Pack<T>::kElements;
+  const u32 epoch = m.epoch(b.epoch);
+  const i64 packs = share_packs<T>(elements, m.ranks()), share = packs * kElements;
+  const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
+  const auto result = [&](int source, i64 pack) { return b.sums.template at<F>(source, m.ranks(), epoch, pack); };
+  const auto size_of = [&](int p) {
+    const i64 left = elements - p * share;
+    return left < 0 ? 0 : left < share ? left : share;
+  };
+  const auto part_of = [&](int p) { return Part<const T>{x + p * share, size_of(p)}; };
+  const auto target_of = [&](int p) { return Part<T>{y + p * share, size_of(p)}; };
+  const auto scatter = [&](const Lanes& crew) {
+    return each_pack<kSendAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      peers(m, [&](int p) {
+        Pack<T> part[kCount];
+        load_packs(part_of(p), first, step, part);
+        for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
+        m.flush(p);
+      });
+      return true;
+    });
+  };
+  const auto sum = [&](const Lanes& crew) {
+    const Part<const T> mine = part_of(m.rank());
+    return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      Pack<T> own[kCount];
+      load_packs(mine, first, step, own);
+      TakenPacks<kCount, M> taken;
+      if (!taken.take(m, epoch, place, first, step)) return false;
+      for (int k = 0; k < kCount; ++k) {
+        const i64 pack = first + k * step;
+        float sums[kElements];
+        sum_packs(m, own[k], taken, k, sums);
+        Pack<T> rounded;
+        store_sums(rounded.values, sums, kElements);
+        const BareWords bare = bare_numbers(rounded);
+        peers(m, [&](int p) { m.put_words(result(m.rank(), pack), p, bare); });
+        store_pack(target_of(m.rank()), pack, numbers_of<T>(bare));
+        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
+      }
+      flush_all(m);
+      return true;
+    });
+  };
+  const auto gather = [&](const Lanes& crew) {
+    return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      TakenPacks<kCount, M> taken;
+      if (!taken.take(m, epoch, result, first, step)) return false;
+      for (int k = 0; k < kCount; ++k) {
+        const i64 pack = first + k * step;
+        for (int p = 0; p < m.ranks(); ++p) {
+          if (p == m.rank()) continue;
+          store_pack(target_of(p), pack, numbers_of<T>(taken.of(p, k)));
+          if constexpr (F != Fault::kNoCredit) m.empty_words(result(p, pack));
+        }
+      }
+      return true;
+    });
+  };
+  if (!in_crews(m, scatter, sum, gather)) return false;
   finish(m, b.epoch, epoch);
   return true;
 }

@@ -67,6 +67,64 @@ std::string trial(int ranks, u64 seed) {
       [&](int call, int r, i64 i) { return y[size_t(call * ranks + r)][size_t(i)]; });
 }
 
+// Without flags: one call in three with few elements, so that shares are empty; some calls in place; some NaNs, one of
+// which has the bits that do not travel.
+template <class T, Form kForm, Fault F = Fault::kNone>
+std::string words_trial(int ranks, u64 seed) {
+  constexpr int kCalls = 5;
+  const i64 most = 17 * ranks;
+  SymmetricLayout layout;
+  AllReduceWords b;
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.inbox = sim_inbox(layout, ranks, bare_packs(most * i64(sizeof(T))));
+  b.sums = sim_inbox(layout, ranks, share_packs<T>(most, ranks));
+  SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, std::max(1, sim_crew_lanes(seed))));
+  world.set_word(b.epoch.offset, start_epoch(seed));
+  const auto size_of = [&](int call) { return call % 3 == 1 ? 1 + (i64(seed) + call) % 5 : most - call; };
+  const auto is_nan = [&](int call, i64 i) { return (i64(seed) + i / 2 + call) % 9 == 0; };
+  std::vector<std::vector<T>> x, y;  // [call * ranks + rank]
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      auto& mine = x.emplace_back(size_t(size_of(call)));
+      for (i64 i = 0; i < size_of(call); ++i) {
+        mine[size_t(i)] = T(element(seed + u64(call), r, i));
+        if (is_nan(call, i)) std::memset(static_cast<void*>(&mine[size_t(i)]), 0xff, sizeof(T));
+      }
+      y.emplace_back(mine.size());
+    }
+  }
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const size_t at = size_t(call * ranks + m.rank());
+    T* const target = call % 2 == 0 ? y[at].data() : x[at].data();
+    const bool one_shot = kForm == Form::kMixed ? (u64(call) + seed) % 2 == 0 : kForm == Form::kOneShot;
+    return one_shot ? all_reduce_one_shot_words<T, F>(m, b, x[at].data(), target, size_of(call))
+                    : all_reduce_two_shot_words<T, F>(m, b, x[at].data(), target, size_of(call));
+  });
+  if (!found.empty()) return found;
+  constexpr DType kDType = sizeof(T) == 4 ? DType::kF32 : DType::kBF16;
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      for (i64 i = 0; i < size_of(call); ++i) {
+        const float value = widen((call % 2 == 0 ? y : x)[size_t(call * ranks + r)][size_t(i)]);
+        const float expected = rank_sum(kDType, seed + u64(call), ranks, i);
+        if (is_nan(call, i) ? value == value : value != expected) return differs("sum", call, r, i, expected, value);
+      }
+    }
+  }
+  return {};
+}
+
+TEST(AllReduceSim, WordsWithoutFlagsAreCleanAndFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(words_trial<float, Form::kOneShot>);
+  expect_clean(words_trial<bf16, Form::kTwoShot>);
+  expect_clean(words_trial<float, Form::kMixed>);
+  expect_found("one_shot, single buffer", words_trial<float, Form::kOneShot, Fault::kSingleBuffer>);
+  expect_found("one_shot, not emptied", words_trial<float, Form::kOneShot, Fault::kNoCredit>);
+  expect_found("two_shot, single buffer", words_trial<bf16, Form::kTwoShot, Fault::kSingleBuffer>);
+  expect_found("two_shot, not emptied", words_trial<bf16, Form::kTwoShot, Fault::kNoCredit>);
+}
+
 TEST(AllReduceSim, EveryProtocolIsClean) {
   WEFT_SKIP_SIM_UNDER_TSAN();
   expect_clean(trial<Form::kLl>);

@@ -32,8 +32,6 @@ class CudaAllToAll {
 
  private:
   CudaAllToAll(CudaCommunicator& comm, const AllToAllShape& shape) : comm_(&comm), shape_(shape) {}
-  Status launch_on(cudaStream_t stream, const TensorView& x, const TensorView& y, i64 even, const i64* send_rows,
-                   i64* received_rows, i64 tile_bytes, int parts);
   CudaCommunicator* comm_;
   AllToAllShape shape_;
   AllToAllBuffers buffers_;

@@ -1,3 +1,4 @@
+#include "comm/machine/cuda_words.cuh"
 #include "device/cuda/nvtx.cuh"
 #include "dist/all_to_all/all_to_all.cuh"
 #include "dist/all_to_all/plan.h"
@@ -21,8 +22,7 @@ struct Params {
   const std::byte* x;
   std::byte* y;
   i64 row_bytes, rows, room;  // rows of x, of y
-  i64 even;                   // rows to each rank, where there are no splits
-  const i64* send_rows;       // or null
+  const i64* send_rows;
   i64* received_rows;
   Report* report;
 };
@@ -37,7 +37,7 @@ struct RowHooks {
     begins[0] = 0;
 #pragma unroll
     for (int r = 0; r < Ranks; ++r) {
-      const i64 rows = p.send_rows ? p.send_rows[r] : p.even;
+      const i64 rows = p.send_rows[r];
       const i64 left = p.rows * p.row_bytes - begins[r];
       good = good && rows >= 0 && rows * p.row_bytes <= p.buffers.slot && rows * p.row_bytes <= left;
       begins[r + 1] = begins[r] + (good ? rows * p.row_bytes : 0);
@@ -58,7 +58,7 @@ struct RowHooks {
     i64 found = 0;
     for (int p = 0; p < Ranks; ++p) {
       const i64 rows = length_of(p) / params.row_bytes;
-      if (speaks && params.received_rows) params.received_rows[p] = rows;
+      if (speaks) params.received_rows[p] = rows;
       found += rows;
     }
     if (speaks && found > params.room) {
@@ -78,10 +78,34 @@ struct RowHooks {
 };
 
 template <int Ranks>
-__global__ void __launch_bounds__(1024) all_to_all_kernel(const __grid_constant__ Params<Ranks> params) {
+__global__ void __launch_bounds__(1024) all_to_all_splits_kernel(const __grid_constant__ Params<Ranks> params) {
   CudaMachine<Ranks> machine(params.group);
   bool fits = false;
   all_to_all(machine, params.buffers, RowHooks<Ranks>(params), fits);
+}
+
+template <int Ranks>
+struct EvenParams {
+  CudaGroup<Ranks> group;
+  AllToAllBuffers buffers;
+  const std::byte* x;
+  std::byte* y;
+  i64 bytes, packs;  // of a pair
+};
+
+template <int Ranks>
+struct EvenHooks {
+  const EvenParams<Ranks>& params;
+  __device__ __forceinline__ Part<const std::byte> source(int p) const {
+    return {params.x + p * params.bytes, params.bytes};
+  }
+  __device__ __forceinline__ Part<std::byte> target(int p) const { return {params.y + p * params.bytes, params.bytes}; }
+};
+
+template <int Ranks>
+__global__ void __launch_bounds__(1024) all_to_all_kernel(const __grid_constant__ EvenParams<Ranks> params) {
+  CudaWordsMachine<Ranks> machine(params.group);
+  all_to_all_words(machine, params.buffers, params.packs, EvenHooks<Ranks>{params});
 }
 
 // Splits are the GPU's to read also on one rank.
@@ -96,53 +120,39 @@ Result<CudaAllToAll> CudaAllToAll::create(CudaCommunicator& comm, const AllToAll
   CudaAllToAll op(comm, shape);
   WEFT_ASSIGN(op.report_, HostBuffer::create(sizeof(Report)));
   WEFT_TRY(with_any_ranks(comm.size(), [&](auto count) {  // before the collective allocation: it waits for all ranks
-    return prepare_kernel(kOp, reinterpret_cast<const void*>(all_to_all_kernel<count()>), 0);
+    WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(all_to_all_kernel<count()>), 0));
+    return prepare_kernel(kOp, reinterpret_cast<const void*>(all_to_all_splits_kernel<count()>), 0);
   }));
-  WEFT_ASSIGN(op.buffers_, plan_all_to_all(comm, shape, CudaForms::kCudaParts * kCudaMaxCtas));
+  WEFT_ASSIGN(op.buffers_, plan_all_to_all(comm, shape, kCudaMaxCtas));
+  SymmetricLayout layout;
+  const auto inbox = BareInboxPlace::reserve(layout, comm.size(), shape.max_bytes_per_pair, true);
+  WEFT_ASSIGN(const auto base, comm.alloc<std::byte>(layout.bytes(), kOp));
+  op.buffers_.inbox = inbox.at(base);
   return std::move(op);
 }
 
-Status CudaAllToAll::launch_on(cudaStream_t stream, const TensorView& x, const TensorView& y, i64 even,
-                               const i64* send_rows, i64* received_rows, i64 tile_bytes, int parts) {
-  const NvtxRange range{kOp};
-  WEFT_TRY(comm_->status());
-  AllToAllBuffers buffers = buffers_;
-  buffers.tile_bytes = tile_bytes;
-  buffers.parts = parts;
-  const i64 row_bytes = bytes_per_row(x);
-  const i64 most = send_rows ? shape_.max_bytes_per_pair : even * row_bytes;
-  const CudaGrid grid = cuda_grid(most, comm_->max_ctas());
-  return with_any_ranks(comm_->size(), [&](auto count) {
-    const Params<count()> params{comm_->group<count()>(kOp),
-                                 buffers,
-                                 x.as<const std::byte>(),
-                                 y.as<std::byte>(),
-                                 row_bytes,
-                                 x.dim(0),
-                                 y.dim(0),
-                                 even,
-                                 send_rows,
-                                 received_rows,
-                                 report_.as<Report>()};
-    return launch(kOp, all_to_all_kernel<count()>, {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)},
-                  stream, params);
-  });
-}
-
 Status CudaAllToAll::run(cudaStream_t stream, const TensorView& x, const TensorView& y) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_rows_alike(x, y));
   WEFT_TRY(expect_tensor("all_to_all: y", y, x.dtype, x.shape));
   WEFT_TRY(expect_cuda(kOp, "x", x));
   WEFT_TRY(expect_cuda(kOp, "y", y));
   WEFT_ASSIGN(const i64 rows, even_rows(shape_, x, comm_->size()));
-  const i64 bytes = rows * bytes_per_row(x);
-  if (bytes == 0) return comm_->status();
-  const int parts = CudaForms().parts(bytes), ctas = cuda_grid(bytes, comm_->max_ctas()).ctas;
-  return launch_on(stream, x, y, rows, nullptr, nullptr, cut_into(bytes, ctas * parts).stride, parts);
+  const i64 bytes = rows * bytes_per_row(x), packs = bare_packs(bytes);
+  WEFT_TRY(comm_->status());
+  if (bytes == 0) return {};
+  const CudaGrid grid = cuda_words_grid(packs, 2, comm_->max_ctas());
+  return with_any_ranks(comm_->size(), [&](auto count) {
+    const EvenParams<count()> params{comm_->group<count()>(kOp), buffers_, x.as<const std::byte>(),
+                                     y.as<std::byte>(),          bytes,    packs};
+    return launch(kOp, all_to_all_kernel<count()>, {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)},
+                  stream, params);
+  });
 }
 
 Status CudaAllToAll::run_splits(cudaStream_t stream, const TensorView& x, const TensorView& send_rows,
                                 const TensorView& y, const TensorView& received_rows) {
+  const NvtxRange range{kOp};
   WEFT_TRY(expect_rows_alike(x, y));
   WEFT_TRY(expect_cuda(kOp, "x", x));
   WEFT_TRY(expect_cuda(kOp, "y", y));
@@ -152,8 +162,24 @@ Status CudaAllToAll::run_splits(cudaStream_t stream, const TensorView& x, const 
   WEFT_TRY(expect_cuda(kOp, "received_rows", received_rows));
   if (bytes_per_row(x) == 0)
     return error(Code::kInvalidArgument, "{}: x: rows without bytes, found {}", kOp, x.describe());
-  return launch_on(stream, x, y, 0, send_rows.as<const i64>(), received_rows.as<i64>(),
-                   cut_into(shape_.max_bytes_per_pair, kCudaMaxCtas).stride, 1);
+  WEFT_TRY(comm_->status());
+  AllToAllBuffers buffers = buffers_;
+  buffers.tile_bytes = cut_into(shape_.max_bytes_per_pair, kCudaMaxCtas).stride;
+  const CudaGrid grid = cuda_grid(shape_.max_bytes_per_pair, comm_->max_ctas());
+  return with_any_ranks(comm_->size(), [&](auto count) {
+    const Params<count()> params{comm_->group<count()>(kOp),
+                                 buffers,
+                                 x.as<const std::byte>(),
+                                 y.as<std::byte>(),
+                                 bytes_per_row(x),
+                                 x.dim(0),
+                                 y.dim(0),
+                                 send_rows.as<const i64>(),
+                                 received_rows.as<i64>(),
+                                 report_.as<Report>()};
+    return launch(kOp, all_to_all_splits_kernel<count()>,
+                  {.grid = unsigned(grid.ctas), .block = unsigned(grid.threads)}, stream, params);
+  });
 }
 
 Status CudaAllToAll::outcome() const {

@@ -38,7 +38,6 @@ std::string trial(int ranks, u64 seed) {
   AllToAllBuffers b;
   b.slot = 128;
   b.tile_bytes = 32;
-  b.parts = 1 + int(seed / 2 % 3);
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
   b.lengths = {u64(layout.reserve<std::byte>(2 * ranks * kFlagLineBytes))};
@@ -72,6 +71,61 @@ std::string trial(int ranks, u64 seed) {
     }
   }
   return {};
+}
+
+struct EvenHooks {
+  std::byte* x;
+  std::byte* y;
+  i64 bytes;
+  Part<const std::byte> source(int p) const { return {x + p * bytes, bytes}; }
+  Part<std::byte> target(int p) const { return {y + p * bytes, bytes}; }
+};
+
+// Pairs exchange as many floats, without flags.
+template <Fault F = Fault::kNone>
+std::string words_trial(int ranks, u64 seed) {
+  constexpr int kCalls = 5;
+  SymmetricLayout layout;
+  AllToAllBuffers b;
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.inbox = sim_inbox(layout, ranks, bare_packs(kMost * 4));
+  SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, std::max(1, sim_crew_lanes(seed))));
+  world.set_word(b.epoch.offset, start_epoch(seed));
+  const auto floats = [&](int call) { return (i64(seed) + call * 11) % (kMost + 1); };
+  std::vector<std::vector<u32>> x, y;  // [call * ranks + rank]
+  for (int call = 0; call < kCalls; ++call) {
+    for (int r = 0; r < ranks; ++r) {
+      auto& mine = x.emplace_back(size_t(ranks * floats(call)));
+      for (size_t i = 0; i < mine.size(); ++i) mine[i] = bits_of_element(seed + u64(call), r, i64(i));
+      y.emplace_back(mine.size());
+    }
+  }
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const size_t at = size_t(call * ranks + m.rank());
+    const i64 bytes = floats(call) * 4;
+    return all_to_all_words<F>(
+        m, b, bare_packs(bytes),
+        EvenHooks{reinterpret_cast<std::byte*>(x[at].data()), reinterpret_cast<std::byte*>(y[at].data()), bytes});
+  });
+  if (!found.empty()) return found;
+  for (int call = 0; call < kCalls; ++call) {
+    const i64 n = floats(call);
+    for (int r = 0; r < ranks; ++r) {
+      for (i64 i = 0; i < ranks * n; ++i) {
+        const u32 expected = bits_of_element(seed + u64(call), int(i / n), r * n + i % n),
+                  value = y[size_t(call * ranks + r)][size_t(i)];
+        if (expected != value) return differs("y", call, r, i, float(expected), float(value));
+      }
+    }
+  }
+  return {};
+}
+
+TEST(AllToAllSim, WordsAreCleanAndFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(words_trial<>);
+  expect_found("words, single buffer", words_trial<Fault::kSingleBuffer>);
+  expect_found("words, not emptied", words_trial<Fault::kNoCredit>);
 }
 
 TEST(AllToAllSim, CleanAndPlantedFaultsAreFound) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/exchange/plan.h"
+#include "dist/exchange/words.h"
 
 namespace weft {
 
@@ -27,23 +28,32 @@ inline CudaGrid cuda_grid(i64 bytes, int max_ctas) {
   return {int(std::clamp<i64>(divide_up(bytes, 16 * threads), 1, limit)), threads};
 }
 
-enum class CudaForm { kFlags, kLl };
+// CTAs and threads for `packs` packs without flags (words.h), by `crews` crews of a CTA.
+inline CudaGrid cuda_words_grid(i64 packs, int crews, int max_ctas) {
+  const int lanes = packs <= 128 * max_ctas ? 128 : 256;
+  return {int(std::clamp<i64>(divide_up(packs, lanes), 1, std::max(max_ctas, 1))), lanes * crews};
+}
 
-// Forms in which a rank's share travels, by its bytes. Measured on 2 H200s.
-struct CudaForms {
-  i64 ll_most_bytes = 512 << 10;    // by low-latency words up to so much for all peers together; negative: never
-  i64 parts_from_bytes = 16 << 20;  // beyond this a CTA sends and receives by kCudaParts parts in turn
-  i64 ll_most_share(int ranks) const { return ll_most_bytes / std::max(ranks - 1, 1); }
-  int parts(i64 bytes) const { return bytes > parts_from_bytes ? kCudaParts : 1; }
-  static constexpr int kCudaParts = 4;
+// Rows split over ranks as split_range() splits them, with the division done.
+struct RowSplit {
+  i64 base, extra;
+  RowSplit(i64 rows, int ranks) : base(rows / ranks), extra(rows % ranks) {}
+  WEFT_HD i64 size(int rank) const { return base + (rank < extra ? 1 : 0); }
+  WEFT_HD i64 begin(int rank) const { return rank * base + (rank < extra ? rank : extra); }
 };
 
-// CTAs and threads for `bytes` by low-latency words: one word per lane until all CTAs are busy.
-inline CudaGrid cuda_ll_grid(i64 bytes, int max_ctas) {
-  constexpr int kThreads = 512;
-  return {int(std::clamp<i64>(divide_up(bytes, i64(sizeof(u32)) * kThreads), 1, std::clamp(max_ctas, 1, kCudaMaxCtas))),
-          kThreads};
-}
+// Reserves an inbox for messages of up to `bytes` bytes from each rank; with room for escapes where bits travel.
+struct BareInboxPlace {
+  i64 packs, escapes, most;
+  static BareInboxPlace reserve(SymmetricLayout& layout, int ranks, i64 bytes, bool bits) {
+    const i64 most = bare_packs(bytes), all = 2 * ranks * most;
+    const i64 at = layout.reserve<BareWords>(all);
+    return {at, bits ? layout.reserve<LlWord>(all) : 0, most};
+  }
+  BareInbox at(sym<std::byte> base) const {
+    return {SymmetricLayout::at<BareWords>(base, packs), SymmetricLayout::at<LlWord>(base, escapes), most};
+  }
+};
 
 // `tensor` must be dense in CUDA memory, 16-byte aligned.
 inline Status expect_cuda(const char* op, const char* tensor, const TensorView& view) {

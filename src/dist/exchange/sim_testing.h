@@ -2,9 +2,12 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <bit>
+
 #include "comm/machine/sim.h"
 #include "dist/exchange/plan.h"
 #include "dist/exchange/testing.h"
+#include "dist/exchange/words.h"
 
 namespace weft::testing {
 
@@ -33,6 +36,19 @@ inline SimOptions sim_options(int ranks, u64 seed, i64 arena_bytes, int least_ct
   options.arena_bytes = round_up(arena_bytes, 16);
   options.seed = seed;
   return options;
+}
+
+// Words without flags need an inbox; lanes for two or three crews in some worlds.
+inline BareInbox sim_inbox(SymmetricLayout& layout, int ranks, i64 packs) {
+  return {{u64(layout.reserve<BareWords>(2 * ranks * packs))}, {u64(layout.reserve<LlWord>(2 * ranks * packs))}, packs};
+}
+inline int sim_crew_lanes(u64 seed) {
+  return int(seed % 4);
+}
+// Element i of a rank where bits travel, among them words that do not travel as they are.
+inline u32 bits_of_element(u64 seed, int rank, i64 i) {
+  const u32 word = u32(seed * 7 + u64(rank) * 5 + u64(i)) % 5;
+  return i % 3 != 0 ? std::bit_cast<u32>(element(seed, rank, i)) : word < 3 ? ~word : word;
 }
 
 // Runs `calls` calls of call(machine, index) -> bool with a kernel boundary after each. What SimWorld::run says.

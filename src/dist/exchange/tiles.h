@@ -38,24 +38,6 @@ WEFT_HD Tiles tiles_of_bytes(i64 bytes, i64 tile_bytes) {
   return {count > 0 ? count : 1, tile_bytes, bytes};
 }
 
-// Part `part` of the run [first, last) of a CTA's tiles.
-WEFT_HD Run part_of_run(i64 first, i64 last, int parts, int part) {
-  const Run run = split_run(last - first, parts, part);
-  return {first + run.begin, first + run.end};
-}
-
-// A CTA's tiles go out and come in by parts: while one part is under way to the peers, the part before it is taken from
-// memory. send(part); receive(part) -> bool, which may wait for what the peers' send(part) does. More than one part
-// only where all ranks have as many CTAs, or they wait for each other.
-template <class Send, class Receive>
-WEFT_HD bool in_parts(int parts, Send&& send, Receive&& receive) {
-  for (int part = 0; part <= parts; ++part) {
-    if (part < parts) send(part);
-    if (part > 0 && !receive(part - 1)) return false;
-  }
-  return true;
-}
-
 // Cuts a run of tiles into pieces that stay in a core's cache between being produced and sent: f(first, last).
 template <class F>
 WEFT_HD void in_cache(const Tiles& tiles, i64 first, i64 last, F&& f) {

@@ -32,7 +32,6 @@ std::string trial(int ranks, u64 seed) {
   SymmetricLayout layout;
   ReduceScatterBuffers<float> b;
   b.slot = 32;
-  b.parts = 1 + int(seed / 2 % 3);
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
   b.stage = {u64(layout.reserve<float>(2 * ranks * b.slot))};

@@ -1,7 +1,7 @@
 // Reduce-scatter: every rank sends each owner its part of the owner's shard, a flag per tile, the own shard last; the
 // owner adds in rank order in fp32. An empty shard is one empty tile, so everybody hears from everybody.
 #pragma once
-#include "dist/exchange/ll_words.h"
+#include "dist/exchange/words.h"
 
 namespace weft {
 
@@ -11,8 +11,7 @@ struct ReduceScatterBuffers {
   FlagTable arrived;  // [ranks][kMaxTiles]
   sym<T> stage;       // [2][ranks][slot]
   i64 slot = 0;       // most elements of a shard
-  int parts = 1;      // in_parts()
-  LlInbox inbox;      // of reduce_scatter_ll
+  BareInbox inbox;    // of reduce_scatter_words
 };
 
 // tiles_of(p): how rank p's shard is cut; the same on every rank. Hooks: produce(p, begin, end) makes this rank's part
@@ -22,85 +21,85 @@ template <class T, Fault F = Fault::kNone, class M, class TilesOf, class Hooks>
 WEFT_HD bool reduce_scatter(M& m, const ReduceScatterBuffers<T>& b, TilesOf&& tiles_of, Hooks&& hooks) {
   const u32 epoch = m.epoch(b.epoch);
   const sym<T> half = b.stage + half_of<F>(epoch) * m.ranks() * b.slot;
-  const auto send = [&](int part) {
-    peers(m, [&](int p) {
-      const Tiles tiles = tiles_of(p);
-      m.tiles(tiles.count, [&](i64 run_first, i64 run_last) {
-        const Run run = part_of_run(run_first, run_last, b.parts, part);
-        in_cache(tiles, run.begin, run.end, [&](i64 first, i64 last) {
-          hooks.produce(p, first, last);
-          m.sync();
-          const i64 begin = tiles.begin(first), size = tiles.end(last - 1) - begin;
-          if (size > 0) {
-            m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(p, begin),
-                        size * i64(sizeof(T)));
-          }
-          stores_done<F>(m);
-          if (m.lane() == 0) {
-            for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
-            m.flush(p);
-          }
-        });
-        return true;
-      });
-    });
-  };
-  const int self = m.rank();
-  const Tiles mine = tiles_of(self);
-  const auto receive = [&](int part) {
-    return m.tiles(mine.count, [&](i64 run_first, i64 run_last) {
-      const Run run = part_of_run(run_first, run_last, b.parts, part);
-      if (run.size() == 0) return true;
-      hooks.produce(self, run.begin, run.end);
-      m.sync();
-      for (i64 tile = run.begin; tile < run.end; ++tile) {
-        if constexpr (F != Fault::kOnlySelf) {
-          if (!peers_until(m, [&](int p) { return hear<F>(m, b.arrived.at(p, tile), p, epoch); })) return false;
+  peers(m, [&](int p) {
+    const Tiles tiles = tiles_of(p);
+    m.tiles(tiles.count, [&](i64 run_first, i64 run_last) {
+      in_cache(tiles, run_first, run_last, [&](i64 first, i64 last) {
+        hooks.produce(p, first, last);
+        m.sync();
+        const i64 begin = tiles.begin(first), size = tiles.end(last - 1) - begin;
+        if (size > 0) {
+          m.put_bytes((half + (m.rank() * b.slot + begin)).template as<std::byte>(), p, hooks.own(p, begin),
+                      size * i64(sizeof(T)));
         }
-        sum_ranks<T>(
-            m, mine.begin(tile), mine.end(tile), [&](i64 i) { return hooks.own(self, i); },
-            [&](int p, i64 i) { return half + (p * b.slot + i); },
-            [&](i64 i, const float* sums, i64 n) { hooks.sink(tile, i, sums, n); });
-      }
+        stores_done<F>(m);
+        if (m.lane() == 0) {
+          for (i64 tile = first; tile < last; ++tile) signal<F>(m, b.arrived.at(m.rank(), tile), p, epoch);
+          m.flush(p);
+        }
+      });
       return true;
     });
-  };
-  if (!in_parts(b.parts, send, receive)) return false;
+  });
+  const int self = m.rank();
+  const Tiles mine = tiles_of(self);
+  const bool heard = m.tiles(mine.count, [&](i64 first, i64 last) {
+    hooks.produce(self, first, last);
+    m.sync();
+    for (i64 tile = first; tile < last; ++tile) {
+      if constexpr (F != Fault::kOnlySelf) {
+        if (!peers_until(m, [&](int p) { return hear<F>(m, b.arrived.at(p, tile), p, epoch); })) return false;
+      }
+      sum_ranks<T>(
+          m, mine.begin(tile), mine.end(tile), [&](i64 i) { return hooks.own(self, i); },
+          [&](int p, i64 i) { return half + (p * b.slot + i); },
+          [&](i64 i, const float* sums, i64 n) { hooks.sink(tile, i, sums, n); });
+    }
+    return true;
+  });
+  if (!heard) return false;
   finish(m, b.epoch, epoch);
   return true;
 }
 
-// The same by low-latency words: size_of(p) = the elements of rank p's shard, the same on every rank. Hooks: own and
-// sink, whose tile is always 0; what own() points at is there already.
-template <class T, Fault F = Fault::kNone, class M, class SizeOf, class Hooks>
-WEFT_HD bool reduce_scatter_ll(M& m, const ReduceScatterBuffers<T>& b, SizeOf&& size_of, Hooks&& hooks) {
-  constexpr i64 kPerWord = kLlBytes / i64(sizeof(T));
+// The same without flags: hooks.part(p) is this rank's part of rank p's shard, which is there already; no shard has
+// more than `packs` packs, the same number on every rank. sink(i, sums, n) takes results of the own shard.
+template <class T, Fault F = Fault::kNone, class M, class Hooks>
+WEFT_HD bool reduce_scatter_words(M& m, const ReduceScatterBuffers<T>& b, i64 packs, Hooks&& hooks) {
+  constexpr i64 kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
-  const auto inbox = [&](int p) { return b.inbox.template from<F>(p, m.ranks(), epoch); };
-  const auto word_of = [&](int p, i64 i, i64 size) { return ll_load(hooks.own(p, i), (size - i) * i64(sizeof(T))); };
-  peers(m, [&](int p) {
-    const i64 size = size_of(p);
-    m.tiles(ll_words(size * i64(sizeof(T))), [&](i64 first, i64 last) {
-      each_lane(m, last - first, [&](i64 w) {
-        m.send(inbox(m.rank()) + (first + w), p, word_of(p, (first + w) * kPerWord, size), epoch);
+  const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
+  const auto send = [&](const Lanes& crew) {
+    return each_pack<kSendAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      peers(m, [&](int p) {
+        Pack<T> part[kCount];
+        load_packs(hooks.part(p), first, step, part);
+        for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
+        m.flush(p);
       });
-      m.flush(p);
       return true;
     });
-  });
-  const int self = m.rank();
-  const i64 size = size_of(self);
-  const bool heard = m.tiles(ll_words(size * i64(sizeof(T))), [&](i64 first, i64 last) {
-    bool ok = true;
-    each_lane(m, last - first, [&](i64 w) {
-      const i64 i = (first + w) * kPerWord;
-      float sums[kPerWord];
-      ok = ok && ll_sum<T, F>(m, inbox, first + w, word_of(self, i, size), epoch, sums);
-      if (ok && i < size) hooks.sink(0, i, sums, size - i < kPerWord ? size - i : kPerWord);
+  };
+  const auto sum = [&](const Lanes& crew) {
+    const Part<const T> mine = hooks.part(m.rank());
+    return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      Pack<T> own[kCount];
+      load_packs(mine, first, step, own);
+      TakenPacks<kCount, M> taken;
+      if (!taken.take(m, epoch, place, first, step)) return false;
+      for (int k = 0; k < kCount; ++k) {
+        const i64 pack = first + k * step, i = pack * kElements;
+        float sums[kElements];
+        sum_packs(m, own[k], taken, k, sums);
+        if (i < mine.size) hooks.sink(i, sums, mine.size - i < kElements ? mine.size - i : kElements);
+        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
+      }
+      return true;
     });
-    return ok;
-  });
-  if (!heard) return false;
+  };
+  if (!in_crews(m, send, sum)) return false;
   finish(m, b.epoch, epoch);
   return true;
 }

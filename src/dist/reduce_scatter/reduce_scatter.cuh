@@ -1,7 +1,6 @@
 // reduce_scatter on GPUs: the protocol of protocol.h on the CUDA machine.
 #pragma once
 #include "comm/cuda_communicator.cuh"
-#include "dist/exchange/cuda_tiles.h"
 #include "dist/reduce_scatter/reduce_scatter.h"
 
 namespace weft {
@@ -9,8 +8,7 @@ namespace weft {
 class CudaReduceScatter {
  public:
   // Collective. The communicator must outlive it. Errors: kInvalidArgument naming the field; kResourceExhausted.
-  static Result<CudaReduceScatter> create(CudaCommunicator& comm, const ReduceScatterShape& shape,
-                                          const CudaForms& forms = {});
+  static Result<CudaReduceScatter> create(CudaCommunicator& comm, const ReduceScatterShape& shape);
 
   // y = this rank's rows of the sum over ranks of x, on `stream`. x [M, columns], the same M <= max_rows on every rank;
   // y [M_r, columns] with M_r = split_range(M, ranks, rank); both dense, in CUDA memory, 16-byte aligned, the dtype of
@@ -20,12 +18,11 @@ class CudaReduceScatter {
   Status run(cudaStream_t stream, const TensorView& x, const TensorView& y);
 
  private:
-  CudaReduceScatter(CudaCommunicator& comm, const ReduceScatterShape& shape, const CudaForms& forms)
-      : comm_(&comm), shape_(shape), forms_(forms) {}
+  CudaReduceScatter(CudaCommunicator& comm, const ReduceScatterShape& shape) : comm_(&comm), shape_(shape) {}
   CudaCommunicator* comm_;
   ReduceScatterShape shape_;
-  CudaForms forms_;
-  ReduceScatterBuffers<std::byte> buffers_;  // offsets; slot counts elements of the dtype
+  sym<EpochWord> epoch_;
+  BareInbox inbox_;
 };
 
 }  // namespace weft
