@@ -10,7 +10,7 @@ namespace weft {
 namespace {
 
 struct MlpFlags {
-  std::string model = "qwen3-32b", mode = "ag_rs", variant = "auto", all_reduce;
+  std::string model = "qwen3-32b", mode = "ag_rs", variant = "auto", tuning, all_reduce;
   std::vector<i64> m = {4096};
   std::vector<std::string> regimes = {"sustained"};
   int tp = 0, repeats = 15;
@@ -28,6 +28,9 @@ struct MlpFlags {
     command.add_option("--variant", variant, "Of the fused operators: auto, split, push, copy")
         ->check(CLI::IsMember({"auto", "split", "push", "copy"}))
         ->capture_default_str();
+    command.add_option("--tuning", tuning,
+                       "Of --variant auto: take the variants that are fastest here, measured once and kept in this "
+                       "file");
     command
         .add_option("--all-reduce", all_reduce,
                     "Of --mode ar: a GEMM and this all-reduce instead of gemm_ar: auto, one_shot, two_shot")
@@ -51,12 +54,15 @@ Status run_mlp(const MlpFlags& flags, bool times) {
   WEFT_ASSIGN(const ModelConfig config, preset_config(flags.model, 1));
   if (config.is_sparse(0))
     return error(Code::kInvalidArgument, "--model {}: its layers have experts, not one MLP", flags.model);
+  if (!flags.tuning.empty() && flags.variant != "auto")
+    return error(Code::kInvalidArgument, "--tuning chooses among variants, --variant {} names one", flags.variant);
   const CudaMlpBenchOptions options{.ranks = flags.tp,
                                     .m = flags.m,
                                     .hidden = config.hidden,
                                     .ffn = config.ffn,
                                     .mode = flags.mode,
                                     .variant = flags.variant,
+                                    .tuning = flags.tuning.empty() ? std::nullopt : std::optional(flags.tuning),
                                     .all_reduce = flags.all_reduce,
                                     .regimes = flags.regimes,
                                     .repeats = flags.repeats};

@@ -1,3 +1,4 @@
+#include "comm/bootstrap/exchange.h"
 #include "layers/cuda_mlp.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/swiglu/swiglu.cuh"
@@ -28,12 +29,28 @@ Result<CudaMlp> CudaMlp::create(CudaCommunicator& comm, const CudaMlpShape& shap
   WEFT_ASSIGN(mlp.gate_up_, DeviceBuffer::create(size_t(m * 2 * mlp.columns_.size()) * 2));
   WEFT_ASSIGN(mlp.activated_, DeviceBuffer::create(size_t(m * mlp.columns_.size()) * 2));
   const CudaGemmRsShape down{.max_m = m, .n = shape.hidden, .k = most_columns};
-  const CudaFusedOptions fused{.variant = options.variant};
+  CudaFusedOptions fused{.variant = options.variant};
+  TuningCache cache;
+  if (options.tuning) {
+    auto opened = comm.rank() == 0 ? TuningCache::open(*options.tuning) : Result<TuningCache>(TuningCache());
+    WEFT_TRY(agree(comm.world(), opened.status(), Deadline::after(std::chrono::seconds(60))));
+    cache = std::move(opened.value());
+  }
   if (options.mode == LayerMode::kAgRs) {
     WEFT_ASSIGN(mlp.y_, DeviceBuffer::create(size_t(split_range(m, comm.size(), 0).size() * shape.hidden) * 2));
-    WEFT_ASSIGN(mlp.gather_, CudaAgGemm::create(comm, {.max_m = m, .k = shape.hidden}, fused));
+    const CudaAgGemmShape up{.max_m = m, .k = shape.hidden};
+    if (options.tuning) {
+      WEFT_ASSIGN(fused.tuned, CudaAgGemm::tune(comm, up, 2 * most_columns, &cache));
+    }
+    WEFT_ASSIGN(mlp.gather_, CudaAgGemm::create(comm, up, fused));
+    if (options.tuning) {
+      WEFT_ASSIGN(fused.tuned, CudaGemmRs::tune(comm, down, &cache));
+    }
     WEFT_ASSIGN(mlp.scatter_, CudaGemmRs::create(comm, down, fused));
   } else if (options.all_reduce.empty()) {
+    if (options.tuning) {
+      WEFT_ASSIGN(fused.tuned, CudaGemmAr::tune(comm, down, &cache));
+    }
     WEFT_ASSIGN(mlp.reduce_, CudaGemmAr::create(comm, down, fused));
   } else {
     WEFT_ASSIGN(mlp.y_, DeviceBuffer::create(size_t(m * shape.hidden) * 2));

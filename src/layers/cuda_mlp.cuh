@@ -17,6 +17,8 @@ struct CudaMlpShape {
 struct CudaMlpOptions {
   LayerMode mode = LayerMode::kAgRs;  // not kAuto
   std::string variant = "auto";       // of the fused operators
+  // For auto: the variants that are fastest here, measured now or before; rank 0's memory of it, "" = none.
+  std::optional<std::string> tuning = {};
   // Mode kAr: instead of gemm_ar a GEMM followed by all_reduce with this algorithm.
   std::string all_reduce = "";
 };

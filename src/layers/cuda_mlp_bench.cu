@@ -68,8 +68,11 @@ class RankMlp {
     most_ = *std::max_element(options_.m.begin(), options_.m.end());
     WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(options_.mode));
     sharded_ = mode == LayerMode::kAgRs;
-    WEFT_ASSIGN(mlp_, CudaMlp::create(comm_, {.max_m = most_, .hidden = options_.hidden, .ffn = options_.ffn},
-                                      {.mode = mode, .variant = options_.variant, .all_reduce = options_.all_reduce}));
+    WEFT_ASSIGN(
+        mlp_,
+        CudaMlp::create(
+            comm_, {.max_m = most_, .hidden = options_.hidden, .ffn = options_.ffn},
+            {.mode = mode, .variant = options_.variant, .tuning = options_.tuning, .all_reduce = options_.all_reduce}));
     const i64 hidden = options_.hidden, columns = mlp_->columns().size();
     WEFT_ASSIGN(x_, DeviceBuffer::create(size_t(most_ * hidden) * 2));
     WEFT_ASSIGN(gate_up_, DeviceBuffer::create(size_t(2 * columns * hidden) * 2));

@@ -1,5 +1,6 @@
 // Checks and times the MLP over the GPUs of a host, beside cuBLAS and NCCL.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,8 @@ struct CudaMlpBenchOptions {
   i64 hidden = 0, ffn = 0;     // of all ranks
   std::string mode = "ag_rs";  // or ar
   std::string variant = "auto";
-  std::string all_reduce = "";  // of mode ar: a GEMM followed by this instead of gemm_ar
+  std::optional<std::string> tuning = {};  // CudaMlpOptions::tuning
+  std::string all_reduce = "";             // of mode ar: a GEMM followed by this instead of gemm_ar
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;
 };

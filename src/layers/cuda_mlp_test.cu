@@ -1,3 +1,6 @@
+#include <filesystem>
+#include <fstream>
+
 #include "comm/cuda_testing.cuh"
 #include "device/cuda/testing.cuh"
 #include "layers/cuda_mlp.cuh"
@@ -38,6 +41,33 @@ INSTANTIATE_TEST_SUITE_P(Modes, CudaMlpTest,
                                          MlpCase{"ag_rs_copy", "ag_rs", "copy", ""}, MlpCase{"ar", "ar", "auto", ""},
                                          MlpCase{"ar_two_shot", "ar", "auto", "two_shot"}),
                          [](const auto& param) { return std::string(param.param.name); });
+
+// The first run times every variant, the second reads what the first has written; both give the MLP.
+TEST(CudaMlpTest, TakesTunedVariantsAndRemembersThem) {
+  WEFT_NEED_GPUS(1);
+  WEFT_NEED_RANK_THREADS();
+  const std::string path = testing::TempDir() + "weft_mlp_tuning.txt";
+  std::filesystem::remove(path);
+  std::filesystem::file_time_type written{};
+  for (int run = 0; run < 2; ++run) {
+    for (const char* mode : {"ag_rs", "ar"}) {
+      const auto report = check_cuda_mlp(
+          {.ranks = test_ranks(), .m = {0, 5, 37, 300}, .hidden = 520, .ffn = 1096, .mode = mode, .tuning = path});
+      WEFT_ASSERT_OK(report.status());
+      for (const auto& row : report->checks) EXPECT_LE(row.error, kCudaMlpError) << mode << " " << row.m;
+    }
+    const auto now = std::filesystem::last_write_time(path);
+    if (run == 1) EXPECT_EQ(now, written);
+    written = now;
+  }
+  const auto cache = TuningCache::open(path);
+  WEFT_ASSERT_OK(cache.status());
+  for (const char* op : {"ag_gemm m 16", "gemm_rs m 300", "gemm_ar m 256"}) {
+    std::ifstream file(path);
+    const std::string text(std::istreambuf_iterator<char>(file), {});
+    EXPECT_NE(text.find(op), std::string::npos) << op;
+  }
+}
 
 TEST(CudaMlpTest, WrongInputIsRefused) {
   WEFT_NEED_GPUS(1);

@@ -6,6 +6,7 @@
 #include "dist/ag_gemm/cuda_plan.h"
 #include "dist/all_gather/all_gather.cuh"
 #include "dist/exchange/fused_crew.cuh"
+#include "dist/exchange/tuner.h"
 
 namespace weft {
 
@@ -21,6 +22,13 @@ class CudaAgGemm {
   // field; kResourceExhausted.
   static Result<CudaAgGemm> create(CudaCommunicator& comm, const CudaAgGemmShape& shape,
                                    const CudaFusedOptions& options = {});
+
+  // Which variant is the fastest for 16, 32, 64 ... max_m rows and weights of n rows: for CudaFusedOptions::tuned.
+  // Collective, shape and n the same on every rank. What rank 0's cache (may be null; not used elsewhere) does not know
+  // is timed with every variant: seconds, and up to 4 GB of memory for that time. The keys name device, ranks, shape
+  // and weft's version. Errors: those of choose_fastest() and create().
+  static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaAgGemmShape& shape, i64 n,
+                                                TuningCache* cache);
 
   // y = (rows of all ranks) w^T on `stream`. x [M_r, k] bf16, M_r = split_range(m, ranks, rank), m <= max_m the same on
   // every rank; w [n, k] bf16, n may differ over ranks and be 0; y [m, n] bf16, not overlapping x; row strides are
@@ -43,7 +51,7 @@ class CudaAgGemm {
 
   CudaCommunicator* comm_;
   CudaAgGemmShape shape_;
-  FusedVariant forced_ = FusedVariant::kAuto;
+  FusedChoice choice_;
   // The most rows of each variant, 0 = it cannot run.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   FusedWords words_, few_words_;

@@ -2,6 +2,7 @@
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/ag_gemm/cuda_sm90.cuh"
+#include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "ops/gemm/gemm.cuh"
 
@@ -37,7 +38,7 @@ Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmSh
     return error(Code::kInvalidArgument, "{}: max_m, k: expected 0 to 2^24 and a multiple of 8 to 2^24, found {}, {}",
                  kOp, shape.max_m, shape.k);
   CudaAgGemm op(comm, shape);
-  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());
   return std::move(op);
@@ -54,12 +55,9 @@ Status CudaAgGemm::allocate() {
   WEFT_ASSIGN(auto chain, CopyChain::create());
   chain_ = std::make_unique<CopyChain>(std::move(chain));
   const int ranks = comm_->size();
-  const auto most = [&](FusedVariant variant, i64 limit) {
-    return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
-  };
-  split_rows_ = most(FusedVariant::kSplit, kFusedLeastShard * ranks);
-  push_rows_ = most(FusedVariant::kPush, kPushMostRows);
-  copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
+  split_rows_ = choice_.most_rows(FusedVariant::kSplit, shape_.max_m, ranks);
+  push_rows_ = choice_.most_rows(FusedVariant::kPush, shape_.max_m, ranks);
+  copy_rows_ = choice_.most_rows(FusedVariant::kCopy, shape_.max_m, ranks);
   const i64 row_bytes = shape_.k * 2;
   const i64 flags = flags_per_source(cuda_ag_gemm_flags((push_rows_ + ranks - 1) / ranks, shape_.k));
   SymmetricLayout layout;
@@ -94,9 +92,26 @@ Status CudaAgGemm::run(cudaStream_t stream, const TensorView& x, i64 m, const Te
   WEFT_TRY(comm_->status());
   if (m == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {x, w, y});
-  const CudaAgGemmPlan plan = plan_cuda_ag_gemm(m, w.dim(0), shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  const int ranks = comm_->size();
+  const CudaAgGemmPlan plan = plan_cuda_ag_gemm(m, w.dim(0), shape_.k, ranks, comm_->max_ctas(), choice_.at(m, ranks));
   if (plan.variant == FusedVariant::kSplit) return run_split(stream, x, m, w, y);
   return plan.few ? run_few(stream, x, m, w, y) : run_fused(stream, x, m, w, y, plan);
+}
+
+Result<std::vector<TunedVariant>> CudaAgGemm::tune(CudaCommunicator& comm, const CudaAgGemmShape& shape, i64 n,
+                                                   TuningCache* cache) {
+  const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
+    WEFT_ASSIGN(auto made, create(own, shape, options));
+    auto op = std::make_shared<CudaAgGemm>(std::move(made));
+    WEFT_ASSIGN(auto x, random_bf16(split_range(shape.max_m, own.size(), 0).size() * shape.k));
+    WEFT_ASSIGN(auto w, random_bf16(n * shape.k));
+    WEFT_ASSIGN(auto y, random_bf16(shape.max_m * n));
+    return FusedCall([=, &own](cudaStream_t stream, i64 m) {
+      const i64 mine = split_range(m, own.size(), own.rank()).size();
+      return op->run(stream, x->rows(mine, shape.k), m, w->rows(n, shape.k), y->rows(m, n));
+    });
+  };
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", n, shape.k), shape.max_m}, cache, make);
 }
 
 Status CudaAgGemm::run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,

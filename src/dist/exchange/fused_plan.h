@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "base/divide.h"
 #include "base/status.h"
@@ -15,8 +16,16 @@ enum class FusedVariant {
   kCopy,   // the copy engine carries them beside the fused kernel
 };
 
+// What a tuner found for up to `most_m` rows, more than those of the entry before.
+struct TunedVariant {
+  i64 most_m = 0;
+  FusedVariant variant = FusedVariant::kSplit;
+};
+
 struct CudaFusedOptions {
   std::string variant = "auto";  // or split, push, copy
+  // For auto: instead of the rule below, up to the last entry's rows. The same on every rank.
+  std::vector<TunedVariant> tuned = {};
 };
 
 inline const char* fused_variant_name(FusedVariant variant) {
@@ -49,6 +58,52 @@ inline FusedVariant choose_fused_variant(i64 m, int ranks, FusedVariant forced) 
   if (divide_up(m, ranks) < kFusedLeastShard) return FusedVariant::kSplit;
   return m <= kPushMostRows ? FusedVariant::kPush : FusedVariant::kCopy;
 }
+
+// Which variant an operator takes: the one it is forced to, the tuner's, or the rule's.
+class FusedChoice {
+ public:
+  FusedChoice() = default;
+  // Errors: kInvalidArgument naming `op` and the option.
+  static Result<FusedChoice> parse(const char* op, const CudaFusedOptions& options) {
+    FusedChoice choice;
+    WEFT_ASSIGN(choice.forced_, parse_fused_variant(op, options.variant));
+    i64 most = 0;
+    for (const TunedVariant& entry : options.tuned) {
+      if (entry.most_m <= most || entry.variant == FusedVariant::kAuto)
+        return error(Code::kInvalidArgument,
+                     "{}: tuned: expected variants for growing numbers of rows, found {} for {}", op,
+                     fused_variant_name(entry.variant), entry.most_m);
+      most = entry.most_m;
+    }
+    choice.tuned_ = options.tuned;
+    return choice;
+  }
+
+  FusedVariant at(i64 m, int ranks) const {
+    if (forced_ == FusedVariant::kAuto)
+      for (const TunedVariant& entry : tuned_)
+        if (m <= entry.most_m) return entry.variant;
+    return choose_fused_variant(m, ranks, forced_);
+  }
+  // No m up to `max_m` with more rows takes `variant`; 0 = none takes it.
+  i64 most_rows(FusedVariant variant, i64 max_m, int ranks) const {
+    if (forced_ != FusedVariant::kAuto) return forced_ == variant ? max_m : 0;
+    i64 most = 0, ruled = 0;  // up to which the tuner decides
+    for (const TunedVariant& entry : tuned_) {
+      if (entry.variant == variant && ruled < max_m) most = std::min(max_m, entry.most_m);
+      ruled = entry.most_m;
+    }
+    if (ruled >= max_m) return most;
+    const i64 rule = variant == FusedVariant::kSplit  ? kFusedLeastShard * ranks
+                     : variant == FusedVariant::kPush ? kPushMostRows
+                                                      : max_m;
+    return std::max(most, std::min(max_m, rule));
+  }
+
+ private:
+  FusedVariant forced_ = FusedVariant::kAuto;
+  std::vector<TunedVariant> tuned_;
+};
 
 // Multiprocessors that a fused kernel leaves to movers or to the links of a copy chain, which must find a free one.
 inline int fused_spare_sms(int max_ctas) {

@@ -1,4 +1,5 @@
 #include "device/cuda/nvtx.cuh"
+#include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_ar/gemm_ar.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -13,18 +14,21 @@ constexpr const char* kOp = "gemm_ar";
 Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                       const CudaFusedOptions& options) {
   CudaGemmAr op(comm, shape);
-  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
-  const bool any = op.forced_ == FusedVariant::kAuto, split = op.forced_ == FusedVariant::kSplit;
+  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
+  const int ranks = comm.size();
+  const i64 split_rows = op.choice_.most_rows(FusedVariant::kSplit, shape.max_m, ranks);
+  const bool fused = op.choice_.most_rows(FusedVariant::kPush, shape.max_m, ranks) > 0 ||
+                     op.choice_.most_rows(FusedVariant::kCopy, shape.max_m, ranks) > 0;
   const auto keep = [](auto& place, auto made) -> Status {
     if (!made.ok()) return made.status().with_context(kOp);
     place = std::make_unique<std::remove_reference_t<decltype(*place)>>(std::move(made.value()));
     return {};
   };
-  if (any || !split) WEFT_TRY(keep(op.scatter_, CudaGemmRs::create(comm, shape, options)));
+  if (fused || split_rows <= 0) WEFT_TRY(keep(op.scatter_, CudaGemmRs::create(comm, shape, options)));
   WEFT_ASSIGN(op.output_, comm.alloc<std::byte>(std::max<i64>(0, shape.max_m * shape.n * 2), kOp));
-  const i64 rows = any ? std::min(shape.max_m, kFusedLeastShard * comm.size()) : shape.max_m;
-  if (any || split)
-    WEFT_TRY(keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = rows * shape.n, .dtype = DType::kBF16})));
+  if (split_rows > 0)
+    WEFT_TRY(
+        keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = split_rows * shape.n, .dtype = DType::kBF16})));
   return std::move(op);
 }
 
@@ -41,7 +45,7 @@ Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorVie
   WEFT_TRY(expect_dense(kOp, "y", y));
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
-  const FusedVariant variant = choose_fused_variant(m, comm_->size(), forced_);
+  const FusedVariant variant = choice_.at(m, comm_->size());
   if (variant == FusedVariant::kSplit) {
     WEFT_TRY(cuda_gemm(stream, {a, w, y}));
     return reduce_->run(stream, y, y);
@@ -51,6 +55,20 @@ Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorVie
   const std::byte* made = comm_->at(output_, comm_->rank());
   if (y.data == made) return {};
   return cuda_status(cudaMemcpyAsync(y.data, made, size_t(m * shape_.n) * 2, cudaMemcpyDeviceToDevice, stream), kOp);
+}
+
+Result<std::vector<TunedVariant>> CudaGemmAr::tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                                   TuningCache* cache) {
+  const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
+    WEFT_ASSIGN(auto made, create(own, shape, options));
+    auto op = std::make_shared<CudaGemmAr>(std::move(made));
+    WEFT_ASSIGN(auto a, random_bf16(shape.max_m * shape.k));
+    WEFT_ASSIGN(auto w, random_bf16(shape.n * shape.k));
+    return FusedCall([=](cudaStream_t stream, i64 m) {
+      return op->run(stream, a->rows(m, shape.k), w->rows(shape.n, shape.k), op->output(m));
+    });
+  };
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m}, cache, make);
 }
 
 TensorView CudaGemmAr::output(i64 m) const {

@@ -14,6 +14,10 @@ class CudaGemmAr {
   static Result<CudaGemmAr> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                    const CudaFusedOptions& options = {});
 
+  // As CudaAgGemm::tune().
+  static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                                TuningCache* cache);
+
   // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n] bf16, dense, 16-byte
   // aligned, overlapping neither. The same bits on every rank and run. m = 0 is a no-op. Captures into a graph; calls
   // of one CudaGemmAr run in one stream order, the same on every rank. y = output(m) saves a copy.
@@ -27,7 +31,7 @@ class CudaGemmAr {
   CudaGemmAr(CudaCommunicator& comm, const CudaGemmRsShape& shape) : comm_(&comm), shape_(shape) {}
   CudaCommunicator* comm_;
   CudaGemmRsShape shape_;
-  FusedVariant forced_ = FusedVariant::kAuto;
+  FusedChoice choice_;
   std::unique_ptr<CudaGemmRs> scatter_;
   sym<std::byte> output_;
   std::unique_ptr<CudaAllReduce> reduce_;

@@ -1,5 +1,6 @@
 #include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
+#include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_rs/cuda_sm90.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"
@@ -37,7 +38,7 @@ Result<CudaGemmRs> CudaGemmRs::create(CudaCommunicator& comm, const CudaGemmRsSh
     return error(Code::kInvalidArgument, "{}: n, k: expected multiples of 8, k above 0, found {}, {}", kOp, shape.n,
                  shape.k);
   CudaGemmRs op(comm, shape);
-  WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
+  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0 && shape.n > 0) WEFT_TRY(op.allocate());
   return std::move(op);
@@ -54,13 +55,10 @@ Status CudaGemmRs::allocate() {
   WEFT_ASSIGN(auto chain, CopyChain::create());
   chain_ = std::make_unique<CopyChain>(std::move(chain));
   const int ranks = comm_->size();
-  const auto most = [&](FusedVariant variant, i64 limit) {
-    return forced_ == variant ? shape_.max_m : forced_ == FusedVariant::kAuto ? std::min(shape_.max_m, limit) : 0;
-  };
   const auto shard = [&](i64 rows) { return (rows + ranks - 1) / ranks; };
-  split_rows_ = most(FusedVariant::kSplit, kFusedLeastShard * ranks);
-  push_rows_ = most(FusedVariant::kPush, kPushMostRows);
-  copy_rows_ = most(FusedVariant::kCopy, shape_.max_m);
+  split_rows_ = choice_.most_rows(FusedVariant::kSplit, shape_.max_m, ranks);
+  push_rows_ = choice_.most_rows(FusedVariant::kPush, shape_.max_m, ranks);
+  copy_rows_ = choice_.most_rows(FusedVariant::kCopy, shape_.max_m, ranks);
   few_rows_ = std::min(push_rows_, kFewRows);
   WEFT_TRY(prepare_few());
   push_slot_ = cuda_gemm_rs_slot_bytes(shard(push_rows_), shape_.n);
@@ -107,15 +105,33 @@ Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorVie
   WEFT_TRY(comm_->status());
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
-  const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_);
+  const CudaGemmRsPlan plan =
+      plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), choice_.at(m, comm_->size()));
   if (plan.few) return run_few(stream, a, w, y, false);
   return plan.variant == FusedVariant::kSplit ? run_split(stream, a, w, y)
                                               : run_fused(stream, {a, w, y, std::nullopt}, plan);
 }
 
+Result<std::vector<TunedVariant>> CudaGemmRs::tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                                   TuningCache* cache) {
+  const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
+    WEFT_ASSIGN(auto made, create(own, shape, options));
+    auto op = std::make_shared<CudaGemmRs>(std::move(made));
+    WEFT_ASSIGN(auto a, random_bf16(shape.max_m * shape.k));
+    WEFT_ASSIGN(auto w, random_bf16(shape.n * shape.k));
+    WEFT_ASSIGN(auto y, random_bf16(split_range(shape.max_m, own.size(), 0).size() * shape.n));
+    return FusedCall([=, &own](cudaStream_t stream, i64 m) {
+      const i64 mine = split_range(m, own.size(), own.rank()).size();
+      return op->run(stream, a->rows(m, shape.k), w->rows(shape.n, shape.k), y->rows(mine, shape.n));
+    });
+  };
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m}, cache, make);
+}
+
 Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y) {
   const i64 m = a.dim(0);
-  const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), forced_, true);
+  const CudaGemmRsPlan plan =
+      plan_cuda_gemm_rs(m, shape_.n, shape_.k, comm_->size(), comm_->max_ctas(), choice_.at(m, comm_->size()), true);
   WEFT_CHECK(comm_->size() > 1 && m > 0 && shape_.n > 0 && plan.variant != FusedVariant::kSplit && !plan.few, m,
              shape_.n);
   WEFT_TRY(comm_->status());

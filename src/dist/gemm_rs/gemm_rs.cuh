@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "dist/exchange/fused_crew.cuh"
+#include "dist/exchange/tuner.h"
 #include "dist/gemm_rs/cuda_plan.h"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 
@@ -22,6 +23,10 @@ class CudaGemmRs {
   // kInvalidArgument naming the field; kResourceExhausted.
   static Result<CudaGemmRs> create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                    const CudaFusedOptions& options = {});
+
+  // As CudaAgGemm::tune().
+  static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
+                                                TuningCache* cache);
 
   // y = this rank's rows of the sum over ranks of a w^T, on `stream`. a [m, k_r] bf16, m <= max_m the same on every
   // rank, 0 < k_r <= k, which may differ; w [n, k_r] bf16; row strides multiples of 16 bytes; y [m_r, n] bf16, dense,
@@ -61,7 +66,7 @@ class CudaGemmRs {
 
   CudaCommunicator* comm_;
   CudaGemmRsShape shape_;
-  FusedVariant forced_ = FusedVariant::kAuto;
+  FusedChoice choice_;
   // The most rows of each variant, 0 = it cannot run, and the bytes of a source's slot in its stage.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   i64 push_slot_ = 0, copy_slot_ = 0;
