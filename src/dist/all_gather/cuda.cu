@@ -31,7 +31,7 @@ struct RowHooks {
 };
 
 template <int Ranks>
-__global__ void __launch_bounds__(1024) all_gather_kernel(const __grid_constant__ Params<Ranks> params) {
+__global__ void __launch_bounds__(kWordsThreads) all_gather_kernel(const __grid_constant__ Params<Ranks> params) {
   CudaWordsMachine<Ranks> machine(params.group);
   all_gather_words(machine, params.buffers, params.packs, RowHooks<Ranks>{params});
 }

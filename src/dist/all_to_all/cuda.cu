@@ -103,7 +103,7 @@ struct EvenHooks {
 };
 
 template <int Ranks>
-__global__ void __launch_bounds__(1024) all_to_all_kernel(const __grid_constant__ EvenParams<Ranks> params) {
+__global__ void __launch_bounds__(kWordsThreads) all_to_all_kernel(const __grid_constant__ EvenParams<Ranks> params) {
   CudaWordsMachine<Ranks> machine(params.group);
   all_to_all_words(machine, params.buffers, params.packs, EvenHooks<Ranks>{params});
 }

@@ -28,7 +28,7 @@ bool spreads(i64 bytes, int ranks) {
 }
 
 template <int Ranks>
-__global__ void __launch_bounds__(1024) broadcast_kernel(const __grid_constant__ Params<Ranks> params) {
+__global__ void __launch_bounds__(kWordsThreads) broadcast_kernel(const __grid_constant__ Params<Ranks> params) {
   CudaWordsMachine<Ranks> machine(params.group);
   broadcast_words(machine, params.buffers, params.root, params.spread, params.data, params.bytes);
 }

@@ -28,6 +28,9 @@ inline CudaGrid cuda_grid(i64 bytes, int max_ctas) {
   return {int(std::clamp<i64>(divide_up(bytes, 16 * threads), 1, limit)), threads};
 }
 
+// Threads of a CTA of two crews at most: more would leave a lane too few registers for the packs it has under way.
+inline constexpr int kWordsThreads = 512;
+
 // CTAs and threads for `packs` packs without flags (words.h), by `crews` crews of a CTA.
 inline CudaGrid cuda_words_grid(i64 packs, int crews, int max_ctas) {
   const int lanes = packs <= 128 * max_ctas ? 128 : 256;

@@ -24,11 +24,14 @@ struct RowHooks {
   __device__ __forceinline__ Part<const T> part(int p) const {
     return {params.x + params.rows.begin(p) * params.columns, params.rows.size(p) * params.columns};
   }
-  __device__ __forceinline__ void sink(i64 i, const float* sums, i64 n) const { store_sums(params.y + i, sums, n); }
+  __device__ __forceinline__ Part<T> target() const {
+    return {params.y, params.rows.size(params.group.rank) * params.columns};
+  }
 };
 
 template <int Ranks, class T>
-__global__ void __launch_bounds__(1024) reduce_scatter_kernel(const __grid_constant__ Params<Ranks, T> params) {
+__global__ void __launch_bounds__(kWordsThreads)
+    reduce_scatter_kernel(const __grid_constant__ Params<Ranks, T> params) {
   CudaWordsMachine<Ranks> machine(params.group);
   reduce_scatter_words(machine, params.buffers, params.packs, RowHooks<Ranks, T>{params});
 }

@@ -63,10 +63,11 @@ WEFT_HD bool reduce_scatter(M& m, const ReduceScatterBuffers<T>& b, TilesOf&& ti
 }
 
 // The same without flags: hooks.part(p) is this rank's part of rank p's shard, which is there already; no shard has
-// more than `packs` packs, the same number on every rank. sink(i, sums, n) takes results of the own shard.
+// more than `packs` packs, the same number on every rank; hooks.target() is where
+// the own shard of the sums goes.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool reduce_scatter_words(M& m, const ReduceScatterBuffers<T>& b, i64 packs, Hooks&& hooks) {
-  constexpr i64 kElements = Pack<T>::kElements;
+  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
   const auto send = [&](const Lanes& crew) {
@@ -90,10 +91,12 @@ WEFT_HD bool reduce_scatter_words(M& m, const ReduceScatterBuffers<T>& b, i64 pa
       TakenPacks<kCount, M> taken;
       if (!taken.take(m, epoch, place, first, step)) return false;
       for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step, i = pack * kElements;
+        const i64 pack = first + k * step;
         float sums[kElements];
         sum_packs(m, own[k], taken, k, sums);
-        if (i < mine.size) hooks.sink(i, sums, mine.size - i < kElements ? mine.size - i : kElements);
+        Pack<T> rounded;
+        store_sums(rounded.values, sums, kElements);
+        store_pack(hooks.target(), pack, rounded);
         if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
       }
       return true;

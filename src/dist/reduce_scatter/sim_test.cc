@@ -12,12 +12,12 @@ struct Hooks {
   const T* x;
   T* y;
   i64 total;
-  int ranks;
+  int ranks, rank;
   void produce(int, i64, i64) const {}
   const T* own(int p, i64 i) const { return x + split_run(total, ranks, p).begin + i; }
   Part<const T> part(int p) const { return {own(p, 0), split_run(total, ranks, p).size()}; }
   void sink(i64, i64 i, const float* sums, i64 n) const { store_sums(y + i, sums, n); }
-  void sink(i64 i, const float* sums, i64 n) const { store_sums(y + i, sums, n); }
+  Part<T> target() const { return {y, split_run(total, ranks, rank).size()}; }
 };
 
 template <class T, bool kMixed, Fault F = Fault::kNone>
@@ -47,7 +47,7 @@ std::string trial(int ranks, u64 seed) {
   }
   const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
     const size_t at = size_t(call * ranks + m.rank());
-    const Hooks<T> hooks{x[at].data(), y[at].data(), size_of(call), ranks};
+    const Hooks<T> hooks{x[at].data(), y[at].data(), size_of(call), ranks, m.rank()};
     const auto size = [&](int p) { return shard(call, p).size(); };
     if (!kMixed || (u64(call) + seed) % 2 == 0)
       return reduce_scatter_words<T, F>(m, b, bare_packs(size(0) * i64(sizeof(T))), hooks);
