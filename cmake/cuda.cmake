@@ -39,7 +39,7 @@ endif()
 if(WEFT_HAVE_CUDA)
   message(STATUS "CUDA: on, nvcc ${CMAKE_CUDA_COMPILER_VERSION} (${CMAKE_CUDA_COMPILER})")
   # Only where C++ code asks, so that everything else compiles to what a build without CUDA has (and ccache knows it).
-  set_source_files_properties(src/cli/bench_gpu.cc src/cli/mlp.cc src/cli/programs/test_all_to_all.cc
+  set_source_files_properties(src/cli/bench_gpu.cc src/cli/gpu_layer.cc src/cli/programs/test_all_to_all.cc
     src/cli/programs/bench_all_to_all.cc PROPERTIES COMPILE_DEFINITIONS WEFT_HAVE_CUDA=1)
   # compress-mode: halves the device code, and so keeps the bundle below its limit.
   # 2810: nvcc takes the assignment of a [[nodiscard]] class for a discarded value.

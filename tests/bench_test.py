@@ -79,10 +79,12 @@ def test_grouped_gemm_beside_one_matrix(tmp_path):
     fails("bench", "op", "grouped_gemm", "--experts", 2, says=["per_token: expected 1 to 2, found 4"])
 
 
-def test_an_mlp_needs_a_gpu_and_a_dense_model():
+def test_gpu_layers_need_a_gpu_and_a_model_that_has_them():
     """The figures need GPUs; what can be wrong with the flags is said anywhere."""
     fails("bench", "mlp", "--mode", "both", says=["--mode", "both"], code=2)
+    fails("bench", "moe", "--variant", "copy", says=["--variant", "copy"], code=2)
     fails("check", "mlp", "--tp", 9, says=["--tp", "9"], code=2)
     for command in ("bench", "check"):
-        done = run(command, "mlp", "--m", 8)
-        assert done.returncode == 1 and ("CUDA" in done.stderr or "GPU" in done.stderr), done.stderr
+        for layer in ("mlp", "moe"):
+            done = run(command, layer, "--m", 8)
+            assert done.returncode == 1 and ("CUDA" in done.stderr or "GPU" in done.stderr), done.stderr

@@ -9,7 +9,7 @@ void add_bench(CLI::App& app) {
   add_bench_op(*bench);
   add_bench_comm(*bench);
   add_bench_gpu(*bench);
-  add_bench_mlp(*bench);
+  add_bench_gpu_layers(*bench);
   add_bench_model(*bench);
   add_bench_generate(*bench);
   add_bench_serve(*bench);

@@ -85,11 +85,7 @@ void add_check(CLI::App& app) {
   check->callback([flags, check] {
     if (check->get_subcommands().empty()) finish(run_check(*flags));
   });
-  add_check_mlp(*check);
-  // `weft check mlp` has no use for what a check of logits requires.
-  check->get_subcommand("mlp")->preparse_callback([check](size_t) {
-    for (CLI::Option* option : check->get_options()) option->required(false);
-  });
+  add_check_gpu_layers(*check);
 }
 
 }  // namespace weft

@@ -26,8 +26,8 @@ void add_bench(CLI::App& app);
 void add_bench_op(CLI::App& bench);
 void add_bench_comm(CLI::App& bench);
 void add_bench_gpu(CLI::App& bench);
-void add_bench_mlp(CLI::App& bench);
-void add_check_mlp(CLI::App& check);  // called by add_check
+void add_bench_gpu_layers(CLI::App& bench);
+void add_check_gpu_layers(CLI::App& check);  // called by add_check
 void add_bench_model(CLI::App& bench);
 void add_bench_generate(CLI::App& bench);
 void add_bench_serve(CLI::App& bench);

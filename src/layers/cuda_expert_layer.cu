@@ -1,24 +1,11 @@
 #include "layers/cuda_expert_layer.cuh"
+#include "layers/cuda_layer.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 #include "ops/moe_route/moe_route.cuh"
 #include "ops/swiglu/swiglu.cuh"
 
 namespace weft {
-namespace {
-
-TensorView view(const DeviceBuffer& memory, DType dtype, const Shape& shape) {
-  return TensorView::dense(memory.data(), dtype, shape, DeviceKind::kCuda);
-}
-
-Status expect_weights(const char* name, const TensorView& w, const Shape& shape) {
-  WEFT_TRY(expect_tensor(name, w, DType::kBF16, shape));
-  if (w.is_dense() && w.device == DeviceKind::kCuda) return {};
-  return error(Code::kInvalidArgument, "{}: expected a dense tensor in CUDA memory, found {}", name, w.describe());
-}
-
-}  // namespace
-
 Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const CudaExpertLayerShape& s) {
   const auto expect = [](const char* field, bool holds, const char* expected, i64 found) -> Status {
     if (holds) return {};
@@ -60,13 +47,13 @@ Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const Cu
 }
 
 TensorView CudaExpertLayer::logits(i64 tokens) const {
-  return view(logits_, DType::kBF16, {tokens, shape_.experts});
+  return dense_view(logits_, DType::kBF16, {tokens, shape_.experts});
 }
 TensorView CudaExpertLayer::ids(i64 tokens) const {
-  return view(ids_, DType::kI32, {tokens, shape_.per_token});
+  return dense_view(ids_, DType::kI32, {tokens, shape_.per_token});
 }
 TensorView CudaExpertLayer::weights(i64 tokens) const {
-  return view(weights_, DType::kF32, {tokens, shape_.per_token});
+  return dense_view(weights_, DType::kF32, {tokens, shape_.per_token});
 }
 
 Status CudaExpertLayer::check(const CudaExpertLayerArgs& a) const {
@@ -75,9 +62,9 @@ Status CudaExpertLayer::check(const CudaExpertLayerArgs& a) const {
   if (a.x.dim(0) > shape_.max_tokens)
     return error(Code::kInvalidArgument, "x: more than max_tokens = {} rows: {}", shape_.max_tokens, a.x.describe());
   WEFT_TRY(expect_cuda_matrix("y", a.y, a.x.shape));
-  WEFT_TRY(expect_weights("router", a.router, {shape_.experts, shape_.hidden}));
-  WEFT_TRY(expect_weights("gate_up", a.gate_up, {local, 2 * shape_.ffn, shape_.hidden}));
-  return expect_weights("down", a.down, {local, shape_.hidden, shape_.ffn});
+  WEFT_TRY(expect_layer_weights("router", a.router, {shape_.experts, shape_.hidden}));
+  WEFT_TRY(expect_layer_weights("gate_up", a.gate_up, {local, 2 * shape_.ffn, shape_.hidden}));
+  return expect_layer_weights("down", a.down, {local, shape_.hidden, shape_.ffn});
 }
 
 Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
@@ -88,15 +75,16 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
   WEFT_TRY(cuda_moe_route(
       stream,
       {.logits = logits(tokens), .ids = ids(tokens), .weights = weights(tokens), .normalise = shape_.normalise}));
-  WEFT_TRY(exchange_->dispatch(
-      stream,
-      {.x = a.x, .indices = ids(tokens), .expert_x = view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
-  const TensorView map = view(map_, DType::kI32, {rows}), offsets = exchange_->row_begins();
-  const TensorView wide = view(wide_, DType::kBF16, {rows, 2 * shape_.ffn});
-  const TensorView activated = view(activated_, DType::kBF16, {rows, shape_.ffn});
-  const TensorView products = view(products_, DType::kBF16, {rows, shape_.hidden});
+  WEFT_TRY(
+      exchange_->dispatch(stream, {.x = a.x,
+                                   .indices = ids(tokens),
+                                   .expert_x = dense_view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
+  const TensorView map = dense_view(map_, DType::kI32, {rows}), offsets = exchange_->row_begins();
+  const TensorView wide = dense_view(wide_, DType::kBF16, {rows, 2 * shape_.ffn});
+  const TensorView activated = dense_view(activated_, DType::kBF16, {rows, shape_.ffn});
+  const TensorView products = dense_view(products_, DType::kBF16, {rows, shape_.hidden});
   WEFT_TRY(exchange_->map_rows(stream, map));
-  WEFT_TRY(cuda_grouped_gemm(stream, {.x = view(expert_x_, DType::kBF16, {local * capacity, shape_.hidden}),
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = dense_view(expert_x_, DType::kBF16, {local * capacity, shape_.hidden}),
                                       .map = map,
                                       .offsets = offsets,
                                       .w = a.gate_up,

@@ -33,12 +33,13 @@ struct CudaMlpCheckRow {
 // relative): together about 0.0025; room for a factor of 3.
 inline constexpr double kCudaMlpError = 0x1p-7;
 
+// "cublas", "local": a rank's share without any communication, by cuBLAS' GEMMs and weft's SwiGLU, or by weft's
+// operators for experts. "cublas+nccl", "local+nccl": the same with NCCL between.
 struct CudaMlpBenchRow {
   i64 m;
-  // "cublas": both GEMMs and weft's SwiGLU without any communication. "cublas+nccl": the same with NCCL between.
   std::string regime, variant;
   double us, us_lower, us_upper;
-  double ratio, ratio_lower, ratio_upper;  // to "cublas" in the same round
+  double ratio, ratio_lower, ratio_upper;  // to the first variant in the same round
 };
 
 struct CudaMlpReport {

@@ -15,6 +15,7 @@
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 #include "fake_cuda.h"
 #include "layers/cuda_expert_layer.cuh"
+#include "layers/cuda_moe.cuh"
 
 namespace weft {
 namespace {
@@ -166,6 +167,41 @@ TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
         {.arena_bytes = 16 << 20});
     EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
   }
+}
+
+TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {
+  for (const int ranks : {1, 3})
+    for (const LayerMode mode : {LayerMode::kAgRs, LayerMode::kAr}) {
+      const Status end = run_gpu_ranks(
+          ranks,
+          [mode](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+            constexpr i64 kHidden = 64, kFfn = 40, kExperts = 8;
+            WEFT_ASSIGN(auto layer,
+                        CudaMoeLayer::create(
+                            comm, {.max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn},
+                            {.mode = mode}));
+            WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
+            const auto view = [&](const Shape& shape) {
+              return TensorView::dense(memory.data(), DType::kBF16, shape, DeviceKind::kCuda);
+            };
+            const i64 columns = layer.columns().size();
+            const auto run = [&](i64 m, i64 up) {
+              const i64 mine = layer.rows(m).size();
+              return layer.run(stream, {.x = view({mine, kHidden}),
+                                        .m = m,
+                                        .router = view({kExperts, kHidden}),
+                                        .gate_up = view({kExperts, up, kHidden}),
+                                        .down = view({kExperts, kHidden, columns}),
+                                        .y = view({mine, kHidden})});
+            };
+            for (const i64 m : {600, 9, 1, 0}) WEFT_TRY(run(m, 2 * columns));
+            const std::string wrong = run(9, columns).message(), many = run(601, 2 * columns).message();
+            if (!wrong.starts_with("gate_up: expected")) return error(Code::kAborted, "{}", wrong);
+            return many.find("m = 601") != std::string::npos ? Status() : error(Code::kAborted, "{}", many);
+          },
+          {.arena_bytes = 16 << 20});
+      EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
+    }
 }
 
 TEST(CudaHost, GpusThatCannotReachEachOtherAreNamedOnEveryRank) {

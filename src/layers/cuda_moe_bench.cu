@@ -1,0 +1,286 @@
+#include "layers/cuda_moe_bench.h"
+
+#include <algorithm>
+
+#include "comm/nccl.cuh"
+#include "layers/cuda_expert_layer.cuh"
+#include "layers/cuda_layer.cuh"
+#include "layers/cuda_layer_bench.cuh"
+#include "layers/cuda_moe.cuh"
+#include "ops/gemm/gemm.cuh"
+#include "ops/grouped_gemm/grouped_gemm.cuh"
+#include "ops/swiglu/swiglu.cuh"
+
+namespace weft {
+namespace {
+
+using namespace layer_bench;
+
+// ids of this rank's experts, from 0; others are no expert.
+__global__ void local_ids_kernel(const i32* ids, i64 n, i32 first, i32 count, i32* local) {
+  for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x) {
+    const i32 e = ids[i] - first;
+    local[i] = e >= 0 && e < count ? e : -1;
+  }
+}
+
+class RankMoe {
+ public:
+  RankMoe(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeBenchOptions& options)
+      : comm_(comm), stream_(stream), o_(options) {}
+
+  Status prepare() {
+    most_ = *std::max_element(o_.m.begin(), o_.m.end());
+    if (o_.mode == "ep") {
+      WEFT_ASSIGN(auto layer, CudaExpertLayer::create(comm_, {.max_tokens = split_range(most_, comm_.size(), 0).size(),
+                                                              .hidden = o_.hidden,
+                                                              .experts = o_.experts,
+                                                              .per_token = o_.per_token,
+                                                              .ffn = o_.ffn,
+                                                              .normalise = o_.normalise}));
+      by_expert_.emplace(std::move(layer));
+      experts_ = by_expert_->local_experts();
+      columns_ = o_.ffn;
+    } else {
+      WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(o_.mode));
+      WEFT_ASSIGN(auto layer, CudaMoeLayer::create(comm_,
+                                                   {.max_m = most_,
+                                                    .hidden = o_.hidden,
+                                                    .experts = o_.experts,
+                                                    .per_token = o_.per_token,
+                                                    .ffn = o_.ffn,
+                                                    .normalise = o_.normalise},
+                                                   {.mode = mode, .variant = o_.variant}));
+      by_column_.emplace(std::move(layer));
+      experts_ = {0, o_.experts};
+      columns_ = by_column_->columns().size();
+    }
+    const i64 pairs = most_ * o_.per_token, local = experts_.size();
+    WEFT_TRY(bf16s(x_, most_ * o_.hidden));
+    WEFT_TRY(bf16s(y_, most_ * o_.hidden));
+    WEFT_TRY(bf16s(router_, o_.experts * o_.hidden));
+    WEFT_TRY(bf16s(gate_up_, local * 2 * columns_ * o_.hidden));
+    WEFT_TRY(bf16s(down_, local * columns_ * o_.hidden));
+    WEFT_TRY(bf16s(ids_, 2 * pairs));
+    WEFT_TRY(bf16s(weights_, 2 * pairs));
+    const u32 rank = u32(comm_.rank());
+    WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * o_.hidden, 1));  // the same on every rank
+    WEFT_TRY(fill_weights(stream_, router_, o_.experts * o_.hidden, 2, o_.hidden));
+    WEFT_TRY(fill_weights(stream_, gate_up_, local * 2 * columns_ * o_.hidden, 100 + rank, o_.hidden));
+    WEFT_TRY(fill_weights(stream_, down_, local * columns_ * o_.hidden, 200 + rank, o_.ffn));
+    return comm_.synchronize(stream_);
+  }
+
+  Result<CudaMlpCheckRow> check(i64 m) {
+    return check_calls(
+        comm_, stream_, m, [&] { return call(m); }, [&](const std::vector<bf16>& y) { return distance_of(m, y); });
+  }
+
+  Status time(CudaMlpReport& report) {
+    report.cublas = "not used";
+    auto nccl = NcclCommunicator::create(comm_.world(), deadline());
+    if (!nccl.ok() && nccl.status().code() != Code::kUnavailable) return nccl.status();
+    report.nccl = nccl.ok() ? (*nccl)->version() : nccl.status().message();
+    if (nccl.ok()) nccl_ = std::move(nccl.value());
+    const i64 pairs = most_ * o_.per_token;
+    WEFT_TRY(bf16s(all_x_, most_ * o_.hidden));
+    WEFT_TRY(bf16s(logits_, most_ * o_.experts));
+    WEFT_TRY(bf16s(wide_, pairs * 2 * columns_));
+    WEFT_TRY(bf16s(activated_, pairs * columns_));
+    WEFT_TRY(bf16s(products_, pairs * o_.hidden));
+    WEFT_TRY(bf16s(sums_, most_ * o_.hidden));
+    for (DeviceBuffer* buffer : {&local_ids_, &map_, &order_, &places_}) WEFT_TRY(bf16s(*buffer, 2 * pairs));
+    WEFT_TRY(bf16s(offsets_, 2 * (o_.experts + 1)));
+    for (const i64 m : o_.m) {
+      if (m == 0) continue;
+      WEFT_TRY(call(m).status());
+      WEFT_TRY(routing(m));
+      std::vector<NamedCall> calls;
+      calls.emplace_back("local", [=, this] { return apart(m, false); });
+      if (nccl_ && m % comm_.size() == 0) calls.emplace_back("local+nccl", [=, this] { return apart(m, true); });
+      calls.emplace_back("weft/" + o_.mode, [=, this] { return call(m).status(); });
+      const double flop = 6.0 * double(m * o_.per_token) * double(o_.hidden) * double(o_.ffn) / comm_.size();
+      WEFT_TRY(time_variants(comm_, stream_, m, o_.regimes, flop, o_.repeats, calls, report));
+    }
+    return {};
+  }
+
+ private:
+  static Status bf16s(DeviceBuffer& buffer, i64 count) {
+    WEFT_ASSIGN(buffer, DeviceBuffer::create(size_t(std::max<i64>(count, 8)) * 2));
+    return {};
+  }
+  TensorView gate_up() const { return dense_view(gate_up_, DType::kBF16, {experts_.size(), 2 * columns_, o_.hidden}); }
+  TensorView down() const { return dense_view(down_, DType::kBF16, {experts_.size(), o_.hidden, columns_}); }
+  TensorView router() const { return matrix(router_.data(), o_.experts, o_.hidden); }
+  bool sharded() const { return o_.mode != "ar"; }
+  Range rows(i64 m) const { return sharded() ? split_range(m, comm_.size(), comm_.rank()) : Range{0, m}; }
+
+  Result<TensorView> call(i64 m) {
+    const Range mine = rows(m);
+    const TensorView x = matrix(x_.as<bf16>() + mine.begin * o_.hidden, mine.size(), o_.hidden);
+    const TensorView y = matrix(y_.data(), mine.size(), o_.hidden);
+    WEFT_TRY(by_expert_
+                 ? by_expert_->run(stream_, {.x = x, .router = router(), .gate_up = gate_up(), .down = down(), .y = y})
+                 : by_column_->run(stream_,
+                                   {.x = x, .m = m, .router = router(), .gate_up = gate_up(), .down = down(), .y = y}));
+    return y;
+  }
+
+  // ids_ and weights_ of the last call's m tokens, of all ranks, on every rank.
+  Status routing(i64 m) {
+    WEFT_TRY(comm_.synchronize(stream_));
+    const i64 each = o_.per_token, mine = by_expert_ ? rows(m).size() : m;
+    const TensorView ids = by_expert_ ? by_expert_->ids(mine) : by_column_->ids(m);
+    const TensorView weights = by_expert_ ? by_expert_->weights(mine) : by_column_->weights(m);
+    for (const auto& [from, to] : {std::pair{&ids, &ids_}, std::pair{&weights, &weights_}}) {
+      std::string bytes(size_t(mine * each) * 4, '\0');
+      WEFT_CUDA_TRY(cudaMemcpy(bytes.data(), from->data, bytes.size(), cudaMemcpyDefault));
+      if (by_expert_) {
+        WEFT_ASSIGN(const auto all, comm_.world().all_gather(bytes, deadline()));
+        bytes.clear();
+        for (const std::string& theirs : all) bytes += theirs;
+      }
+      WEFT_CUDA_TRY(cudaMemcpy(to->data(), bytes.data(), bytes.size(), cudaMemcpyDefault));
+    }
+    return {};
+  }
+
+  Result<double> distance_of(i64 m, const std::vector<bf16>& y) {
+    if (m == 0) return 0.0;
+    WEFT_TRY(routing(m));
+    const i64 count = std::min(m, kSampledRows), stride = m / count, each = o_.per_token;
+    std::vector<i32> ids(size_t(count * each));
+    std::vector<float> weights(ids.size());
+    for (i64 s = 0; s < count; ++s) {
+      const size_t bytes = size_t(each) * 4;
+      WEFT_CUDA_TRY(cudaMemcpy(ids.data() + s * each, ids_.as<i32>() + s * stride * each, bytes, cudaMemcpyDefault));
+      WEFT_CUDA_TRY(
+          cudaMemcpy(weights.data() + s * each, weights_.as<float>() + s * stride * each, bytes, cudaMemcpyDefault));
+    }
+    WEFT_TRY(check_routing(count, stride, ids, weights));
+    WEFT_ASSIGN(const auto their_ids, DeviceBuffer::create(ids.size() * 4));
+    WEFT_ASSIGN(const auto their_weights, DeviceBuffer::create(ids.size() * 4));
+    WEFT_CUDA_TRY(cudaMemcpy(their_ids.data(), ids.data(), ids.size() * 4, cudaMemcpyDefault));
+    WEFT_CUDA_TRY(cudaMemcpy(their_weights.data(), weights.data(), ids.size() * 4, cudaMemcpyDefault));
+    const Samples samples{.count = count,
+                          .stride = stride,
+                          .per_token = each,
+                          .ids = their_ids.as<i32>(),
+                          .weights = their_weights.as<float>(),
+                          .first_expert = experts_.begin,
+                          .experts = experts_.size()};
+    return distance(comm_, stream_, samples, x_.as<bf16>(), o_.hidden, gate_up_.as<bf16>(), down_.as<bf16>(), columns_,
+                    rows(m), y);
+  }
+
+  // Against logits in f64. A logit is rounded to bf16 once: 2^-9 of it.
+  Status check_routing(i64 count, i64 stride, const std::vector<i32>& ids, const std::vector<float>& weights) const {
+    std::vector<bf16> router(size_t(o_.experts * o_.hidden)), x(size_t(o_.hidden));
+    WEFT_CUDA_TRY(cudaMemcpy(router.data(), router_.data(), router.size() * 2, cudaMemcpyDefault));
+    std::vector<double> logits(size_t(o_.experts));
+    for (i64 s = 0; s < count; ++s) {
+      WEFT_CUDA_TRY(cudaMemcpy(x.data(), x_.as<bf16>() + s * stride * o_.hidden, x.size() * 2, cudaMemcpyDefault));
+      double largest = 0, sum = 0, all = 0, least = std::numeric_limits<double>::infinity();
+      for (i64 e = 0; e < o_.experts; ++e) {
+        double dot = 0;
+        for (i64 i = 0; i < o_.hidden; ++i)
+          dot += double(float(x[size_t(i)])) * double(float(router[size_t(e * o_.hidden + i)]));
+        logits[size_t(e)] = dot;
+        largest = std::max(largest, std::abs(dot));
+        all += std::exp(dot);
+      }
+      const double slack = 0x1p-8 * largest + 1e-6;
+      std::vector<bool> chosen(size_t(o_.experts));
+      for (i64 j = 0; j < o_.per_token; ++j) {
+        const i32 e = ids[size_t(s * o_.per_token + j)];
+        if (e < 0 || e >= o_.experts || chosen[size_t(e)])
+          return error(Code::kDataLoss, "token {}: choice {} is expert {}, of {}", s * stride, j, e, o_.experts);
+        chosen[size_t(e)] = true;
+        least = std::min(least, logits[size_t(e)]);
+        sum += std::exp(logits[size_t(e)]);
+      }
+      for (i64 e = 0; e < o_.experts; ++e)
+        if (!chosen[size_t(e)] && logits[size_t(e)] > least + slack)
+          return error(Code::kDataLoss, "token {}: expert {} is left out with logit {}, one with {} is in", s * stride,
+                       e, logits[size_t(e)], least);
+      for (i64 j = 0; j < o_.per_token; ++j) {
+        const size_t at = size_t(s * o_.per_token + j);
+        const double expected = std::exp(logits[size_t(ids[at])]) / (o_.normalise ? sum : all);
+        if (!(std::abs(double(weights[at]) - expected) <= expected * (std::exp(2 * slack) - 1) + 1e-6))
+          return error(Code::kDataLoss, "token {}: expert {} has weight {}, expected {}", s * stride, ids[at],
+                       weights[at], expected);
+      }
+    }
+    return {};
+  }
+
+  // This rank's share of the work, routed as in the last call: operators one after the other, x and sums by NCCL.
+  Status apart(i64 m, bool communicates) {
+    const Range mine = rows(m);
+    const i64 pairs = m * o_.per_token, share = m / comm_.size(), local = experts_.size();
+    WEFT_TRY(cuda_gemm(stream_, {.x = matrix(x_.as<bf16>() + mine.begin * o_.hidden, mine.size(), o_.hidden),
+                                 .w = router(),
+                                 .y = matrix(logits_.data(), mine.size(), o_.experts)}));
+    TensorView x = matrix(x_.data(), m, o_.hidden);
+    if (communicates && sharded()) {
+      WEFT_TRY(nccl_->all_gather_bf16(x_.as<bf16>() + mine.begin * o_.hidden, all_x_.data(), size_t(share * o_.hidden),
+                                      stream_));
+      x = matrix(all_x_.data(), m, o_.hidden);
+    }
+    WEFT_TRY(launch("local_ids", local_ids_kernel, {.grid = 64, .block = 256}, stream_, ids_.as<i32>(), pairs,
+                    i32(experts_.begin), i32(local), local_ids_.as<i32>()));
+    const TensorView offsets = dense_view(offsets_, DType::kI32, {local + 1}),
+                     map = dense_view(map_, DType::kI32, {pairs});
+    const TensorView order = dense_view(order_, DType::kI32, {pairs});
+    const TensorView places = dense_view(places_, DType::kI32, {m, o_.per_token});
+    const TensorView wide = matrix(wide_.data(), pairs, 2 * columns_);
+    const TensorView activated = matrix(activated_.data(), pairs, columns_);
+    const TensorView products = matrix(products_.data(), pairs, o_.hidden);
+    const TensorView sums = matrix(sums_.data(), m, o_.hidden);
+    WEFT_TRY(cuda_sort_experts(stream_, {.ids = dense_view(local_ids_, DType::kI32, {m, o_.per_token}),
+                                         .offsets = offsets,
+                                         .map = map,
+                                         .pairs = order,
+                                         .rows = places}));
+    WEFT_TRY(cuda_grouped_gemm(stream_, {.x = x, .map = map, .offsets = offsets, .w = gate_up(), .y = wide}));
+    TensorView used = offsets;  // the number of rows
+    used.data += local * i64(sizeof(i32));
+    used.shape = {1};
+    WEFT_TRY(cuda_swiglu(stream_, {.gate_up = wide, .y = activated, .rows = used}));
+    WEFT_TRY(cuda_grouped_gemm(stream_, {.x = activated, .map = {}, .offsets = offsets, .w = down(), .y = products}));
+    WEFT_TRY(cuda_expert_sum(stream_, {.products = products,
+                                       .pairs = order,
+                                       .rows = places,
+                                       .weights = dense_view(weights_, DType::kF32, {m, o_.per_token}),
+                                       .y = sums}));
+    if (!communicates) return {};
+    return sharded() ? nccl_->reduce_scatter_bf16(sums_.data(), y_.data(), size_t(share * o_.hidden), stream_)
+                     : nccl_->all_reduce_bf16(sums_.data(), y_.data(), size_t(m * o_.hidden), stream_);
+  }
+
+  CudaCommunicator& comm_;
+  const cudaStream_t stream_;
+  const CudaMoeBenchOptions& o_;
+  i64 most_ = 0, columns_ = 0;
+  Range experts_;  // whose weights this rank holds
+  std::optional<CudaMoeLayer> by_column_;
+  std::optional<CudaExpertLayer> by_expert_;
+  DeviceBuffer x_, y_, router_, gate_up_, down_, ids_, weights_;
+  // Of the rivals.
+  std::unique_ptr<NcclCommunicator> nccl_;
+  DeviceBuffer all_x_, logits_, wide_, activated_, products_, sums_, local_ids_, offsets_, map_, order_, places_;
+};
+
+constexpr size_t kArenaBytes = size_t(4) << 30;
+
+}  // namespace
+
+Result<CudaMlpReport> check_cuda_moe(const CudaMoeBenchOptions& options) {
+  return run_layer<RankMoe>("moe", options, kArenaBytes, false);
+}
+Result<CudaMlpReport> bench_cuda_moe(const CudaMoeBenchOptions& options) {
+  return run_layer<RankMoe>("moe", options, kArenaBytes, true);
+}
+
+}  // namespace weft

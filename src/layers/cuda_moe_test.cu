@@ -1,0 +1,60 @@
+#include "comm/cuda_testing.cuh"
+#include "device/cuda/testing.cuh"
+#include "layers/cuda_moe_bench.h"
+
+namespace weft {
+namespace {
+
+struct MoeCase {
+  const char *name, *mode, *variant;
+};
+
+class CudaMoeLayerTest : public testing::TestWithParam<MoeCase> {};
+
+CudaMoeBenchOptions options_of(const char* mode, const char* variant) {
+  return {.ranks = test_ranks(),
+          .m = {0, 1, 2, 37, 300},
+          .hidden = 264,
+          .experts = 24,
+          .per_token = 3,
+          .ffn = 136,
+          .mode = mode,
+          .variant = variant};
+}
+
+// Uneven rows, columns whose eights do not divide by the ranks, fewer rows than ranks, one row, none.
+TEST_P(CudaMoeLayerTest, IsTheFp32LayerUpToRounding) {
+  WEFT_NEED_GPUS(1);
+  const auto report = check_cuda_moe(options_of(GetParam().mode, GetParam().variant));
+  WEFT_ASSERT_OK(report.status());
+  ASSERT_EQ(report->checks.size(), 5u);
+  for (const auto& row : report->checks) {
+    EXPECT_TRUE(row.repeats) << row.m;
+    EXPECT_LE(row.error, kCudaMlpError) << row.m;
+    EXPECT_EQ(row.error > 0, row.m > 0) << row.m;  // something was compared
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, CudaMoeLayerTest,
+                         testing::Values(MoeCase{"ag_rs", "ag_rs", "auto"}, MoeCase{"ag_rs_push", "ag_rs", "push"},
+                                         MoeCase{"ar", "ar", "auto"}, MoeCase{"ep", "ep", "auto"}),
+                         [](const auto& param) { return std::string(param.param.name); });
+
+TEST(CudaMoeLayerTest, WrongInputIsRefused) {
+  WEFT_NEED_GPUS(1);
+  const auto refused = [](auto change, const char* text) {
+    CudaMoeBenchOptions options = options_of("ag_rs", "auto");
+    change(options);
+    const std::string message = check_cuda_moe(options).status().message();
+    EXPECT_NE(message.find(text), std::string::npos) << message;
+  };
+  refused([](auto& o) { o.ffn = 100; }, "ffn: expected a multiple of 8");
+  refused([](auto& o) { o.experts = 12; }, "experts: expected a multiple of 8");
+  refused([](auto& o) { o.per_token = 33; }, "per_token: expected 1");
+  refused([](auto& o) { o.hidden = 20; }, "hidden: expected a multiple of 8");
+  refused([](auto& o) { o.mode = "auto"; }, "mode");
+  refused([](auto& o) { o.variant = "copy"; }, "variant");
+}
+
+}  // namespace
+}  // namespace weft
