@@ -26,12 +26,20 @@ class CudaAllToAll {
   Status run_splits(cudaStream_t stream, const TensorView& x, const TensorView& send_rows, const TensorView& y,
                     const TensorView& received_rows);
 
-  // What calls of run_splits since create() found: kInvalidArgument for splits of this rank that were none,
-  // kResourceExhausted for rows that y could not hold, naming the last ones; else ok.
+  // The same by splits of two dimensions, as AllToAll::run_splits_2d(): send_rows [ranks, groups], received_rows
+  // [groups, ranks], begins [groups + 1], i64 in CUDA memory, groups those of the shape. y holds at least
+  // begins[groups] rows; where it does not, it is not written, the other two are.
+  Status run_splits_2d(cudaStream_t stream, const TensorView& x, const TensorView& send_rows, i64 align,
+                       const TensorView& y, const TensorView& received_rows, const TensorView& begins);
+
+  // What calls of run_splits and run_splits_2d since create() found: kInvalidArgument for splits of this rank that were
+  // none, kResourceExhausted for rows that y could not hold, naming the last ones; else ok.
   Status outcome() const;
 
  private:
   CudaAllToAll(CudaCommunicator& comm, const AllToAllShape& shape) : comm_(&comm), shape_(shape) {}
+  Status run_groups(cudaStream_t stream, const TensorView& x, const TensorView& send_rows, int groups, i64 align,
+                    const TensorView& y, const TensorView& received_rows, const TensorView& begins);
   CudaCommunicator* comm_;
   AllToAllShape shape_;
   AllToAllBuffers buffers_;

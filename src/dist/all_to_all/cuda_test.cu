@@ -123,6 +123,82 @@ TEST(CudaAllToAllRows, SplitsAreReadOnTheGpu) {
   }));
 }
 
+__global__ void make_groups_kernel(i64* send_rows, int rank, int ranks, int groups, const u32* call) {
+  for (int p = 0; p < ranks; ++p)
+    for (int g = 0; g < groups; ++g) send_rows[p * groups + g] = rows_between(*call, rank + g, p) % 5;
+}
+// y is 0xffff where no rows were to go.
+__global__ void check_groups_kernel(const bf16* y, i64 rows_of_y, i64 columns, i64 align, const i64* received_rows,
+                                    const i64* begins, int rank, int ranks, int groups, const u32* call, u32* wrong) {
+  const auto rows_of = [&](int from, int to, int g) { return rows_between(*call, from + g, to) % 5; };
+  const auto untouched = [&](i64 first, i64 last) {
+    for (i64 i = first * columns + threadIdx.x; i < last * columns; i += blockDim.x) {
+      u16 bits;
+      memcpy(&bits, y + i, sizeof(bits));
+      if (bits != 0xffff) atomicAdd(wrong, 1u);
+    }
+  };
+  i64 row = 0;
+  for (int g = 0; g <= groups; ++g) {
+    untouched(row, round_up(row, align));
+    row = round_up(row, align);
+    if (begins[g] != row) atomicAdd(wrong, 1u);
+    for (int p = 0; g < groups && p < ranks; ++p) {
+      const i64 rows = rows_of(p, rank, g);
+      if (received_rows[g * ranks + p] != rows) atomicAdd(wrong, 1u);
+      i64 first = 0;  // in p's x
+      for (int q = 0; q <= rank; ++q)
+        for (int h = 0; h < (q == rank ? g : groups); ++h) first += rows_of(p, q, h);
+      for (i64 i = threadIdx.x; i < rows * columns; i += blockDim.x)
+        if (!(float(y[row * columns + i]) == value_of(*call, p, first * columns + i))) atomicAdd(wrong, 1u);
+      row += rows;
+    }
+  }
+  untouched(row, rows_of_y);
+}
+
+TEST(CudaAllToAllRows, GroupsAreReadOnTheGpuAndAligned) {
+  WEFT_NEED_GPUS(1);
+  for (const auto& [groups, align] : {std::pair{1, i64(1)}, {6, i64(1)}, {6, i64(16)}, {100, i64(4)}})
+    WEFT_ASSERT_OK(run_gpu_ranks(
+        test_ranks(), [&, groups = groups, align = align](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+          constexpr i64 kMost = 4, kColumns = 24;  // rows of a group at most
+          const int ranks = comm.size();
+          for (const auto kernel :
+               {reinterpret_cast<const void*>(make_groups_kernel), reinterpret_cast<const void*>(check_groups_kernel)})
+            WEFT_TRY(prepare_kernel("test kernels", kernel, 0));
+          WEFT_ASSIGN(const auto counter, CallCounter::create());
+          const i64 n = kMost * groups * ranks, room = n + align * groups + 3;
+          WEFT_ASSIGN(const auto x, DeviceBuffer::create(size_t(n * kColumns) * 2));
+          WEFT_ASSIGN(const auto y, DeviceBuffer::create(size_t(room * kColumns) * 2));
+          WEFT_ASSIGN(const auto send, DeviceBuffer::create(size_t(ranks * groups) * 8));
+          WEFT_ASSIGN(const auto received, DeviceBuffer::create(size_t(ranks * groups) * 8));
+          WEFT_ASSIGN(const auto begins, DeviceBuffer::create(size_t(groups + 1) * 8));
+          const auto words = [](const DeviceBuffer& data, const Shape& shape) {
+            return TensorView::dense(data.data(), DType::kI64, shape, DeviceKind::kCuda);
+          };
+          WEFT_ASSIGN(auto op, CudaAllToAll::create(
+                                   comm, {.max_bytes_per_pair = kMost * groups * kColumns * 2, .groups = groups}));
+          const auto enqueue = [&]() -> Status {
+            WEFT_CUDA_TRY(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream));
+            WEFT_TRY(counter.fill(stream, x.as<bf16>(), n * kColumns, comm.rank()));
+            WEFT_TRY(launch("make_groups", make_groups_kernel, {}, stream, send.as<i64>(), comm.rank(), ranks, groups,
+                            counter.call()));
+            WEFT_TRY(op.run_splits_2d(stream, bf16_matrix(x.data(), n, kColumns), words(send, {ranks, groups}), align,
+                                      bf16_matrix(y.data(), room, kColumns), words(received, {groups, ranks}),
+                                      words(begins, {groups + 1})));
+            WEFT_TRY(launch("check_groups", check_groups_kernel, {.block = 128}, stream, y.as<bf16>(), room, kColumns,
+                            align, received.as<i64>(), begins.as<i64>(), comm.rank(), ranks, groups, counter.call(),
+                            counter.wrong()));
+            return counter.next(stream);
+          };
+          WEFT_ASSIGN(const auto graph, capture_graph(stream, enqueue));
+          for (int replay = 0; replay < 200; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+          WEFT_TRY(counter.verify(comm, stream, 200));
+          return op.outcome();
+        }));
+}
+
 TEST(CudaAllToAllRows, RefusesWrongInputBeforeALaunch) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(2, [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {

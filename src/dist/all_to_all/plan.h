@@ -11,13 +11,16 @@ Result<AllToAllBuffers> plan_all_to_all(C& comm, const AllToAllShape& shape, i64
   if (shape.max_bytes_per_pair < 0)
     return error(Code::kInvalidArgument, "all_to_all: max_bytes_per_pair: expected at least 0, found {}",
                  shape.max_bytes_per_pair);
+  if (shape.groups < 1 || shape.groups > kAllToAllMostGroups)
+    return error(Code::kInvalidArgument, "all_to_all: groups: expected 1 to {}, found {}", kAllToAllMostGroups,
+                 shape.groups);
   AllToAllBuffers b;
   b.slot = round_up(shape.max_bytes_per_pair, kFlagLineBytes);
   const i64 flags = flags_per_source(tiles);
   SymmetricLayout layout;
   const i64 epoch = layout.reserve<EpochWord>(1);
   const i64 arrived = layout.reserve<u32>(comm.size() * flags);
-  const i64 lengths = layout.reserve<std::byte>(2 * comm.size() * kFlagLineBytes);
+  const i64 lengths = layout.reserve<u64>(2 * comm.size() * AllToAllBuffers::length_stride(shape.groups));
   const i64 stage = layout.reserve<std::byte>(2 * comm.size() * b.slot);
   WEFT_ASSIGN(const auto base, comm.template alloc<std::byte>(layout.bytes(), "all_to_all"));
   b.epoch = layout.at<EpochWord>(base, epoch);
@@ -31,6 +34,12 @@ inline i64 bytes_per_row(const TensorView& view) {
   i64 elements = 1;
   for (int i = 1; i < view.shape.rank(); ++i) elements *= view.shape[i];
   return dtype_bytes(view.dtype, elements);
+}
+
+inline Status check_groups(const AllToAllShape& shape, i64 align, const TensorView& x) {
+  if (align >= 1 && align <= i64(1) << 20) return {};
+  return error(Code::kInvalidArgument, "all_to_all: align: expected 1 to 2^20 rows, found {} ({} groups of {})", align,
+               shape.groups, x.describe());
 }
 
 // x and y hold rows of one kind.

@@ -6,41 +6,51 @@ namespace {
 using namespace testing;
 
 constexpr i64 kMost = 30;  // floats of a pair
+constexpr int kGroups = 3;
 
-// What rank `from` sends to rank `to`.
+// What rank `from` sends to rank `to`, in all and of a group.
 i64 count(u64 seed, int call, int from, int to) {
   return (i64(seed) + call * 11 + from * 7 + to * 13) % (kMost + 1);
+}
+i64 count(u64 seed, int call, int from, int to, int groups, int group) {
+  const i64 all = count(seed, call, from, to), each = all / groups;
+  return group + 1 < groups ? each : all - each * (groups - 1);
 }
 
 struct Hooks {
   u64 seed;
-  int call, rank, ranks;
+  int call, rank, ranks, groups;
   const float* x;  // [ranks][kMost]
   float* y;
   i64 bytes_to(int p) const { return count(seed, call, rank, p) * 4; }
+  i64 bytes_to(int p, int g) const { return count(seed, call, rank, p, groups, g) * 4; }
   const std::byte* source(int p) const { return reinterpret_cast<const std::byte*>(x + p * kMost); }
   template <class LengthOf>
-  bool accept(LengthOf&&) {
+  bool accept(LengthOf&& length_of) {
+    i64 begin = 0;
+    for (int g = 0; g < groups; ++g) {
+      for (int p = 0; p < ranks; ++p) {
+        targets.push_back(begin);
+        begin += length_of(p, g);
+      }
+    }
     return true;
   }
-  template <class LengthOf>
-  std::byte* target(int rank_from, LengthOf&& length_of) const {
-    auto* begin = reinterpret_cast<std::byte*>(y);
-    for (int p = 0; p < rank_from; ++p) begin += length_of(p);
-    return begin;
-  }
+  std::byte* target(int p, int g) const { return reinterpret_cast<std::byte*>(y) + targets[size_t(g * ranks + p)]; }
+  std::vector<i64> targets = {};
 };
 
-template <Fault F = Fault::kNone>
+template <Fault F = Fault::kNone, int Groups = 1>
 std::string trial(int ranks, u64 seed) {
   constexpr int kCalls = 5;
   SymmetricLayout layout;
   AllToAllBuffers b;
   b.slot = 128;
   b.tile_bytes = 32;
+  b.groups = Groups;
   b.epoch = {u64(layout.reserve<EpochWord>(1))};
   b.arrived = {{u64(layout.reserve<u32>(ranks * kFlagsPerLine))}, kFlagsPerLine};
-  b.lengths = {u64(layout.reserve<std::byte>(2 * ranks * kFlagLineBytes))};
+  b.lengths = {u64(layout.reserve<u64>(2 * ranks * AllToAllBuffers::length_stride(Groups)))};
   b.stage = {u64(layout.reserve<std::byte>(2 * ranks * b.slot))};
   SimWorld world(sim_options(ranks, seed, layout.bytes()));
   world.set_word(b.epoch.offset, start_epoch(seed));
@@ -56,16 +66,20 @@ std::string trial(int ranks, u64 seed) {
   const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
     const size_t at = size_t(call * ranks + m.rank());
     bool fits = true;
-    return all_to_all<F>(m, b, Hooks{seed, call, m.rank(), ranks, x[at].data(), y[at].data()}, fits);
+    return all_to_all<F>(m, b, Hooks{seed, call, m.rank(), ranks, Groups, x[at].data(), y[at].data()}, fits);
   });
   if (!found.empty()) return found;
   for (int call = 0; call < kCalls; ++call) {
     for (int r = 0; r < ranks; ++r) {
       size_t at = 0;
-      for (int p = 0; p < ranks; ++p) {
-        for (i64 i = 0; i < count(seed, call, p, r); ++i, ++at) {
-          const float expected = element(seed + u64(call), p, r * kMost + i), value = y[size_t(call * ranks + r)][at];
-          if (expected != value) return differs("y", call, r, i64(at), expected, value);
+      for (int g = 0; g < Groups; ++g) {
+        for (int p = 0; p < ranks; ++p) {
+          const i64 first = g * count(seed, call, p, r, Groups, 0);
+          for (i64 i = 0; i < count(seed, call, p, r, Groups, g); ++i, ++at) {
+            const float expected = element(seed + u64(call), p, r * kMost + first + i),
+                        value = y[size_t(call * ranks + r)][at];
+            if (expected != value) return differs("y", call, r, i64(at), expected, value);
+          }
         }
       }
     }
@@ -134,6 +148,10 @@ TEST(AllToAllSim, CleanAndPlantedFaultsAreFound) {
   expect_found("single buffer", trial<Fault::kSingleBuffer>);
   expect_found("no release", trial<Fault::kNoRelease>);
   expect_found("no acquire", trial<Fault::kNoAcquire>);
+  expect_clean(trial<Fault::kNone, kGroups>);
+  expect_found("groups, single buffer", trial<Fault::kSingleBuffer, kGroups>);
+  expect_found("groups, no release", trial<Fault::kNoRelease, kGroups>);
+  expect_found("groups, no acquire", trial<Fault::kNoAcquire, kGroups>);
 }
 
 }  // namespace
