@@ -10,10 +10,12 @@ namespace weft::fake_cuda {
 // Of this process; set before any use.
 struct Behaviour {
   int devices = 2;
+  int capability = 90;                             // of all devices: 10 x major + minor
   bool exports = true;                             // false: the driver lets no memory out by file descriptors
   bool peers = true;                               // false: no GPU reaches another
   std::function<cudaError_t()> stream_query = {};  // instead of "all done"
   std::function<void(int)> shared_allowed = {};    // told of each cudaFuncAttributeMaxDynamicSharedMemorySize
+  std::function<void(const cudaLaunchConfig_t&)> launched = {};  // told of each launch
 };
 Behaviour& behaviour();
 

@@ -5,6 +5,7 @@
 #include "device/cuda/runtime.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/cuda_sm90.cuh"
+#include "ops/gemm/gemm_sm80.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
@@ -99,17 +100,46 @@ std::span<const Instance> instances(DType dtype) {
   return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
 }
 
-Status check(const CudaGemmArgs& args) {
+// Of the current device: 10 x major + minor.
+Result<int> compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+// True: this is a Hopper GPU. False: one for the kernels of gemm_sm80.cuh. Neither: kUnimplemented.
+Result<bool> multiplies_by_sm90() {
+  WEFT_ASSIGN(const int capability, compute_capability());
+  if (capability >= 80) return capability == 90;
+  return error(Code::kUnimplemented, "gemm: GPU of compute capability {}.{}, built for 8.0 and above", capability / 10,
+               capability % 10);
+}
+
+Status multiply(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
+  for (const Instance& candidate : instances(args.x.dtype))
+    if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
+  return error(Code::kInvalidArgument, "no GEMM is compiled for tile {}x{} with {} stages", plan.tile.m, plan.tile.n,
+               plan.tile.stages);
+}
+
+}  // namespace
+
+Result<bool> begin_cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   WEFT_TRY(expect_gemm_matrices(args));
   if (args.w.dim(0) % 8 != 0 || args.w.dim(1) % 8 != 0)
     return error(Code::kInvalidArgument, "w {}: both extents must be divisible by 8", args.w.describe());
   for (const TensorView* view : {&args.x, &args.w, &args.y})
     if (view->dim(0) > i64(1) << 30 || view->dim(1) > i64(1) << 30)
       return error(Code::kInvalidArgument, "{}: extents above 2^30 are not supported", view->describe());
-  return {};
+  const i64 m = args.y.dim(0), n = args.y.dim(1);
+  if (m == 0 || n == 0) return true;
+  if (args.x.dim(1) > 0) return false;
+  WEFT_TRY(
+      cuda_status(cudaMemset2DAsync(args.y.data, size_t(args.y.byte_strides[0]), 0, size_t(n) * 2, size_t(m), stream),
+                  "gemm with k = 0"));
+  return true;
 }
-
-}  // namespace
 
 Status expect_gemm_matrices(const CudaGemmArgs& args) {
   const DType dtype = args.x.dtype;
@@ -130,46 +160,38 @@ Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape&
 }
 
 Status expect_sm90(const char* op) {
-  int device = 0, major = 0, minor = 0;
-  WEFT_CUDA_TRY(cudaGetDevice(&device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  if (major == 9 && minor == 0) return {};
-  return error(Code::kUnimplemented, "{}: GPU of compute capability {}.{}, built for 9.0", op, major, minor);
+  WEFT_ASSIGN(const int capability, compute_capability());
+  if (capability == 90) return {};
+  return error(Code::kUnimplemented, "{}: GPU of compute capability {}.{}, built for 9.0", op, capability / 10,
+               capability % 10);
 }
 
 Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
-  WEFT_TRY(check(args));
-  const i64 m = args.y.dim(0), n = args.y.dim(1);
-  if (m == 0 || n == 0) return {};
-  if (args.x.dim(1) == 0)
-    return cuda_status(
-        cudaMemset2DAsync(args.y.data, size_t(args.y.byte_strides[0]), 0, size_t(n) * 2, size_t(m), stream),
-        "gemm with k = 0");
-  for (const Instance& candidate : instances(args.x.dtype))
-    if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
-  return error(Code::kInvalidArgument, "no GEMM is compiled for tile {}x{} with {} stages", plan.tile.m, plan.tile.n,
-               plan.tile.stages);
+  WEFT_TRY(expect_sm90("gemm"));
+  WEFT_ASSIGN(const bool done, begin_cuda_gemm(stream, args));
+  return done ? Status() : multiply(stream, args, plan);
 }
 
 Status prepare_cuda_gemm() {
-  WEFT_TRY(expect_sm90("gemm"));
+  WEFT_ASSIGN(const bool sm90, multiplies_by_sm90());
+  if (!sm90) return prepare_cuda_gemm_sm80();
   for (const DType dtype : {DType::kBF16, DType::kF16})
     for (const Instance& instance : instances(dtype)) WEFT_TRY(instance.prepare());
   return prepare_cuda_gemm_small();
 }
 
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
-  WEFT_TRY(check(args));
-  WEFT_TRY(expect_sm90("gemm"));
+  WEFT_ASSIGN(const bool sm90, multiplies_by_sm90());
+  if (!sm90) return cuda_gemm_sm80(stream, args);
+  WEFT_ASSIGN(const bool done, begin_cuda_gemm(stream, args));
+  if (done) return {};
   int device = 0, sms = 0;
   WEFT_CUDA_TRY(cudaGetDevice(&device));
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
-  if (m == 0 || n == 0 || k == 0) return cuda_gemm_with(stream, args, {});
   if (const auto small = plan_small_gemm_sm90(m, n, k, sms)) return cuda_gemm_small(stream, args, *small);
-  return cuda_gemm_with(stream, args, plan_gemm_sm90(m, n, k, sms));
+  return multiply(stream, args, plan_gemm_sm90(m, n, k, sms));
 }
 
 }  // namespace weft

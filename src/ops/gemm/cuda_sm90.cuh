@@ -26,21 +26,12 @@
 #include "device/cuda/sm90.cuh"
 #include "device/cuda/wgmma.cuh"
 #include "device/trace.h"
+#include "ops/gemm/cuda_tile.h"
 
 namespace weft::sm90 {
 
-// A tile's place, in tiles.
-struct TileAt {
-  int m, n;
-};
-// Place `index` of a walk over tiles_m x tiles_n in groups of `group` tile rows; inside a group down the rows first, so
-// that concurrent CTAs share weight tiles.
-__device__ __forceinline__ TileAt grouped_tile(int index, int tiles_m, int tiles_n, int group) {
-  const int per_group = group * tiles_n;
-  const int which = index / per_group, inside = index % per_group;
-  const int rows = min(group, tiles_m - which * group);
-  return {which * group + inside % rows, inside / rows};
-}
+using weft::grouped_tile;
+using weft::TileAt;
 
 template <int M, int N, int Stages, class T = bf16>
 struct GemmConfig {

@@ -73,6 +73,7 @@ Status prepare_cuda_gemm_small() {
 }
 
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
+  WEFT_TRY(expect_sm90("gemm"));
   WEFT_TRY(expect_gemm_matrices(args));
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0) return {};

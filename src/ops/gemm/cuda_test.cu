@@ -1,10 +1,12 @@
 #include <cmath>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "base/dtype.h"
 #include "device/cuda/testing.cuh"
 #include "ops/gemm/cublas.cuh"
+#include "ops/gemm/gemm_sm80.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
@@ -34,7 +36,9 @@ struct Case {
   DType dtype = DType::kBF16;
 };
 
-Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const SmallGemmPlan* small = nullptr) {
+using Gemm = std::function<Status(cudaStream_t, const CudaGemmArgs&)>;
+
+Status check(cudaStream_t stream, const Case& c, const Gemm& gemm) {
   const i64 x_stride = c.k + c.pad, y_stride = c.n + c.pad;
   const auto bytes = [](i64 rows, i64 stride) { return size_t(std::max<i64>(rows * stride, 1)) * 2; };
   WEFT_ASSIGN(const auto x, DeviceBuffer::create(bytes(c.m, x_stride)));
@@ -51,9 +55,7 @@ Status check(cudaStream_t stream, const Case& c, const GemmPlan* plan, const Sma
     return v;
   };
   const CudaGemmArgs args{view(x, c.m, c.k, x_stride), view(w, c.n, c.k, x_stride), view(y, c.m, c.n, y_stride)};
-  WEFT_TRY(small  ? cuda_gemm_small(stream, args, *small)
-           : plan ? cuda_gemm_with(stream, args, *plan)
-                  : cuda_gemm(stream, args));
+  WEFT_TRY(gemm(stream, args));
   const auto compare = [&](auto zero) {
     using T = decltype(zero);
     return launch("compare", compare_kernel<T>,
@@ -85,10 +87,41 @@ TEST(CudaGemm, EveryTileAgreesWithFp64OnUnevenShapes) {
       plan.group = 3;
       for (const int ctas : {1, 5, 132}) {
         plan.ctas = std::min(ctas, plan.tiles());
-        const Status outcome = check(stream->get(), c, &plan);
+        const Status outcome = check(stream->get(), c, [&](cudaStream_t on, const CudaGemmArgs& args) {
+          return cuda_gemm_with(on, args, plan);
+        });
         ASSERT_TRUE(outcome.ok()) << tile.m << "x" << tile.n << " on " << ctas << ": " << outcome.message();
       }
     }
+}
+
+// The Ampere kernels on whatever GPU is there, Hopper's too.
+TEST(CudaGemmSm80, EveryTileAgreesWithFp64OnUnevenShapes) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const GemmTileSm80& tile : gemm_tiles_sm80())
+    for (const Case& c : {Case{1, 8, 8}, Case{130, 264, 72}, Case{515, 408, 1000, 8}, Case{1024, 1600, 512},
+                          Case{130, 264, 72, 0, DType::kF16}, Case{515, 408, 1000, 8, DType::kF16}}) {
+      GemmPlanSm80 plan = plan_gemm_sm80_tile(c.m, c.n, c.k, 108, tile);
+      plan.group = std::min(3, plan.tiles_m);
+      for (const int ctas : {1, 5, 0}) {
+        const Status outcome = check(stream->get(), c, [&](cudaStream_t on, const CudaGemmArgs& args) {
+          return cuda_gemm_sm80_with(on, args, plan, ctas);
+        });
+        ASSERT_TRUE(outcome.ok()) << tile.m << "x" << tile.n << " on " << ctas << ": " << outcome.message();
+      }
+    }
+}
+
+TEST(CudaGemmSm80, PlannedShapesAgreeWithFp64) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const Case& c : {Case{0, 64, 64}, Case{64, 0, 64}, Case{3, 16, 0}, Case{1, 5120, 5120}, Case{127, 1280, 640, 16},
+                        Case{2048, 5120, 640}, Case{777, 2000, 808, 8}, Case{16, 1280, 640, 0, DType::kF16},
+                        Case{777, 2000, 808, 8, DType::kF16}})
+    WEFT_ASSERT_OK(check(stream->get(), c, cuda_gemm_sm80));
 }
 
 TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
@@ -98,7 +131,7 @@ TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
   for (const Case& c : {Case{0, 64, 64}, Case{64, 0, 64}, Case{3, 16, 0}, Case{1, 5120, 5120}, Case{127, 1280, 640, 16},
                         Case{512, 12800, 512}, Case{2048, 5120, 640}, Case{777, 2000, 808, 8},
                         Case{16, 1280, 640, 0, DType::kF16}, Case{777, 2000, 808, 8, DType::kF16}})
-    WEFT_ASSERT_OK(check(stream->get(), c, nullptr));
+    WEFT_ASSERT_OK(check(stream->get(), c, cuda_gemm));
 }
 
 TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
@@ -111,7 +144,8 @@ TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
     for (int split = 1; split <= std::min<i64>(8, (c.k + 63) / 64); ++split) {
       SmallGemmPlan plan = plan_resident_gemm_sm90(c.m, c.n, c.k, 132, true).gemm;
       plan.split = split;
-      const Status outcome = check(stream->get(), c, nullptr, &plan);
+      const Status outcome = check(
+          stream->get(), c, [&](cudaStream_t on, const CudaGemmArgs& args) { return cuda_gemm_small(on, args, plan); });
       ASSERT_TRUE(outcome.ok()) << "split " << split << ": " << outcome.message();
     }
 }

@@ -1,4 +1,4 @@
-// gemm on Hopper GPUs, plain: the building block of the layers' CUDA path and the baseline of the fused operators.
+// gemm on GPUs, plain: the building block of the layers' CUDA path and the baseline of the fused operators.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -19,10 +19,10 @@ struct CudaGemmArgs {
 // y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile (for up to 64 rows its
 // cut of K) alone, not on the grid. All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n
 // = 0 is a no-op, k = 0 writes zeros. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented
-// on a GPU other than sm_90.
+// below compute capability 8.0. Other than Hopper GPUs take the kernels of gemm_sm80.cuh.
 Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args);
 
-// The same with a tile of gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
+// The same on a Hopper GPU with a tile of gemm_tile_shapes() instead of the planned one: for tests and benchmarks.
 Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan);
 
 // Loads the kernels of cuda_gemm() on the current device, which its first calls would do else. A load may wait for all
