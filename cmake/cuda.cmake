@@ -49,6 +49,19 @@ if(WEFT_HAVE_CUDA)
   set(weft_cuda_tests ${weft_cuda_sources})
   list(FILTER weft_cuda_tests INCLUDE REGEX "(/|_)test\\.cu$")
   list(FILTER weft_cuda_sources EXCLUDE REGEX "(/|_)test\\.cu$|/src/python/")
+
+  # Everything is compiled for Hopper GPUs. What has none of their instructions is compiled for GPUs of capability 8.x too:
+  # the GEMM of Ampere and row operators, these also as PTX for GPUs after Hopper, collectives, and the tests of all.
+  function(weft_sm80 code)
+    string(JOIN "|" names ${ARGN})
+    set(files ${weft_cuda_sources} ${weft_cuda_tests})
+    list(FILTER files INCLUDE REGEX "/src/(${names})\\.cu$")
+    set_source_files_properties(${files} PROPERTIES COMPILE_OPTIONS "-gencode=arch=compute_80,code=${code}")
+  endfunction()
+  weft_sm80("[sm_80,compute_80]" "ops/gemm/(cuda_gemm_sm80|cublas|cuda_test)" "ops/cuda_rows_test"
+    "ops/(embedding|moe_route|quantise|rms_norm|rope|sampling|swiglu|take_rows)/cuda(_test)?")
+  weft_sm80(sm_80 "comm/(clock_sync|cuda_comm_test)" "dist/exchange/cuda_words_test"
+    "dist/(all_gather|all_reduce|all_to_all|barrier|broadcast|reduce_scatter|send_recv)/cuda(_test|_process_test)?")
 elseif(WEFT_CUDA STREQUAL "ON")
   message(FATAL_ERROR "CUDA: WEFT_CUDA=ON, but ${reason}")
 else()

@@ -12,10 +12,13 @@
 #include "dist/barrier/barrier.cuh"
 #include "dist/expert_parallel/cuda.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"
+#include "dist/moe_rs/moe_rs.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 #include "fake_cuda.h"
 #include "layers/cuda_expert_layer.cuh"
 #include "layers/cuda_moe.cuh"
+#include "ops/gemm/gemm_small.cuh"
+#include "ops/grouped_gemm/grouped_gemm.cuh"
 
 namespace weft {
 namespace {
@@ -78,6 +81,83 @@ TEST(CudaHost, OncePerDeviceMeansOnce) {
     for (int i = 0; i < 3; ++i) EXPECT_TRUE(once.run(work).ok());
     EXPECT_EQ(calls, 2 * (device + 1));
   }
+}
+
+// `launches`: threads of a CTA of each launch, and none of it asks for more shared memory than Ada GPUs have.
+Status gemm_on(int capability, i64 m, std::vector<unsigned>& launches) {
+  fake_cuda::behaviour().capability = capability;
+  fake_cuda::behaviour().launched = [&](const cudaLaunchConfig_t& config) {
+    launches.push_back(config.blockDim.x);
+    if (capability != 90) EXPECT_LE(config.dynamicSmemBytes, 99u * 1024);
+  };
+  const Status end = [&]() -> Status {
+    WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
+    const auto view = [&](i64 rows, i64 cols) {
+      return TensorView::dense(memory.data(), DType::kBF16, {rows, cols}, DeviceKind::kCuda);
+    };
+    return cuda_gemm(nullptr, {view(m, 64), view(1024, 64), view(m, 1024)});
+  }();
+  fake_cuda::behaviour().launched = {};
+  fake_cuda::behaviour().capability = 90;
+  return end;
+}
+
+TEST(CudaHost, TheGpusCapabilityDecidesWhichGemmRuns) {
+  std::vector<unsigned> launches;
+  for (const int capability : {90, 80, 86, 89, 100}) {
+    const Status end = gemm_on(capability, 300, launches);
+    ASSERT_TRUE(end.ok()) << end.message();
+  }
+  ASSERT_EQ(launches.size(), 5u);
+  EXPECT_EQ(launches[0], 384u);  // the Hopper kernel's two multipliers and the feeder
+  for (size_t i = 1; i < launches.size(); ++i) EXPECT_EQ(launches[i], 128u);
+  launches.clear();
+  ASSERT_TRUE(gemm_on(80, 1, launches).ok());
+  EXPECT_EQ(launches, (std::vector<unsigned>{64}));  // 16 rows a tile
+  launches.clear();
+  EXPECT_TRUE(gemm_on(80, 0, launches).ok());
+  const Status old = gemm_on(75, 300, launches);
+  EXPECT_EQ(old.code(), Code::kUnimplemented);
+  EXPECT_EQ(old.message(), "gemm: GPU of compute capability 7.5, built for 8.0 and above");
+  EXPECT_TRUE(launches.empty());
+}
+
+TEST(CudaHost, WhatNeedsHopperSaysSoOnOtherGpus) {
+  fake_cuda::behaviour().capability = 80;
+  const Status end =
+      run_gpu_ranks(2,
+                    [](CudaCommunicator& comm, cudaStream_t) -> Status {
+                      const CudaMoeShape experts{.max_m = 8, .max_rows = 16, .n = 64};
+                      const ep::AllToAllShape tokens{.max_num_tokens = 8,
+                                                     .num_experts = 4,
+                                                     .experts_per_token = 2,
+                                                     .rank = comm.rank(),
+                                                     .world_size = comm.size(),
+                                                     .hidden_dim = 16,
+                                                     .hidden_dim_bytes = 32};
+                      const Status ends[] = {
+                          CudaAgGemm::create(comm, {.max_m = 256, .k = 64}).status(),
+                          CudaGemmRs::create(comm, {.max_m = 256, .n = 64, .k = 64}).status(),
+                          CudaMoeRs::create(comm, experts).status(),
+                          ep::CudaAllToAll::create(comm, tokens).status(),
+                          cuda_gemm_with(nullptr, {}, {}),
+                          cuda_gemm_small(nullptr, {}, {}),
+                          prepare_cuda_grouped_gemm(),
+                      };
+                      for (const Status& end : ends) {
+                        EXPECT_EQ(end.code(), Code::kUnimplemented);
+                        EXPECT_NE(end.message().find("GPU of compute capability 8.0, built for 9.0"), std::string::npos)
+                            << end.message();
+                      }
+                      // These need none of its instructions.
+                      WEFT_TRY(prepare_cuda_gemm());
+                      WEFT_TRY(CudaBarrier::create(comm).status());
+                      WEFT_TRY(CudaAllReduce::create(comm, {.max_elements = 4096}).status());
+                      return comm.world().barrier(soon());
+                    },
+                    {.arena_bytes = 4 << 20});
+  fake_cuda::behaviour().capability = 90;
+  EXPECT_TRUE(end.ok()) << end.message();
 }
 
 TEST(CudaHost, ThreadsShareMemoryAgainAndAgain) {

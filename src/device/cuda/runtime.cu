@@ -8,7 +8,9 @@ namespace weft {
 
 Status cuda_status(cudaError_t fault, const char* what) {
   if (fault == cudaSuccess) return {};
-  const Code code = fault == cudaErrorMemoryAllocation ? Code::kResourceExhausted : Code::kIo;
+  const Code code = fault == cudaErrorMemoryAllocation         ? Code::kResourceExhausted
+                    : fault == cudaErrorNoKernelImageForDevice ? Code::kUnimplemented
+                                                               : Code::kIo;
   return error(code, "{}: {} ({})", what, cudaGetErrorString(fault), cudaGetErrorName(fault));
 }
 

@@ -11,7 +11,7 @@
 
 namespace weft {
 
-// ok, or a fault "<what>: <CUDA's text> (<CUDA's name>)": kResourceExhausted for lack of memory, else kIo.
+// ok, or "<what>: <CUDA's text> (<CUDA's name>)": kResourceExhausted (memory), kUnimplemented (this GPU), else kIo.
 Status cuda_status(cudaError_t error, const char* what);
 
 #define WEFT_CUDA_TRY(call) WEFT_TRY(::weft::cuda_status((call), #call))

@@ -7,6 +7,7 @@
 #include "dist/expert_parallel/cuda_combine.cuh"
 #include "dist/expert_parallel/cuda_dispatch.cuh"
 #include "dist/expert_parallel/plan.h"
+#include "ops/gemm/gemm.cuh"
 #include "ops/quantise/quantise.cuh"
 
 namespace weft::ep {
@@ -100,6 +101,7 @@ Result<CudaAllToAll> CudaAllToAll::create(CudaCommunicator& comm, const AllToAll
   if (shape.world_size != comm.size() || shape.rank != comm.rank())
     return error(Code::kInvalidArgument, "expert parallel: rank, world_size: {} of {} is rank {} of {} here",
                  shape.rank, shape.world_size, comm.rank(), comm.size());
+  WEFT_TRY(expect_sm90("expert parallel"));
   WEFT_TRY(expect_summable("expert parallel: combine_dtype", options.combine_dtype));
   WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape, options));
   WEFT_TRY(same_on_all_ranks(comm, shape, options));

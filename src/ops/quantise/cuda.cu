@@ -17,11 +17,15 @@ struct Params {
   int k, blocks;                          // of a row
 };
 
-// Source: PTX ISA 9.0, "cvt".
+// Source: PTX ISA 9.0, "cvt"; there from compute capability 8.9 on.
 __device__ __forceinline__ u32 e4m3_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+  return e4m3_from_float(low) | u32(e4m3_from_float(high)) << 8;
+#else
   u16 pair;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
   return pair;
+#endif
 }
 
 // Whole: all blocks are full and lie at multiples of 16 bytes (of q: 8).

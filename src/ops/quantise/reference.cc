@@ -1,21 +1,10 @@
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "ops/quantise/quantise.h"
 
 namespace weft {
-
-u8 e4m3_from_float(float x) {
-  const u32 bits = std::bit_cast<u32>(x), sign = bits >> 31 << 7, magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return 0x7f;
-  const float size = std::bit_cast<float>(magnitude);
-  if (size >= kFp8Largest) return u8(sign | 0x7e);
-  if (size < 0x1p-6f) return u8(sign | u32(std::nearbyint(size * 512)));  // multiples of 2^-9
-  const u32 rounded = (magnitude + 0x7ffff + ((magnitude >> 20) & 1)) >> 20;
-  return u8(sign | std::min<u32>(rounded - ((127 - 7) << 3), 0x7e));
-}
 
 float e4m3_to_float(u8 bits) {
   const int exponent = bits >> 3 & 15, significand = bits & 7;
