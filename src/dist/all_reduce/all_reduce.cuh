@@ -2,6 +2,7 @@
 #pragma once
 #include "comm/cuda_communicator.cuh"
 #include "dist/all_reduce/cuda_plan.h"
+#include "ops/rms_norm/rms_norm.cuh"
 
 namespace weft {
 
@@ -18,6 +19,12 @@ class CudaAllReduce {
   // one stream order, the same on every rank. No elements: a no-op.
   // Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& x, const TensorView& y);
+
+  // run(), the residual and RMSNorm: residual += sum over ranks of x, y = rms_norm(residual), as run() followed by
+  // cuda_rms_norm() with that residual, to the bit. args.x [tokens, hidden] of create()'s dtype, dense, args.y and
+  // args.residual as there; y may be x. One kernel for 16-bit types where a one-shot serves, hidden is a multiple of 8,
+  // at most 16384, and all rows start at multiples of 16 bytes; else the two in turn. Errors: as both.
+  Status run_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args);
 
  private:
   CudaAllReduce(CudaCommunicator& comm, const AllReduceShape& shape) : comm_(&comm), shape_(shape) {}

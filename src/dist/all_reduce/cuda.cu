@@ -2,6 +2,7 @@
 
 #include "comm/machine/cuda_words.cuh"
 #include "device/cuda/nvtx.cuh"
+#include "dist/all_reduce/cuda_norm.cuh"
 
 namespace weft {
 namespace {
@@ -52,6 +53,7 @@ template <class T>
 Status CudaAllReduce::allocate() {
   const int ranks = comm_->size();
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
+  WEFT_TRY(prepare_all_reduce_norm(shape_.dtype, ranks));
   WEFT_TRY(with_ranks(ranks, [&](auto count) -> Status {
     for (const auto algorithm : {AllReduceAlgorithm::kOneShot, AllReduceAlgorithm::kTwoShot})
       WEFT_TRY(prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<count(), T>(algorithm)), 0));
@@ -85,6 +87,23 @@ Status CudaAllReduce::run(cudaStream_t stream, const TensorView& x, const Tensor
                        kOp);
   }
   return with_element(shape_.dtype, [&](auto element) { return run_as<decltype(element)>(stream, x, y); });
+}
+
+Status CudaAllReduce::run_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
+  const i64 bytes = dtype_bytes(args.x.dtype, args.x.shape.elements());
+  const bool one_shot =
+      comm_->size() > 1 && bytes > 0 && args.x.shape.elements() <= shape_.max_elements &&
+      plan_cuda_all_reduce(bytes, comm_->size(), forced_, comm_->max_ctas()).algorithm == AllReduceAlgorithm::kOneShot;
+  if (args.x.dtype == shape_.dtype && one_shot && fuses_rms_norm(args)) {
+    const NvtxRange range{"all_reduce, rms_norm"};
+    WEFT_TRY(expect_cuda(kOp, "x", args.x));
+    WEFT_TRY(comm_->status());
+    return all_reduce_norm(stream, *comm_, buffers_, args);
+  }
+  WEFT_TRY(run(stream, args.x, args.y));
+  CudaRmsNormArgs norm = args;
+  norm.x = args.y;
+  return cuda_rms_norm(stream, norm);
 }
 
 template <class T>

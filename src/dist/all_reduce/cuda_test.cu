@@ -70,6 +70,83 @@ Status check_sizes(CudaCommunicator& comm, cudaStream_t stream, const char* algo
   return {};
 }
 
+// y and the residual are those of all_reduce, then rms_norm, to the bit; calls of both forms follow one another.
+template <class T, class S>
+Status check_norm(CudaCommunicator& comm, cudaStream_t stream, i64 rows, i64 hidden, i64 pad) {
+  const i64 n = rows * hidden, spread = rows * (hidden + pad);
+  WEFT_ASSIGN(auto op, CudaAllReduce::create(comm, {.max_elements = n, .dtype = kDType<T>}));
+  const auto buffer = [](i64 count, size_t size) { return DeviceBuffer::create(size_t(count) * size); };
+  WEFT_ASSIGN(const auto x, buffer(n, sizeof(T)));
+  WEFT_ASSIGN(const auto sum, buffer(n, sizeof(T)));
+  WEFT_ASSIGN(const auto weight, buffer(hidden, 4));
+  DeviceBuffer y[2], residual[2];
+  for (DeviceBuffer& one : y) {
+    WEFT_ASSIGN(one, buffer(spread, sizeof(T)));
+  }
+  for (DeviceBuffer& one : residual) {
+    WEFT_ASSIGN(one, buffer(spread, sizeof(S)));
+  }
+  const auto matrix = [&](const DeviceBuffer& data, DType dtype, i64 gap) {
+    TensorView view = TensorView::dense(data.data(), dtype, {rows, hidden}, DeviceKind::kCuda);
+    view.byte_strides[0] = dtype_bytes(dtype, hidden + gap);
+    return view;
+  };
+  const auto start = random_values<S>(spread, 100, 7);  // the same on every rank
+  const auto factors = random_values<float>(hidden, 100, 8);
+  WEFT_CUDA_TRY(cudaMemcpyAsync(weight.data(), factors.data(), weight.bytes(), cudaMemcpyDefault, stream));
+  for (int way = 0; way < 2; ++way) {
+    WEFT_CUDA_TRY(
+        cudaMemcpyAsync(residual[way].data(), start.data(), residual[way].bytes(), cudaMemcpyDefault, stream));
+    WEFT_CUDA_TRY(cudaMemsetAsync(y[way].data(), 0xff, y[way].bytes(), stream));
+  }
+  for (u32 call = 0; call < 4; ++call) {
+    const auto mine = random_values<T>(n, comm.rank(), call + 1);
+    WEFT_CUDA_TRY(cudaMemcpyAsync(x.data(), mine.data(), x.bytes(), cudaMemcpyDefault, stream));
+    for (int way = 0; way < 2; ++way) {
+      CudaRmsNormArgs args{.x = matrix(x, kDType<T>, 0),
+                           .residual = matrix(residual[way], kDType<S>, pad),
+                           .weight = on_gpu(weight.data(), DType::kF32, hidden),
+                           .epsilon = 1e-5f,
+                           .y = matrix(y[way], kDType<T>, pad)};
+      if (way == 0) {
+        WEFT_TRY(op.run_rms_norm(stream, args));
+        continue;
+      }
+      WEFT_TRY(op.run(stream, args.x, matrix(sum, kDType<T>, 0)));
+      args.x = matrix(sum, kDType<T>, 0);
+      WEFT_TRY(cuda_rms_norm(stream, args));
+    }
+    WEFT_TRY(comm.synchronize(stream));
+    const auto differ = [&](const DeviceBuffer& a, const DeviceBuffer& b) -> Result<bool> {
+      std::vector<std::byte> left(a.bytes()), right(b.bytes());
+      WEFT_CUDA_TRY(cudaMemcpy(left.data(), a.data(), left.size(), cudaMemcpyDefault));
+      WEFT_CUDA_TRY(cudaMemcpy(right.data(), b.data(), right.size(), cudaMemcpyDefault));
+      return left != right;
+    };
+    WEFT_ASSIGN(const bool ys, differ(y[0], y[1]));
+    WEFT_ASSIGN(const bool residuals, differ(residual[0], residual[1]));
+    if (ys || residuals)
+      return error(Code::kAborted, "{} [{}, {}], residual {}: {} differ in call {}", dtype_name(kDType<T>), rows,
+                   hidden, dtype_name(kDType<S>), ys ? "y" : "residuals", call);
+  }
+  return {};
+}
+
+TEST(CudaAllReduceNorm, HasTheBitsOfTheTwoOperators) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    for (const i64 rows : {1, 3, 300})
+      for (const i64 hidden : {8, 520, 5120, 16384}) {
+        WEFT_TRY((check_norm<bf16, bf16>(comm, stream, rows, hidden, 0)));
+        WEFT_TRY((check_norm<bf16, float>(comm, stream, rows, hidden, 8)));
+      }
+    WEFT_TRY((check_norm<f16, float>(comm, stream, 64, 4096, 0)));
+    WEFT_TRY((check_norm<f16, f16>(comm, stream, 2, 4100, 0)));     // two kernels: rows of x are not aligned
+    WEFT_TRY((check_norm<bf16, bf16>(comm, stream, 2, 20000, 0)));  // too long a row
+    return check_norm<float, float>(comm, stream, 5, 1024, 0);
+  }));
+}
+
 class CudaAllReduceTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(CudaAllReduceTest, HasTheBitsOfTheRankOrderedSum) {

@@ -242,6 +242,60 @@ WEFT_HD bool all_reduce_one_shot_words(M& m, const AllReduceWords& b, const T* x
   return true;
 }
 
+// One-shot by rows of `row_packs` packs, a row to a CTA, so that a CTA can go on with the sums of whole rows:
+// hooks.take(slot, row, pack, rounded) [lane] gets pack `pack` of a row, the lane's slot-th of the row; hooks.row(row)
+// [cta] comes after the row's last. x [rows, row_packs] packs, not changed before its row is taken.
+template <class T, Fault F = Fault::kNone, class M, class Hooks>
+WEFT_HD bool all_reduce_rows_words(M& m, const AllReduceWords& b, const T* x, i64 rows, i64 row_packs, Hooks&& hooks) {
+  constexpr int kElements = Pack<T>::kElements;
+  const u32 epoch = m.epoch(b.epoch);
+  const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
+  const Part<const T> own{x, rows * row_packs * kElements};
+  const i64 step = m.lanes();
+  // f(count, first pack, its number in the row), two packs of a lane at a time.
+  const auto each = [&](i64 row, auto&& f) {
+    i64 at = m.lane();
+    for (; at + step < row_packs; at += 2 * step)
+      if (!f(std::integral_constant<int, 2>{}, row * row_packs + at, at)) return false;
+    return at >= row_packs || f(std::integral_constant<int, 1>{}, row * row_packs + at, at);
+  };
+  for (i64 row = m.cta(); row < rows; row += m.ctas()) {
+    each(row, [&](auto count, i64 first, i64) {
+      constexpr int kCount = decltype(count)::value;
+      Pack<T> part[kCount];
+      load_packs(own, first, step, part);
+      for (int k = 0; k < kCount; ++k) {
+        const BareWords bare = bare_numbers(part[k]);
+        peers(m, [&](int p) { m.put_words(place(m.rank(), first + k * step), p, bare); });
+      }
+      return true;
+    });
+  }
+  flush_all(m);
+  for (i64 row = m.cta(); row < rows; row += m.ctas()) {
+    const bool heard = each(row, [&](auto count, i64 first, i64 at) {
+      constexpr int kCount = decltype(count)::value;
+      Pack<T> part[kCount];
+      load_packs(own, first, step, part);
+      TakenPacks<kCount, M> taken;
+      if (!taken.take(m, epoch, place, first, step)) return false;
+      for (int k = 0; k < kCount; ++k) {
+        float sums[kElements];
+        sum_packs(m, part[k], taken, k, sums);
+        Pack<T> rounded;
+        store_sums(rounded.values, sums, kElements);
+        hooks.take(k, row, at + k * step, rounded);
+        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, first + k * step)); });
+      }
+      return true;
+    });
+    if (!heard) return false;
+    hooks.row(row);
+  }
+  finish(m, b.epoch, epoch);
+  return true;
+}
+
 // The same with shares: every rank sends each owner its share, the owner sums it and sends the rounded sums to all. The
 // sums of a pack exist only once this rank has sent it, so x may be y here, too.
 template <class T, Fault F = Fault::kNone, class M>

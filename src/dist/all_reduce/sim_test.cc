@@ -114,6 +114,59 @@ std::string words_trial(int ranks, u64 seed) {
   return {};
 }
 
+struct RowHooks {
+  float* y;
+  i64 row_packs;
+  i64 rows_done = 0;
+  void take(int, i64 row, i64 pack, const Pack<float>& rounded) const {
+    std::memcpy(y + (row * row_packs + pack) * Pack<float>::kElements, &rounded, sizeof rounded);
+  }
+  void row(i64) { ++rows_done; }
+};
+
+// Rows of one pack to more than a lane has at a time, in turn with plain calls on the same buffers.
+template <Fault F = Fault::kNone>
+std::string rows_trial(int ranks, u64 seed) {
+  constexpr int kCalls = 6;
+  constexpr i64 kRows = 3, kMostPacks = 11, kElements = Pack<float>::kElements;
+  SymmetricLayout layout;
+  AllReduceWords b;
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.inbox = sim_inbox(layout, ranks, kRows * kMostPacks);
+  b.sums = sim_inbox(layout, ranks, 1);
+  SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, std::max(1, sim_crew_lanes(seed))));
+  world.set_word(b.epoch.offset, start_epoch(seed));
+  const auto row_packs_of = [&](int call) { return 1 + (i64(seed) + call * 5) % kMostPacks; };
+  const auto rows_of = [&](int call) { return 1 + (i64(seed) + call) % kRows; };
+  std::vector<std::vector<float>> x, y;  // [call * ranks + rank]
+  for (int call = 0; call < kCalls; ++call) {
+    const i64 n = rows_of(call) * row_packs_of(call) * kElements;
+    for (int r = 0; r < ranks; ++r) {
+      auto& mine = x.emplace_back(size_t(n));
+      for (i64 i = 0; i < n; ++i) mine[size_t(i)] = element(seed + u64(call), r, i);
+      y.emplace_back(mine.size());
+    }
+  }
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const size_t at = size_t(call * ranks + m.rank());
+    if (call % 3 == 2) return all_reduce_one_shot_words<float, F>(m, b, x[at].data(), y[at].data(), i64(x[at].size()));
+    return all_reduce_rows_words<float, F>(m, b, x[at].data(), rows_of(call), row_packs_of(call),
+                                           RowHooks{y[at].data(), row_packs_of(call)});
+  });
+  if (!found.empty()) return found;
+  return first_difference(
+      "sum", kCalls, ranks, [&](int call, int) { return rows_of(call) * row_packs_of(call) * kElements; },
+      [&](int call, int, i64 i) { return rank_sum(DType::kF32, seed + u64(call), ranks, i); },
+      [&](int call, int r, i64 i) { return y[size_t(call * ranks + r)][size_t(i)]; });
+}
+
+TEST(AllReduceSim, RowsAreCleanAndFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(rows_trial<>);
+  expect_found("rows, single buffer", rows_trial<Fault::kSingleBuffer>);
+  expect_found("rows, not emptied", rows_trial<Fault::kNoCredit>);
+}
+
 TEST(AllReduceSim, WordsWithoutFlagsAreCleanAndFaultsAreFound) {
   WEFT_SKIP_SIM_UNDER_TSAN();
   expect_clean(words_trial<float, Form::kOneShot>);

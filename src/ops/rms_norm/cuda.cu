@@ -1,7 +1,4 @@
-#include <algorithm>
-
-#include "base/divide.h"
-#include "device/cuda/rows.cuh"
+#include "ops/rms_norm/cuda_row.cuh"
 #include "ops/rms_norm/rms_norm.cuh"
 
 namespace weft {
@@ -22,13 +19,6 @@ struct Params {
   DType weight_type;
 };
 
-template <int N>
-__device__ __forceinline__ void load_weight(const void* weight, DType type, int at, float (&v)[N]) {
-  if (type == DType::kF32) load_floats(static_cast<const float*>(weight) + at, v);
-  if (type == DType::kBF16) load_floats(static_cast<const bf16*>(weight) + at, v);
-  if (type == DType::kF16) load_floats(static_cast<const f16*>(weight) + at, v);
-}
-
 // What is normalised, of type S, at column `at`; the residual is brought up to date where there is one.
 template <class S, class A, int N>
 __device__ __forceinline__ void take_stream(const Params& p, i64 row, int at, float (&v)[N]) {
@@ -47,11 +37,7 @@ __device__ __forceinline__ void take_stream(const Params& p, i64 row, int at, fl
 
 template <class A, int N>
 __device__ __forceinline__ void put(const Params& p, i64 row, int at, float (&v)[N], float scale) {
-  float weight[N];
-  load_weight(p.weight, p.weight_type, at, weight);
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = v[i] * scale * weight[i];
-  store_floats(reinterpret_cast<A*>(p.y + row * p.y_stride) + at, v);
+  put_normed(reinterpret_cast<A*>(p.y + row * p.y_stride), p.weight, p.weight_type, at, v, scale);
 }
 
 // A CTA per row, row after row. Columns beyond kKept runs of every thread are read again for the second pass, by the
@@ -78,7 +64,7 @@ __global__ void __launch_bounds__(1024) rms_norm_kernel(const __grid_constant__ 
       take_stream<S, A>(p, row, at, v);
       add_squares(v);
     }
-    const float scale = 1.0f / sqrtf(block_sum(sum, scratch[half]) / float(p.hidden) + p.epsilon);
+    const float scale = norm_scale(sum, p.hidden, p.epsilon, scratch[half]);
 #pragma unroll
     for (int r = 0; r < kKept; ++r)
       if (first + r * step < p.hidden) put<A>(p, row, first + r * step, kept[r], scale);
@@ -120,7 +106,7 @@ __global__ void __launch_bounds__(256) head_rms_norm_kernel(const __grid_constan
     for (int at = part * N; any && at < p.head_dim; at += kHeadLanes * N) {
       float v[N], w[N];
       load_floats(x + at, v);
-      load_weight(p.weight, p.weight_type, at, w);
+      load_norm_weight(p.weight, p.weight_type, at, w);
 #pragma unroll
       for (int i = 0; i < N; ++i) v[i] = v[i] * scale * w[i];
       store_floats(x + at, v);
@@ -165,8 +151,7 @@ Status cuda_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
   const DType stream_type = adds ? args.residual.dtype : args.x.dtype;
   return with_float_types("rms_norm", stream_type, args.y.dtype, [&](auto s, auto a) {
     return with_run(eight, [&](auto n) {
-      const i64 per_thread = kKept * n.value;
-      const int threads = int(std::min<i64>(round_up(divide_up(hidden, per_thread), 32), 1024));
+      const int threads = norm_threads(hidden, n.value, kKept);
       return launch_rows("rms_norm", rms_norm_kernel<decltype(s), decltype(a), n.value>, rows, 1, threads, stream,
                          params);
     });
