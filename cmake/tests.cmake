@@ -37,6 +37,10 @@ if(WEFT_HAVE_CUDA)
     PROPERTIES TIMEOUT ${WEFT_TEST_TIMEOUT} LABELS cuda_host)
 endif()
 
+# Of two functions of one name in a static library the linker takes the first, silently.
+add_test(NAME names COMMAND ${CMAKE_SOURCE_DIR}/scripts/check_names.py --archives $<TARGET_FILE:weft_core>
+  $<TARGET_FILE:weft_operators>)
+
 file(GLOB suites CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*_test.py)
 foreach(suite ${suites})
   get_filename_component(name ${suite} NAME_WE)

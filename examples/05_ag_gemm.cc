@@ -16,11 +16,11 @@ constexpr int kLaunches = 4;
 
 struct AgGemm {
   sym<EpochWord> calls;
-  Tiles<GridTiles> tiles;  // of x: 16 whole rows each
-  sym<float> gathered;     // [2][M][K]
-  const float* x;          // [own rows][K]
-  const float* w;          // [N][K]
-  float* y;                // [M][N]
+  SignalledTiles<GridTiles> tiles;  // of x: 16 whole rows each
+  sym<float> gathered;              // [2][M][K]
+  const float* x;                   // [own rows][K]
+  const float* w;                   // [N][K]
+  float* y;                         // [M][N]
 
   template <class S>
   WEFT_HD void operator()(S& s) const {
@@ -77,7 +77,7 @@ Status example(Rank& rank) {
   const GridTiles grid{.num_rows = kM, .num_columns = kK, .tile_rows = 16, .tile_columns = kK, .ranks = rank.size()};
   AgGemm kernel{};
   WEFT_ASSIGN(kernel.calls, rank.template symmetric<EpochWord>(1));
-  WEFT_ASSIGN(const auto counts, rank.template symmetric<u32>(Tiles<GridTiles>::words(grid, rank.size())));
+  WEFT_ASSIGN(const auto counts, rank.template symmetric<u32>(SignalledTiles<GridTiles>::words(grid, rank.size())));
   kernel.tiles = {grid, counts};
   WEFT_ASSIGN(kernel.gathered, rank.template symmetric<float>(2 * kM * kK));
   const Run own = grid.rows_of_rank(me);

@@ -16,11 +16,11 @@ constexpr int kLaunches = 4;
 
 struct GemmRs {
   sym<EpochWord> calls;
-  Tiles<GridTiles> tiles;  // of y: 16 rows x 16 columns, four of them a channel
-  sym<float> stage;        // [2][source rank][most rows of a rank][N]
-  const float* x;          // [M][K]
-  const float* w;          // [N][K]
-  float* y;                // [own rows][N]
+  SignalledTiles<GridTiles> tiles;  // of y: 16 rows x 16 columns, four of them a channel
+  sym<float> stage;                 // [2][source rank][most rows of a rank][N]
+  const float* x;                   // [M][K]
+  const float* w;                   // [N][K]
+  float* y;                         // [own rows][N]
 
   template <class S>
   WEFT_HD void operator()(S& s) const {
@@ -79,7 +79,7 @@ Status example(Rank& rank) {
       .num_rows = kM, .num_columns = kN, .tile_rows = 16, .tile_columns = 16, .ranks = ranks, .tiles_per_channel = 4};
   GemmRs kernel{};
   WEFT_ASSIGN(kernel.calls, rank.template symmetric<EpochWord>(1));
-  WEFT_ASSIGN(const auto counts, rank.template symmetric<u32>(Tiles<GridTiles>::words(grid, ranks)));
+  WEFT_ASSIGN(const auto counts, rank.template symmetric<u32>(SignalledTiles<GridTiles>::words(grid, ranks)));
   kernel.tiles = {grid, counts};
   WEFT_ASSIGN(kernel.stage, rank.template symmetric<float>(2 * ranks * grid.rows_of_rank(0).size() * kN));
   const Run own = grid.rows_of_rank(me);

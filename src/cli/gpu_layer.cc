@@ -62,18 +62,18 @@ struct LayerFlags {
 #if defined(WEFT_HAVE_CUDA)
 Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config, bool times) {
   if (flags.experts) {
-    const CudaMoeBenchOptions options{.ranks = flags.ranks,
-                                      .m = flags.m,
-                                      .hidden = config.hidden,
-                                      .experts = config.moe.experts,
-                                      .per_token = config.moe.per_token,
-                                      .ffn = config.moe.ffn,
-                                      .normalise = config.moe.normalise,
-                                      .mode = flags.mode,
-                                      .variant = flags.variant,
-                                      .regimes = flags.regimes,
-                                      .repeats = flags.repeats};
-    return times ? bench_cuda_moe(options) : check_cuda_moe(options);
+    const CudaMoeLayerBenchOptions options{.ranks = flags.ranks,
+                                           .m = flags.m,
+                                           .hidden = config.hidden,
+                                           .experts = config.moe.experts,
+                                           .per_token = config.moe.per_token,
+                                           .ffn = config.moe.ffn,
+                                           .normalise = config.moe.normalise,
+                                           .mode = flags.mode,
+                                           .variant = flags.variant,
+                                           .regimes = flags.regimes,
+                                           .repeats = flags.repeats};
+    return times ? bench_cuda_moe_layer(options) : check_cuda_moe_layer(options);
   }
   if (!flags.tuning.empty() && flags.variant != "auto")
     return error(Code::kInvalidArgument, "--tuning chooses among variants, --variant {} names one", flags.variant);

@@ -1,27 +1,14 @@
 // How benchmarks time calls of many ranks: captured graphs, all variants in turn, the slowest rank's time.
 #pragma once
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <thread>
 
+#include "comm/bootstrap/exchange.h"
 #include "comm/cuda_communicator.cuh"
 #include "device/cuda/timing.cuh"
 
 namespace weft {
-
-// The largest of the ranks' `us`, on every rank. Collective.
-inline Result<double> slowest_rank(World& world, double us) {
-  WEFT_ASSIGN(const auto all, world.all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)),
-                                               Deadline::after(std::chrono::seconds(60))));
-  double slowest = 0;
-  for (const std::string& other : all) {
-    double theirs;
-    std::memcpy(&theirs, other.data(), sizeof(theirs));
-    slowest = std::max(slowest, theirs);
-  }
-  return slowest;
-}
 
 // Times launches of captured graphs on all ranks.
 class GraphTimer {
@@ -38,7 +25,7 @@ class GraphTimer {
     WEFT_TRY(local_.enqueue(stream, graph, replays));
     WEFT_TRY(comm.synchronize(stream));
     WEFT_ASSIGN(const double us, local_.elapsed_us());
-    return slowest_rank(comm.world(), us);
+    return largest_of_ranks(comm.world(), us, Deadline::after(std::chrono::seconds(60)));
   }
 
  private:

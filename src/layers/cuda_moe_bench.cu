@@ -26,7 +26,7 @@ __global__ void local_ids_kernel(const i32* ids, i64 n, i32 first, i32 count, i3
 
 class RankMoe {
  public:
-  RankMoe(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeBenchOptions& options)
+  RankMoe(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeLayerBenchOptions& options)
       : comm_(comm), stream_(stream), o_(options) {}
 
   Status prepare() {
@@ -261,7 +261,7 @@ class RankMoe {
 
   CudaCommunicator& comm_;
   const cudaStream_t stream_;
-  const CudaMoeBenchOptions& o_;
+  const CudaMoeLayerBenchOptions& o_;
   i64 most_ = 0, columns_ = 0;
   Range experts_;  // whose weights this rank holds
   std::optional<CudaMoeLayer> by_column_;
@@ -276,10 +276,10 @@ constexpr size_t kArenaBytes = size_t(4) << 30;
 
 }  // namespace
 
-Result<CudaMlpReport> check_cuda_moe(const CudaMoeBenchOptions& options) {
+Result<CudaMlpReport> check_cuda_moe_layer(const CudaMoeLayerBenchOptions& options) {
   return run_layer<RankMoe>("moe", options, kArenaBytes, false);
 }
-Result<CudaMlpReport> bench_cuda_moe(const CudaMoeBenchOptions& options) {
+Result<CudaMlpReport> bench_cuda_moe_layer(const CudaMoeLayerBenchOptions& options) {
   return run_layer<RankMoe>("moe", options, kArenaBytes, true);
 }
 

@@ -4,7 +4,7 @@
 
 namespace weft {
 
-struct CudaMoeBenchOptions {
+struct CudaMoeLayerBenchOptions {
   int ranks = 0;                                        // 0 = the processes of the launcher, else the number of GPUs
   std::vector<i64> m;                                   // tokens of all ranks
   i64 hidden = 0, experts = 0, per_token = 0, ffn = 0;  // ffn: of an expert
@@ -17,7 +17,7 @@ struct CudaMoeBenchOptions {
 
 // As check_cuda_mlp() and bench_cuda_mlp(). Of up to 16 tokens the router's choice is checked too: no expert left out
 // has a logit larger than those chosen by more than rounding, the weights are those of the fp32 logits.
-Result<CudaMlpReport> check_cuda_moe(const CudaMoeBenchOptions& options);
-Result<CudaMlpReport> bench_cuda_moe(const CudaMoeBenchOptions& options);
+Result<CudaMlpReport> check_cuda_moe_layer(const CudaMoeLayerBenchOptions& options);
+Result<CudaMlpReport> bench_cuda_moe_layer(const CudaMoeLayerBenchOptions& options);
 
 }  // namespace weft

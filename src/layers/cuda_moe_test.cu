@@ -11,7 +11,7 @@ struct MoeCase {
 
 class CudaMoeLayerTest : public testing::TestWithParam<MoeCase> {};
 
-CudaMoeBenchOptions options_of(const char* mode, const char* variant) {
+CudaMoeLayerBenchOptions options_of(const char* mode, const char* variant) {
   return {.ranks = test_ranks(),
           .m = {0, 1, 2, 37, 300},
           .hidden = 264,
@@ -25,7 +25,7 @@ CudaMoeBenchOptions options_of(const char* mode, const char* variant) {
 // Uneven rows, columns whose eights do not divide by the ranks, fewer rows than ranks, one row, none.
 TEST_P(CudaMoeLayerTest, IsTheFp32LayerUpToRounding) {
   WEFT_NEED_GPUS(1);
-  const auto report = check_cuda_moe(options_of(GetParam().mode, GetParam().variant));
+  const auto report = check_cuda_moe_layer(options_of(GetParam().mode, GetParam().variant));
   WEFT_ASSERT_OK(report.status());
   ASSERT_EQ(report->checks.size(), 5u);
   for (const auto& row : report->checks) {
@@ -43,9 +43,9 @@ INSTANTIATE_TEST_SUITE_P(Modes, CudaMoeLayerTest,
 TEST(CudaMoeLayerTest, WrongInputIsRefused) {
   WEFT_NEED_GPUS(1);
   const auto refused = [](auto change, const char* text) {
-    CudaMoeBenchOptions options = options_of("ag_rs", "auto");
+    CudaMoeLayerBenchOptions options = options_of("ag_rs", "auto");
     change(options);
-    const std::string message = check_cuda_moe(options).status().message();
+    const std::string message = check_cuda_moe_layer(options).status().message();
     EXPECT_NE(message.find(text), std::string::npos) << message;
   };
   refused([](auto& o) { o.ffn = 100; }, "ffn: expected a multiple of 8");

@@ -163,11 +163,11 @@ u64 start_completion(HttpClient& client, const ApiAccess& access, CompletionCall
   auto answer = std::make_shared<Answer>();
   answer->call = std::move(call);
   answer->call.body["stream"] = true;
-  HttpExchange exchange = {.method = "POST",
-                           .path = answer->call.chat ? "/v1/chat/completions" : "/v1/completions",
-                           .headers = headers_of(access),
-                           .body = answer->call.body.dump(-1, ' ', false, ordered_json::error_handler_t::replace),
-                           .timeout = access.timeout};
+  HttpCall exchange = {.method = "POST",
+                       .path = answer->call.chat ? "/v1/chat/completions" : "/v1/completions",
+                       .headers = headers_of(access),
+                       .body = answer->call.body.dump(-1, ' ', false, ordered_json::error_handler_t::replace),
+                       .timeout = access.timeout};
   answer->call.body = nullptr;
   answer->url = client.server().text() + exchange.path;
   exchange.on_head = [answer](int status, const HttpHeaders& headers) { answer->on_head(status, headers); };

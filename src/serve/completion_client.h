@@ -45,7 +45,7 @@ struct CompletionCall {
   bool chat = true;             // /v1/chat/completions, else /v1/completions
   nlohmann::ordered_json body;  // as the API has it; "stream" is set here
   std::function<void(const CompletionDelta&)> on_delta = [](const CompletionDelta&) {};
-  // Called once. Ok: the stream ended with a finish reason or [DONE]. Errors name the URL: those of HttpExchange, and
+  // Called once. Ok: the stream ended with a finish reason or [DONE]. Errors name the URL: those of HttpCall, and
   // by the status of the answer kInvalidArgument (4xx), kNotFound (404), kResourceExhausted (429), kUnavailable (5xx,
   // an error inside the stream, a stream cut off) or kDataLoss (no stream of completions), with the server's message.
   std::function<void(const Status&, const CompletionEnd&)> on_end = [](const Status&, const CompletionEnd&) {};

@@ -32,7 +32,7 @@ constexpr size_t kMaxHeadBytes = 64 << 10;
 using Stream = beast::basic_stream<tcp, asio::io_context::executor_type, beast::unlimited_rate_policy>;
 
 struct Exchange {
-  HttpExchange call;
+  HttpCall call;
   u64 id = 0;
   std::unique_ptr<Stream> stream;
   bool cancelled = false;
@@ -47,7 +47,7 @@ class BeastClient final : public HttpClient {
 
   const Url& server() const override { return server_; }
 
-  u64 start(HttpExchange call) override {
+  u64 start(HttpCall call) override {
     auto exchange = std::make_shared<Exchange>();
     exchange->call = std::move(call);
     exchange->id = ++last_id_;
@@ -245,7 +245,7 @@ Result<std::unique_ptr<HttpClient>> HttpClient::create(const Url& server) {
   return std::unique_ptr<HttpClient>(std::make_unique<BeastClient>(server, std::move(endpoints)));
 }
 
-Result<HttpAnswer> fetch(HttpClient& client, HttpExchange exchange) {
+Result<HttpAnswer> fetch(HttpClient& client, HttpCall exchange) {
   constexpr size_t kMaxBodyBytes = 64 << 20;
   const std::string url = client.server().text() + exchange.path;
   HttpAnswer answer;

@@ -18,7 +18,7 @@ using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 // One request and what is called, on the client's thread, as its answer arrives. Callbacks may start and cancel
 // exchanges; they must not throw.
-struct HttpExchange {
+struct HttpCall {
   std::string method = "GET";
   std::string path = {};     // below the server's URL, for instance "/v1/models"
   HttpHeaders headers = {};  // besides Host, Content-Length and User-Agent
@@ -42,7 +42,7 @@ class HttpClient {
   virtual ~HttpClient() = default;
   virtual const Url& server() const = 0;
   // Starts an exchange; its callbacks come from run(). The id is for cancel().
-  virtual u64 start(HttpExchange exchange) = 0;
+  virtual u64 start(HttpCall exchange) = 0;
   // Ends an exchange with kAborted, from run(); no effect on one that has ended.
   virtual void cancel(u64 id) = 0;
   // Runs `work` from run() after `wait`.
@@ -61,6 +61,6 @@ struct HttpAnswer {
 
 // One exchange to its end; `exchange` needs no callbacks. Errors: as on_end, and kResourceExhausted for a body above
 // 64 MiB.
-Result<HttpAnswer> fetch(HttpClient& client, HttpExchange exchange);
+Result<HttpAnswer> fetch(HttpClient& client, HttpCall exchange);
 
 }  // namespace weft

@@ -3,6 +3,12 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+
 namespace weft {
 
 Status agree(World& world, const Status& mine, Deadline deadline) {
@@ -13,6 +19,20 @@ Status agree(World& world, const Status& mine, Deadline deadline) {
     if (!theirs.empty()) return Status(Code(theirs[0]), theirs.substr(1));
   }
   return {};
+}
+
+Result<double> largest_of_ranks(World& world, double mine, Deadline deadline) {
+  WEFT_ASSIGN(const auto all,
+              world.all_gather(std::string(reinterpret_cast<const char*>(&mine), sizeof(mine)), deadline));
+  double largest = mine;
+  for (const std::string& other : all) {
+    double theirs;
+    WEFT_CHECK(other.size() == sizeof(theirs), other.size());
+    std::memcpy(&theirs, other.data(), sizeof(theirs));
+    if (std::isnan(theirs)) return theirs;
+    largest = std::max(largest, theirs);
+  }
+  return largest;
 }
 
 Result<std::vector<Fd>> share_fds(World& world, const Fd& mine, Deadline deadline) {

@@ -10,6 +10,9 @@ namespace weft {
 // that has one, the same on every rank, so that all give up, or try something else, together. Errors: the World's.
 Status agree(World& world, const Status& mine, Deadline deadline);
 
+// The largest of the ranks' values, on every rank; NaN where one has that. Called by every rank. Errors: the World's.
+Result<double> largest_of_ranks(World& world, double mine, Deadline deadline);
+
 // Every rank's descriptor, by rank; a copy of the own one among them. Called by every rank of a world of processes on
 // one host. Errors: those of World::share_fd.
 Result<std::vector<Fd>> share_fds(World& world, const Fd& mine, Deadline deadline);

@@ -158,7 +158,7 @@ struct Meet {
 enum class TileMode { kPush, kPull, kReduce };
 struct TileMoves {
   sym<EpochWord> calls;
-  Tiles<GridTiles> tiles;
+  SignalledTiles<GridTiles> tiles;
   sym<u32> stage;  // gather: [2][rows][columns]; reduce: [2][ranks][most rows of a rank][columns]
   const u32* x;    // gather: the own rows; reduce: all rows; [.., columns]
   u32* y;          // gather: [rows, columns]; reduce: [own rows, columns]

@@ -78,7 +78,7 @@ Status check_tiles(Site& site, TileMode mode, GridTiles grid, u32 calls) {
   const Run own = grid.rows_of_rank(site.rank());
   const Run x_rows = reduce ? Run{0, grid.num_rows} : own, y_rows = reduce ? own : Run{0, grid.num_rows};
   WEFT_ASSIGN(kernel.calls, site.template alloc<EpochWord>(1));
-  WEFT_ASSIGN(const auto counts, site.template alloc<u32>(Tiles<GridTiles>::words(grid, site.size())));
+  WEFT_ASSIGN(const auto counts, site.template alloc<u32>(SignalledTiles<GridTiles>::words(grid, site.size())));
   kernel.tiles = {grid, counts};
   WEFT_ASSIGN(kernel.stage, site.template alloc<u32>(2 * (reduce ? site.size() * most : grid.num_rows) * columns + 4));
   std::vector<u32> mine(size_t(x_rows.size() * columns));

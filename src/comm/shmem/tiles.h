@@ -69,7 +69,7 @@ static_assert(TileLayout<GridTiles>);
 
 // The layout and its signals: how many tiles each rank has told this one of, over all calls, by channel.
 template <TileLayout L>
-struct Tiles {
+struct SignalledTiles {
   L layout;
   sym<u32> counts;  // [ranks][channels], a line apart; Communicator::alloc<u32>(words(layout, ranks))
 
@@ -93,14 +93,14 @@ struct TileMatrix {
 // [block]
 WEFT_ANY_SIDE
 template <class S, class L>
-WEFT_HD void tile_notify(S& s, const Tiles<L>& tiles, i64 tile, int to) {
+WEFT_HD void tile_notify(S& s, const SignalledTiles<L>& tiles, i64 tile, int to) {
   s.notify(tiles.count(s.rank(), tiles.layout.channel_of(tile)), 1, to, SignalOp::kAdd);
 }
 
 // Until rank `from` has told of all tiles of this tile's channel in the launch number `call`. [block]
 WEFT_ANY_SIDE
 template <class S, class L>
-WEFT_HD Token tile_wait(S& s, const Tiles<L>& tiles, i64 tile, int from, u32 call) {
+WEFT_HD Token tile_wait(S& s, const SignalledTiles<L>& tiles, i64 tile, int from, u32 call) {
   const i64 channel = tiles.layout.channel_of(tile);
   return s.wait(tiles.count(from, channel), 1, call * u32(tiles.layout.tiles_in(channel)), from);
 }
@@ -109,7 +109,7 @@ WEFT_HD Token tile_wait(S& s, const Tiles<L>& tiles, i64 tile, int from, u32 cal
 // memory, rows `source_row_bytes` apart. [block]
 WEFT_ANY_SIDE
 template <class S, class L>
-WEFT_HD void tile_push(S& s, const Tiles<L>& tiles, i64 tile, const TileMatrix& target, const void* source,
+WEFT_HD void tile_push(S& s, const SignalledTiles<L>& tiles, i64 tile, const TileMatrix& target, const void* source,
                        i64 source_row_bytes, int to) {
   const Run rows = tiles.layout.rows(tile), columns = tiles.layout.columns(tile);
   const std::byte* from = static_cast<const std::byte*>(source);
@@ -124,7 +124,7 @@ WEFT_HD void tile_push(S& s, const Tiles<L>& tiles, i64 tile, const TileMatrix& 
 // then. `target`: the place of its first element, rows `target_row_bytes` apart. [block]
 WEFT_ANY_SIDE
 template <class S, class L>
-WEFT_HD void tile_pull(S& s, const Tiles<L>& tiles, i64 tile, const TileMatrix& source, void* target,
+WEFT_HD void tile_pull(S& s, const SignalledTiles<L>& tiles, i64 tile, const TileMatrix& source, void* target,
                        i64 target_row_bytes, int from) {
   const Run rows = tiles.layout.rows(tile), columns = tiles.layout.columns(tile);
   std::byte* to = static_cast<std::byte*>(target);

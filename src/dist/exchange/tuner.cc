@@ -5,9 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 
-#include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -132,15 +130,7 @@ Result<int> choose_fastest(World& world, TuningCache* cache, const std::string& 
       if (first.ok()) first = agreed;
       continue;
     }
-    const double us = *timed;
-    WEFT_ASSIGN(const auto times,
-                world.all_gather(std::string(reinterpret_cast<const char*>(&us), sizeof(us)), deadline()));
-    double slowest = 0;
-    for (const std::string& time : times) {
-      double theirs;
-      std::memcpy(&theirs, time.data(), sizeof(theirs));
-      slowest = std::isnan(theirs) ? theirs : std::max(slowest, theirs);
-    }
+    WEFT_ASSIGN(const double slowest, largest_of_ranks(world, *timed, deadline()));
     if (slowest < best_us) best_us = slowest, best = int(i);
   }
   if (best < 0) return first.ok() ? error(Code::kAborted, "tuning {}: no candidate gave a time", key) : first;

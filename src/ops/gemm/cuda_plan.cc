@@ -29,9 +29,10 @@ constexpr double kIdleGain = 0.1;    // blocks take so much less where nearly al
 constexpr double kLaunchClocks = 2500;
 
 double block_clocks(const GemmTileShape& tile) {
-  for (const BlockClocks& known : kBlockClocks)
-    if (known.m == tile.m && known.n == tile.n) return known.clocks;
-  return 1.2 * tile.m * tile.n / 32;  // of the matrix unit: 2048 multiply-adds a clock
+  const auto known = std::ranges::find_if(
+      kBlockClocks, [&](const BlockClocks& measured) { return measured.m == tile.m && measured.n == tile.n; });
+  WEFT_CHECK(known != kBlockClocks.end(), tile.m, tile.n);
+  return known->clocks;
 }
 
 }  // namespace

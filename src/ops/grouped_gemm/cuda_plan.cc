@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array kShapes = {GemmTileShape{256, 192, 3}, GemmTileShape{128, 192, 4}, GemmTileShape{128, 64, 8}};
 
-// Bytes per clock that one SM gets: of L2 as in the GEMM's plan, of an H200's memory when all SMs read.
+// Bytes per clock that one SM gets: of L2, and of an H200's memory when all SMs read.
 constexpr double kL2BytesPerClock = 46, kMemoryBytesPerClock = 17;
 constexpr double kTileClocks = 1500;  // epilogue and first loads
 constexpr double kLaunchClocks = 2500;
