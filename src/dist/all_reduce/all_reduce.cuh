@@ -21,7 +21,7 @@ class CudaAllReduce {
   Status run(cudaStream_t stream, const TensorView& x, const TensorView& y);
 
   // run(), the residual and RMSNorm: residual += sum over ranks of x, y = rms_norm(residual), as run() followed by
-  // cuda_rms_norm() with that residual, to the bit. args.x [tokens, hidden] of create()'s dtype, dense, args.y and
+  // cuda_rms_norm() with that residual, to the bit. args.x and args.y [tokens, hidden] of create()'s dtype, dense,
   // args.residual as there; y may be x. One kernel for 16-bit types where a one-shot serves, hidden is a multiple of 8,
   // at most 16384, and all rows start at multiples of 16 bytes; else the two in turn. Errors: as both.
   Status run_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args);

@@ -90,6 +90,7 @@ Status CudaAllReduce::run(cudaStream_t stream, const TensorView& x, const Tensor
 }
 
 Status CudaAllReduce::run_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
+  WEFT_TRY(expect_dense(kOp, "y", args.y));  // also where one kernel would not mind: one rule for every size
   const i64 bytes = dtype_bytes(args.x.dtype, args.x.shape.elements());
   const bool one_shot =
       comm_->size() > 1 && bytes > 0 && args.x.shape.elements() <= shape_.max_elements &&

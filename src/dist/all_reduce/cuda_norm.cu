@@ -18,7 +18,7 @@ struct Params {
   AllReduceWords buffers;
   const std::byte* x;
   std::byte *residual, *y;
-  i64 residual_stride, y_stride;  // bytes
+  i64 residual_stride;  // bytes
   const void* weight;
   DType weight_type;
   float epsilon;
@@ -51,7 +51,7 @@ struct Hooks {
   }
   __device__ __forceinline__ void row(i64 row) {
     const float scale = norm_scale(squares, params.hidden, params.epsilon, scratch[half]);
-    T* y = reinterpret_cast<T*>(params.y + row * params.y_stride);
+    T* y = reinterpret_cast<T*>(params.y) + row * params.hidden;
 #pragma unroll
     for (int k = 0; k < kKept; ++k)
       if (const i64 at = (threadIdx.x + k * i64(blockDim.x)) * kRun; at < params.hidden)
@@ -102,7 +102,6 @@ Status all_reduce_norm(cudaStream_t stream, CudaCommunicator& comm, const AllRed
                                  .residual = a.residual.data,
                                  .y = a.y.data,
                                  .residual_stride = a.residual.byte_strides[0],
-                                 .y_stride = a.y.byte_strides[0],
                                  .weight = a.weight.data,
                                  .weight_type = a.weight.dtype,
                                  .epsilon = a.epsilon,

@@ -81,7 +81,7 @@ Status check_norm(CudaCommunicator& comm, cudaStream_t stream, i64 rows, i64 hid
   WEFT_ASSIGN(const auto weight, buffer(hidden, 4));
   DeviceBuffer y[2], residual[2];
   for (DeviceBuffer& one : y) {
-    WEFT_ASSIGN(one, buffer(spread, sizeof(T)));
+    WEFT_ASSIGN(one, buffer(n, sizeof(T)));
   }
   for (DeviceBuffer& one : residual) {
     WEFT_ASSIGN(one, buffer(spread, sizeof(S)));
@@ -107,7 +107,7 @@ Status check_norm(CudaCommunicator& comm, cudaStream_t stream, i64 rows, i64 hid
                            .residual = matrix(residual[way], kDType<S>, pad),
                            .weight = on_gpu(weight.data(), DType::kF32, hidden),
                            .epsilon = 1e-5f,
-                           .y = matrix(y[way], kDType<T>, pad)};
+                           .y = matrix(y[way], kDType<T>, 0)};
       if (way == 0) {
         WEFT_TRY(op.run_rms_norm(stream, args));
         continue;
@@ -245,7 +245,11 @@ TEST(CudaAllReduce, RefusesWrongInputBeforeALaunch) {
     const TensorView good = on_gpu(data, DType::kBF16, 64);
     TensorView on_cpu = good;
     on_cpu.device = DeviceKind::kCpu;
+    const TensorView rows = TensorView::dense(data, DType::kBF16, {2, 8}, DeviceKind::kCuda);
+    CudaRmsNormArgs strided{.x = rows, .residual = rows, .weight = rows, .epsilon = 1e-5f, .y = rows};
+    strided.y.byte_strides[0] = 32;
     return expect_refused({
+        {op.run_rms_norm(stream, strided), "y: a row stride"},
         {op.run(stream, on_gpu(data, DType::kF32, 64), good), "x"},
         {op.run(stream, good, on_gpu(data, DType::kBF16, 63)), "y"},
         {op.run(stream, on_gpu(data, DType::kBF16, 65), on_gpu(data, DType::kBF16, 65)), "max_elements = 64"},
