@@ -8,15 +8,18 @@
 #include "dist/expert_parallel/cuda_dispatch.cuh"
 #include "dist/expert_parallel/plan.h"
 #include "ops/gemm/gemm.cuh"
-#include "ops/quantise/quantise.cuh"
 
 namespace weft::ep {
 namespace {
 
 constexpr const char *kDispatch = "dispatch", *kCombine = "combine";
 
-auto dispatch_kernel_of(int unroll) {
-  return unroll == 1 ? ep_dispatch_kernel<1> : unroll == 2 ? ep_dispatch_kernel<2> : ep_dispatch_kernel<4>;
+// x: u8 = as it is; unroll: up to 4 / its bytes.
+auto dispatch_kernel_of(DType x, int unroll) {
+  if (x == DType::kF32) return ep_dispatch_kernel<float, 1>;
+  if (x == DType::kBF16) return unroll == 1 ? ep_dispatch_kernel<bf16, 1> : ep_dispatch_kernel<bf16, 2>;
+  if (x == DType::kF16) return unroll == 1 ? ep_dispatch_kernel<f16, 1> : ep_dispatch_kernel<f16, 2>;
+  return unroll == 1 ? ep_dispatch_kernel<u8, 1> : unroll == 2 ? ep_dispatch_kernel<u8, 2> : ep_dispatch_kernel<u8, 4>;
 }
 template <class T>
 auto combine_kernel_of(bool exact, int unroll) {
@@ -122,17 +125,22 @@ Status CudaAllToAll::allocate() {
   i64 shared = 0;
   for (const bool send : {false, true})
     for (i64 tokens = 0; tokens <= wire_.max_tokens; tokens = std::max<i64>(1, tokens * 2))
-      shared = std::max(shared, plan_cuda_dispatch(wire_, int(tokens), comm_->max_ctas(), send, true).shared_bytes);
+      for (const int element : {1, 2, 4})
+        shared = std::max(shared,
+                          plan_cuda_dispatch(wire_, int(tokens), comm_->max_ctas(), send, true, element).shared_bytes);
   if (shared > kCudaSharedBytes)
     return error(
         Code::kInvalidArgument,
         "expert parallel: max_num_tokens: {} tokens for {} experts need {} bytes of shared memory, there are {}",
         wire_.max_tokens, wire_.experts, shared, kCudaSharedBytes);
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
-  if (options_.cast_x_to_fp8) WEFT_TRY(prepare_cuda_quantise());
   WEFT_TRY(prepare_kernel("map_rows", reinterpret_cast<const void*>(map_rows_kernel), 0));
   for (const int unroll : {1, 2, 4}) {
-    WEFT_TRY(prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(unroll)), size_t(shared)));
+    for (const DType dtype : {DType::kU8, DType::kF32, DType::kBF16, DType::kF16}) {
+      if ((dtype != DType::kU8) != options_.cast_x_to_fp8) continue;
+      WEFT_TRY(
+          prepare_kernel(kDispatch, reinterpret_cast<const void*>(dispatch_kernel_of(dtype, unroll)), size_t(shared)));
+    }
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       WEFT_TRY(with_element(dtype, [&](auto element) {
         return prepare_kernel(
@@ -146,10 +154,6 @@ Status CudaAllToAll::allocate() {
   WEFT_ASSIGN(tokens_, DeviceBuffer::create(sizeof(i32) * size_t(wire_.ranks)));
   WEFT_CUDA_TRY(cudaMemset(tokens_.data(), 0, tokens_.bytes()));  // a combine before any dispatch finds no tokens
   WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
-  if (options_.cast_x_to_fp8) {
-    WEFT_ASSIGN(cast_x_, DeviceBuffer::create(size_t(wire_.max_tokens) * size_t(wire_.x_words) * 16));
-    WEFT_ASSIGN(cast_scales_, DeviceBuffer::create(size_t(wire_.max_tokens) * size_t(wire_.scale_bytes)));
-  }
   WEFT_ASSIGN(report_, HostBuffer::create(sizeof(CudaReport)));
   route_ = {places_.as<i32>(), begins_.as<i32>(), tokens_.as<i32>()};
   i64 bytes = 0;
@@ -206,6 +210,7 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   const i64 x_bytes = i64(wire_.x_words) * 16;
   if (options_.cast_x_to_fp8) {
     WEFT_TRY(expect_cast_input(a, m, x_bytes));
+    WEFT_TRY(expect_rows("x", a.x, m, dtype_bytes(a.x.dtype, x_bytes), 16));
   } else {
     WEFT_TRY(expect_rows("x", a.x, m, x_bytes, 16));
     if (wire_.scale_bytes > 0) WEFT_TRY(expect_rows("x_scale", a.x_scale, m, wire_.scale_bytes, 4));
@@ -221,24 +226,11 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   return comm_->status();
 }
 
-// The halves read what the cast wrote, which is made once.
-Status CudaAllToAll::cast(cudaStream_t stream, DispatchArgs& a, bool now) const {
-  const i64 m = a.x.dim(0), hidden = a.x.dim(1), blocks = divide_up(hidden, kFp8Block);
-  const TensorView q = TensorView::dense(cast_x_.data(), DType::kU8, {m, hidden}, DeviceKind::kCuda);
-  const TensorView scales = TensorView::dense(cast_scales_.data(), DType::kF32, {m, blocks}, DeviceKind::kCuda);
-  if (now) WEFT_TRY(cuda_quantise_fp8(stream, {.x = a.x, .q = q, .scales = scales}));
-  a.x = q;
-  a.x_scale = scales;
-  return {};
-}
-
-Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& given, int phases) {
+Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int phases) {
   const NvtxRange range{kDispatch};
   const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
-  WEFT_TRY(check(given));
+  WEFT_TRY(check(a));
   WEFT_TRY(expect_turn(kDispatch, dispatch_sent_, send));
-  DispatchArgs a = given;
-  if (options_.cast_x_to_fp8) WEFT_TRY(cast(stream, a, send));
   const i64 m = a.indices.dim(0);
   dispatched_tokens_ = m;
   CudaDispatchParams p{};
@@ -247,7 +239,8 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& given, in
   p.buffers = buffers_;
   p.route = route_;
   p.report = report_.as<CudaReport>();
-  p.grid = plan_cuda_dispatch(wire_, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), send, receive);
+  p.grid = plan_cuda_dispatch(wire_, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), send, receive,
+                              int(dtype_bytes(x_dtype(a.x), 1)));
   p.send = send;
   p.receive = receive;
   p.x = a.x.data;
@@ -259,13 +252,15 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& given, in
   p.counts = a.out_num_tokens.as<i32>();
   p.expert_x = a.expert_x.data;
   if (scaled) {
-    p.scales = a.x_scale.data;
-    p.scale_stride = a.x_scale.byte_strides[0];
-    p.scales_in_words = in_words(a.x_scale, p.scale_stride);
+    if (!options_.cast_x_to_fp8) {
+      p.scales = a.x_scale.data;
+      p.scale_stride = a.x_scale.byte_strides[0];
+      p.scales_in_words = in_words(a.x_scale, p.scale_stride);
+    }
     p.expert_scales = a.expert_x_scale.data;
     p.expert_scales_in_words = in_words(a.expert_x_scale, wire_.scale_bytes);
   }
-  WEFT_TRY(launch(kDispatch, dispatch_kernel_of(p.grid.unroll),
+  WEFT_TRY(launch(kDispatch, dispatch_kernel_of(x_dtype(a.x), p.grid.unroll),
                   {.grid = unsigned(p.grid.ctas),
                    .block = kCudaThreads,
                    .shared_bytes = size_t(p.grid.shared_bytes),

@@ -67,9 +67,9 @@ class CudaAllToAll {
   Status allocate();
   // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
   bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }
+  DType x_dtype(const TensorView& x) const { return options_.cast_x_to_fp8 ? x.dtype : DType::kU8; }
   Status check(const DispatchArgs& args) const;
   Status check(const CombineArgs& args) const;
-  Status cast(cudaStream_t stream, DispatchArgs& args, bool now) const;
   Status dispatch(cudaStream_t stream, const DispatchArgs& args, int phases);
   Status combine(cudaStream_t stream, const CombineArgs& args, int phases);
 
@@ -79,7 +79,6 @@ class CudaAllToAll {
   CudaBuffers buffers_;
   CudaRoute route_{};
   DeviceBuffer places_, begins_, tokens_;
-  DeviceBuffer cast_x_, cast_scales_;  // [max_num_tokens] rows: what travels where dispatch casts
   HostBuffer report_;
   i64 dispatched_tokens_ = 0;                          // rows of the last dispatch's tensors
   bool dispatch_sent_ = false, combine_sent_ = false;  // a send that waits for its receive, in the order of the calls

@@ -6,6 +6,7 @@
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
 #include "dist/expert_parallel/cuda_testing.cuh"
+#include "ops/quantise/quantise.cuh"
 
 namespace weft::ep {
 namespace {
@@ -98,9 +99,15 @@ class SizeBench {
     WEFT_ASSIGN(routing_, parse_routing(options_.routing));
     WEFT_ASSIGN(auto op, CudaAllToAll::create(comm_, s, options_of(options_, tokens_, comm_.size())));
     op_ = std::make_unique<CudaAllToAll>(std::move(op));
+    AllToAllOptions casts = options_of(options_, tokens_, comm_.size());
+    casts.cast_x_to_fp8 = true;
+    WEFT_ASSIGN(auto cast_op, CudaAllToAll::create(comm_, s, casts));
+    cast_op_ = std::make_unique<CudaAllToAll>(std::move(cast_op));
+    WEFT_TRY(prepare_cuda_quantise());
     const size_t places = size_t(op_->local_experts().size() * op_->capacity()), m = size_t(tokens_);
     const size_t pairs = m * size_t(s.experts_per_token), hidden = size_t(s.hidden_dim);
     WEFT_ASSIGN(x_, DeviceBuffer::create(m * hidden));
+    WEFT_ASSIGN(floats_, DeviceBuffer::create(m * hidden * 2));
     WEFT_ASSIGN(scales_, DeviceBuffer::create(m * size_t(s.hidden_dim_scale_bytes)));
     WEFT_ASSIGN(indices_, DeviceBuffer::create(kRoutings * pairs * 4));
     WEFT_ASSIGN(weights_, DeviceBuffer::create(kRoutings * pairs * 4));
@@ -111,7 +118,7 @@ class SizeBench {
     WEFT_ASSIGN(out_, DeviceBuffer::create(m * hidden * 2));
     WEFT_ASSIGN(gathered_, DeviceBuffer::create(m * hidden * 2 * size_t(comm_.size())));
     WEFT_ASSIGN(timer_, GraphTimer::create());
-    for (DeviceBuffer* buffer : {&x_, &scales_, &y_, &gathered_})
+    for (DeviceBuffer* buffer : {&x_, &floats_, &scales_, &y_, &gathered_})
       WEFT_CUDA_TRY(cudaMemsetAsync(buffer->data(), 0x31, buffer->bytes(), stream_));
     for (int r = 0; r < kRoutings; ++r) {
       const auto indices = make_indices(s, routing_, u64(r), comm_.rank(), tokens_);
@@ -126,15 +133,19 @@ class SizeBench {
   static TensorView view(const DeviceBuffer& buffer, DType dtype, const Shape& shape, i64 offset_bytes = 0) {
     return TensorView::dense(buffer.as<std::byte>() + offset_bytes, dtype, shape, DeviceKind::kCuda);
   }
-  Status dispatch(int routing) {
-    const i64 k = options_.top_k, local = op_->local_experts().size(), cap = op_->capacity();
-    const i64 scales = divide_up(options_.hidden, kScaleBlock);
-    return op_->dispatch(stream_, {.x = view(x_, DType::kU8, {tokens_, options_.hidden}),
-                                   .x_scale = view(scales_, DType::kF32, {tokens_, scales}),
-                                   .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
-                                   .out_num_tokens = view(counts_, DType::kI32, {local}),
-                                   .expert_x = view(expert_x_, DType::kU8, {local, cap, options_.hidden}),
-                                   .expert_x_scale = view(expert_scales_, DType::kF32, {local, cap, scales})});
+  TensorView bytes() const { return view(x_, DType::kU8, {tokens_, options_.hidden}); }
+  TensorView floats() const { return view(floats_, DType::kBF16, {tokens_, options_.hidden}); }
+  TensorView scales() const { return view(scales_, DType::kF32, {tokens_, divide_up(options_.hidden, kScaleBlock)}); }
+  Status dispatch(int routing) { return dispatch(*op_, routing, bytes(), scales()); }
+  Status dispatch(CudaAllToAll& op, int routing, const TensorView& x, const TensorView& x_scale) {
+    const i64 k = options_.top_k, local = op.local_experts().size(), cap = op.capacity();
+    return op.dispatch(stream_, {.x = x,
+                                 .x_scale = x_scale,
+                                 .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
+                                 .out_num_tokens = view(counts_, DType::kI32, {local}),
+                                 .expert_x = view(expert_x_, DType::kU8, {local, cap, options_.hidden}),
+                                 .expert_x_scale = view(expert_scales_, DType::kF32,
+                                                        {local, cap, divide_up(options_.hidden, kScaleBlock)})});
   }
   Status combine(int routing) {
     const i64 k = options_.top_k;
@@ -156,6 +167,13 @@ class SizeBench {
                           return combine(r);
                         },
                         x_bytes + y_bytes});
+    variants.push_back({"weft/cast_dispatch", [this](int r) { return dispatch(*cast_op_, r, floats(), {}); }, x_bytes});
+    variants.push_back({"weft/quantise_dispatch",
+                        [this](int r) -> Status {
+                          WEFT_TRY(cuda_quantise_fp8(stream_, {.x = floats(), .q = bytes(), .scales = scales()}));
+                          return dispatch(r);
+                        },
+                        x_bytes});
     if (nccl_ == nullptr) return variants;
     const auto gather = [=, this] {
       return nccl_->all_gather_bf16(gathered_.as<std::byte>(), y_.data(), size_t(tokens_ * x_bytes / 2), stream_);
@@ -250,8 +268,8 @@ class SizeBench {
   const CudaExpertBenchOptions& options_;
   const i64 tokens_;
   Routing routing_ = Routing::kUniform;
-  std::unique_ptr<CudaAllToAll> op_;
-  DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
+  std::unique_ptr<CudaAllToAll> op_, cast_op_;
+  DeviceBuffer x_, floats_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
   GraphTimer timer_;
   std::vector<std::vector<std::vector<i64>>> between_;  // [routing][from][to]
 };
@@ -268,7 +286,7 @@ Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& o
     WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape_of(options, tokens, 0, report.ranks), {}));
     i64 bytes = 0;
     plan_cuda_buffers(wire, 0, &bytes);
-    arena += 2 * round_up(bytes, 4096);
+    arena += 3 * round_up(bytes, 4096);
   }
   WEFT_TRY(fill_report(
       report, size_t(arena), [&](CudaCommunicator& comm, cudaStream_t stream, CudaExpertBenchReport& mine) -> Status {

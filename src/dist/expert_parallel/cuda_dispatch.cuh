@@ -169,26 +169,28 @@ __device__ __forceinline__ void tell_counts(const CudaDispatchParams& p, const C
 }
 
 // A piece of a row as it arrives: lane u also holds the displaced bits of group u.
-template <int kUnroll>
+template <class X, int kUnroll>
 struct Arrival {
   int source, token, group;
-  Word words[kUnroll], displaced;
+  Word words[kUnroll][kSources<X>];  // the first of each is what is stored; an own row's are cast before
+  Word displaced;
 };
-template <int kUnroll>
-__device__ __forceinline__ Word* row_of(const CudaDispatchParams& p, const Arrival<kUnroll>& a, u32 epoch) {
+template <class X, int kUnroll>
+__device__ __forceinline__ Word* row_of(const CudaDispatchParams& p, const Arrival<X, kUnroll>& a, u32 epoch) {
   return p.peers.at(p.buffers.row_at(p.wire, epoch & 1, a.source, a.token), p.peers.rank);
 }
 // Loads what is not `missing` no more: bits u for this lane's words, bit kUnroll for the displaced bits.
-template <int kUnroll>
-__device__ __forceinline__ void peek(const CudaDispatchParams& p, const Word* row, u32 missing, Arrival<kUnroll>& a) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void peek(const CudaDispatchParams& p, const Word* row, u32 missing,
+                                     Arrival<X, kUnroll>& a) {
   const int lane = lane_of_warp();
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u)
-    if (missing >> u & 1) a.words[u] = peek_word(row + (a.group + u) * 32 + lane);
+    if (missing >> u & 1) a.words[u][0] = peek_word(row + (a.group + u) * 32 + lane);
   if (missing >> kUnroll & 1) a.displaced = peek_word(row + p.wire.words + a.group + lane);
 }
-template <int kUnroll>
-__device__ __forceinline__ u32 all_missing(const CudaDispatchParams& p, const Arrival<kUnroll>& a) {
+template <class X, int kUnroll>
+__device__ __forceinline__ u32 all_missing(const CudaDispatchParams& p, const Arrival<X, kUnroll>& a) {
   const int lane = lane_of_warp();
   u32 missing = 0;
 #pragma unroll
@@ -198,29 +200,27 @@ __device__ __forceinline__ u32 all_missing(const CudaDispatchParams& p, const Ar
   return missing;
 }
 // Which piece `item` is.
-template <int kUnroll>
-__device__ __forceinline__ void aim(const CudaDispatchParams& p, int item, Arrival<kUnroll>& a) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void aim(const CudaDispatchParams& p, int item, Arrival<X, kUnroll>& a) {
   const int row = p.grid.chunks.quotient(item);
   a.token = p.wire.by_ranks.quotient(row);
   a.source = row - a.token * p.wire.ranks;
   a.group = (item - row * int(p.grid.chunks.value)) * kUnroll;
 }
 // A first look, whose loads are under way when this returns. Nothing is known of the row yet.
-template <int kUnroll>
-__device__ __forceinline__ void look(const CudaDispatchParams& p, const Own& own, u32 epoch, Arrival<kUnroll>& a) {
-  const CudaWire& w = p.wire;
+template <class X, int kUnroll>
+__device__ __forceinline__ void look(const CudaDispatchParams& p, const Own& own, u32 epoch, Arrival<X, kUnroll>& a) {
   const int lane = lane_of_warp();
   if (a.source != p.peers.rank) {
     peek(p, row_of(p, a, epoch), all_missing(p, a), a);
   } else if (a.token < own.count) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-      if (const int word = (a.group + u) * 32 + lane; word < w.words) a.words[u] = own_word(p, own, a.token, word);
+    for (int u = 0; u < kUnroll; ++u) load_own<X>(p, own, a.token, (a.group + u) * 32 + lane, a.words[u]);
   }
 }
 // Waits for all of it, clears its memory and makes the words whole again.
-template <int kUnroll>
-__device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arrival<kUnroll>& a) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arrival<X, kUnroll>& a) {
   const int lane = lane_of_warp();
   Word* row = row_of(p, a, epoch);
   u32 missing = all_missing(p, a);
@@ -231,7 +231,7 @@ __device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arr
                looked = false;
 #pragma unroll
                for (int u = 0; u < kUnroll; ++u) {
-                 if ((missing >> u & 1) == 0 || (a.words[u].lo & a.words[u].hi & kArrivedBit) == 0) continue;
+                 if ((missing >> u & 1) == 0 || (a.words[u][0].lo & a.words[u][0].hi & kArrivedBit) == 0) continue;
                  missing &= ~(1u << u);
                  row[(a.group + u) * 32 + lane] = Word{0, 0};
                }
@@ -244,19 +244,27 @@ __device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arr
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const u32 lo = __shfl_sync(~0u, u32(a.displaced.lo), u), hi = __shfl_sync(~0u, u32(a.displaced.hi), u);
-    a.words[u].lo = (a.words[u].lo & ~kArrivedBit) | u64(lo >> lane & 1) << 63;
-    a.words[u].hi = (a.words[u].hi & ~kArrivedBit) | u64(hi >> lane & 1) << 63;
+    Word& word = a.words[u][0];
+    word.lo = (word.lo & ~kArrivedBit) | u64(lo >> lane & 1) << 63;
+    word.hi = (word.hi & ~kArrivedBit) | u64(hi >> lane & 1) << 63;
   }
 }
 
 // A piece of a row to all its places: lane j holds that of index j, the last lane none.
-template <int kUnroll>
-__device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 place, const Arrival<kUnroll>& a) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 place, Arrival<X, kUnroll>& a) {
   constexpr int kPlaces = 4;  // at a time: what follows from one does not wait for another
   const CudaWire& w = p.wire;
   const int first = a.group * 32 + lane_of_warp();
   Word* x = reinterpret_cast<Word*>(p.expert_x) + first;
-  const bool scaled = (a.group + kUnroll) * 32 > w.x_words && p.expert_scales != nullptr;
+  const bool casts = kCasts<X> && a.source == p.peers.rank;
+  const bool scaled = (casts || (a.group + kUnroll) * 32 > w.x_words) && p.expert_scales != nullptr;
+  float scales[kUnroll] = {};
+  if constexpr (kCasts<X>) {
+    if (casts)
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) a.words[u][0] = cast_word<X>(a.words[u], scales[u]);
+  }
 #pragma unroll 1
   for (u32 kept = __ballot_sync(~0u, place >= 0); kept != 0;) {
     i32 to[kPlaces];
@@ -271,31 +279,36 @@ __device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 pla
       Word* row = x + i64(to[b]) * w.x_words;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u)
-        if (first + u * 32 < w.x_words) row[u * 32] = a.words[u];
+        if (first + u * 32 < w.x_words) row[u * 32] = a.words[u][0];
     }
     if (!scaled) continue;
 #pragma unroll
-    for (int b = 0; b < kPlaces; ++b)
+    for (int b = 0; b < kPlaces; ++b) {
+      if (to[b] < 0) continue;
+      std::byte* row = p.expert_scales + i64(to[b]) * w.scale_bytes;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int word = first + u * 32, at = (word - w.x_words) * 16;
-        if (to[b] >= 0 && word >= w.x_words && word < w.words)
-          store_scales(p.expert_scales + i64(to[b]) * w.scale_bytes + at, w.scale_bytes - at, p.expert_scales_in_words,
-                       a.words[u]);
+        if (casts) {
+          if (word % 8 == 0 && word < w.x_words) reinterpret_cast<float*>(row)[word / 8] = scales[u];
+        } else if (word >= w.x_words && word < w.words) {
+          store_scales(row + at, w.scale_bytes - at, p.expert_scales_in_words, a.words[u][0]);
+        }
       }
+    }
   }
 }
 
 // `ahead`: aimed at the first piece.
-template <int kUnroll>
+template <class X, int kUnroll>
 __device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own& own, const Counts& c,
-                                          const Span& span, u32 epoch, Arrival<kUnroll>& ahead) {
+                                          const Span& span, u32 epoch, Arrival<X, kUnroll>& ahead) {
   const CudaWire& w = p.wire;
   const int lane = lane_of_warp();
   int item = span.begin + warp_of_cta();
   if (item < span.end) look(p, own, epoch, ahead);
   while (item < span.end) {
-    Arrival<kUnroll> a = ahead;
+    Arrival<X, kUnroll> a = ahead;
     item += kCudaWarps;
     i32 place = kElsewhere;
     if (a.token < c.sizes[a.source] && lane < w.per_token) {
@@ -353,23 +366,23 @@ __device__ __forceinline__ void count_the_rest(const CudaDispatchParams& p, cons
 }
 
 // What a CTA takes if all sources send `most` tokens, and its warp's first piece.
-template <int kUnroll>
+template <class X, int kUnroll>
 struct Taking {
   int most;
   Span span;
-  Arrival<kUnroll> first;
+  Arrival<X, kUnroll> first;
 };
-template <int kUnroll>
-__device__ __forceinline__ void plan(const CudaDispatchParams& p, int most, int cta, Taking<kUnroll>& taking) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void plan(const CudaDispatchParams& p, int most, int cta, Taking<X, kUnroll>& taking) {
   taking.most = most;
   taking.span = span_of(p, most, cta);
   aim(p, taking.span.begin + warp_of_cta(), taking.first);
 }
 
 // By a mover, or by the clerk, which is no `cta` of those that take rows. `taking`: the likely case.
-template <int kUnroll>
+template <class X, int kUnroll>
 __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& own, const Counts& c, int cta,
-                                        u32 epoch, Taking<kUnroll>& taking) {
+                                        u32 epoch, Taking<X, kUnroll>& taking) {
   const CudaWire& w = p.wire;
   const int source = p.grid.first_quads.quotient(int(threadIdx.x)), number = p.grid.first_quads.rest(int(threadIdx.x));
   Word quad;
@@ -399,13 +412,13 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
   if (clerk) {
     tell_counts(p, c);
   } else {
-    take_rows<kUnroll>(p, own, c, span, epoch, taking.first);
+    take_rows(p, own, c, span, epoch, taking.first);
   }
 }
 
 }  // namespace dispatch_detail
 
-template <int kUnroll>
+template <class X, int kUnroll>
 __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __grid_constant__ CudaDispatchParams p) {
   using namespace dispatch_detail;
   extern __shared__ __align__(16) std::byte shared[];
@@ -431,9 +444,9 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   // So far as they can be known, before the kernel before has ended.
   const int senders = pushers > 0 ? pushers : movers;
   Own own = own_of(p, p.tokens);
-  Chunk<kUnroll> chunk;
+  Chunk<X, kUnroll> chunk;
   aim(p, own, first_item(cta, senders), chunk);
-  Taking<kUnroll> taking;
+  Taking<X, kUnroll> taking;
   plan(p, own.count, cta - pushers, taking);
   settle(own.begin, own.count, chunk.token, chunk.group, taking.span.begin, taking.span.end, taking.span.first_token,
          taking.span.last_token, taking.first.token, taking.first.source, taking.first.group);
@@ -446,10 +459,10 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   }
   const bool herald = pushers > 0 ? cta == pushers - 1 : clerk;
   if (p.send && herald) announce(p, own, epoch);
-  if (pushes) push<kUnroll>(p, own, cta, senders, epoch, chunk);
+  if (pushes) push(p, own, cta, senders, epoch, chunk);
   if (pushers > 0 && herald) hear_all(p, epoch);
   if (!p.receive) return;
-  if (receives) receive<kUnroll>(p, own, c, cta - pushers, epoch, taking);
+  if (receives) receive(p, own, c, cta - pushers, epoch, taking);
   depart(p.peers, p.buffers.dispatched);
 }
 

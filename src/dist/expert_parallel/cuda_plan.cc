@@ -102,7 +102,8 @@ CudaBuffers plan_cuda_buffers(const CudaWire& w, u64 base, i64* bytes) {
   return b;
 }
 
-CudaDispatchGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive) {
+CudaDispatchGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas, bool send, bool receive,
+                                    int element_bytes) {
   CudaDispatchGrid grid;
   const i64 groups = std::max<i64>(1, i64(tokens) * w.ranks) * w.groups;
   const auto size_up = [&](i64 movers) {
@@ -110,7 +111,7 @@ CudaDispatchGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas,
     grid.pushers = send && receive && grid.ctas >= 16 && tokens * (w.ranks - 1) >= 64 ? grid.ctas / 5 : 0;
     grid.takers = Divisor(grid.movers() - grid.pushers);
     grid.spans = Divisor(grid.pushers > 0 ? grid.takers.value : 1);
-    grid.unroll = unroll_for(groups, i64(kCudaWarps) * grid.takers.value, 4);
+    grid.unroll = unroll_for(groups, i64(kCudaWarps) * grid.takers.value, 4 / element_bytes);
     grid.chunks = Divisor(divide_up(w.groups, grid.unroll));
     grid.token_pieces = Divisor(w.ranks * i64(grid.chunks.value));
     grid.first_quads = Divisor(kCudaThreads / w.ranks);

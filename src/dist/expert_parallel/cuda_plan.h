@@ -176,7 +176,9 @@ struct CudaCombineGrid : CudaExchangeGrid {
   }
 };
 // For calls of up to `tokens` tokens per source. max_ctas: at least 2. send, receive: what the launch does.
-CudaDispatchGrid plan_cuda_dispatch(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
+// element_bytes: of x where it is cast, of which a warp then moves fewer groups at a time; else 1.
+CudaDispatchGrid plan_cuda_dispatch(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive,
+                                    int element_bytes = 1);
 CudaCombineGrid plan_cuda_combine(const CudaWire& wire, int tokens, int max_ctas, bool send, bool receive);
 
 }  // namespace weft::ep

@@ -1,5 +1,6 @@
 // The sending half of dispatch on a GPU: the indices to everybody, then a row once to each rank that wants it.
 #pragma once
+#include "dist/expert_parallel/cuda_elements.cuh"
 #include "dist/expert_parallel/cuda_wire.cuh"
 
 namespace weft::ep {
@@ -94,11 +95,17 @@ __device__ __forceinline__ void store_scales(std::byte* to, int bytes, bool in_w
   for (int i = 0; i < 4; ++i)
     if (i * 4 < bytes) elements[i] = held[i];
 }
-__device__ __forceinline__ Word own_word(const CudaDispatchParams& p, const Own& own, int token, int word) {
+// What word `word` of an own row is made of: where rows are cast, zeros beyond x, as the scales come of the cast.
+template <class X>
+__device__ __forceinline__ void load_own(const CudaDispatchParams& p, const Own& own, int token, int word,
+                                         Word (&to)[kSources<X>]) {
   const CudaWire& w = p.wire;
-  if (word < w.x_words) return reinterpret_cast<const Word*>(p.x + (own.begin + token) * p.x_stride)[word];
+  const Word* row = reinterpret_cast<const Word*>(p.x + (own.begin + token) * p.x_stride);
+#pragma unroll
+  for (int i = 0; i < kSources<X>; ++i) to[i] = word < w.x_words ? row[word * kSources<X> + i] : Word{0, 0};
+  if (kCasts<X> || word < w.x_words || word >= w.words) return;
   const int at = (word - w.x_words) * 16;
-  return load_scales(p.scales + (own.begin + token) * p.scale_stride + at, w.scale_bytes - at, p.scales_in_words);
+  to[0] = load_scales(p.scales + (own.begin + token) * p.scale_stride + at, w.scale_bytes - at, p.scales_in_words);
 }
 
 // Pieces of rows that each of the CTAs which take rows takes, in the order (token, source), of `most` tokens per
@@ -108,10 +115,10 @@ __device__ __forceinline__ int span_items(const CudaDispatchParams& p, int most)
 }
 
 // A piece of a row on its way into registers.
-template <int kUnroll>
+template <class X, int kUnroll>
 struct Chunk {
   int token, group;
-  Word words[kUnroll];
+  Word words[kUnroll][kSources<X>];
   i32 index;  // of the token, this lane's
 };
 // Pieces to send, some of which may hold nothing.
@@ -122,8 +129,8 @@ __device__ __forceinline__ int pieces_to_send(const CudaDispatchParams& p, const
   return tokens * int(p.grid.chunks.value);
 }
 // Which piece `item` is; a token beyond the own ones = none.
-template <int kUnroll>
-__device__ __forceinline__ void aim(const CudaDispatchParams& p, const Own& own, int item, Chunk<kUnroll>& chunk) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void aim(const CudaDispatchParams& p, const Own& own, int item, Chunk<X, kUnroll>& chunk) {
   const Divisor& spans = p.grid.spans;
   const int number = p.grid.chunks.quotient(item);
   chunk.group = (item - number * int(p.grid.chunks.value)) * kUnroll;
@@ -134,33 +141,48 @@ __device__ __forceinline__ void aim(const CudaDispatchParams& p, const Own& own,
   chunk.token = p.grid.token_pieces.quotient(span * each) + spans.quotient(number);
   if (chunk.token >= p.grid.token_pieces.quotient((span + 1) * each)) chunk.token = own.count;
 }
-template <int kUnroll>
-__device__ __forceinline__ void load(const CudaDispatchParams& p, const Own& own, Chunk<kUnroll>& chunk) {
+template <class X, int kUnroll>
+__device__ __forceinline__ void load(const CudaDispatchParams& p, const Own& own, Chunk<X, kUnroll>& chunk) {
   const CudaWire& w = p.wire;
   const int lane = lane_of_warp();
   chunk.index = kNoExpert;
   if (chunk.token >= own.count) return;
   if (lane < w.per_token) chunk.index = p.indices[i64(own.begin + chunk.token) * w.per_token + lane];
 #pragma unroll
-  for (int u = 0; u < kUnroll; ++u)
-    if (const int word = (chunk.group + u) * 32 + lane; word < w.words)
-      chunk.words[u] = own_word(p, own, chunk.token, word);
+  for (int u = 0; u < kUnroll; ++u) load_own<X>(p, own, chunk.token, (chunk.group + u) * 32 + lane, chunk.words[u]);
 }
 
 // Neighbouring pieces lie on different multiprocessors.
 __device__ __forceinline__ int first_item(int cta, int ctas) {
   return warp_of_cta() * ctas + cta;
 }
-template <int kUnroll>
-__device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, Chunk<kUnroll>& chunk, u32 epoch) {
+// The four scales of a group of 32 words, from the first lanes of its blocks.
+__device__ __forceinline__ Word gather_scales(float scale) {
+  u32 scales[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) scales[i] = __shfl_sync(~0u, __float_as_uint(scale), i * 8);
+  return {scales[0] | u64(scales[1]) << 32, scales[2] | u64(scales[3]) << 32};
+}
+// Where rows are cast, what makes the words of a group makes the word of its scales too, though this lies in a later
+// group. Scales have no sign, so that they displace no bit.
+template <class X, int kUnroll>
+__device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, Chunk<X, kUnroll>& chunk, u32 epoch) {
   const CudaWire& w = p.wire;
-  const int group = chunk.group, lane = lane_of_warp();
+  const int group = chunk.group, lane = lane_of_warp(), end = kCasts<X> ? w.x_words : w.words;
   const u32 ranks = __reduce_or_sync(~0u, u32(chunk.index) < u32(w.experts) ? 1u << w.rank_of(chunk.index) : 0u);
-  Word displaced{};  // of this lane's group
+  Word words[kUnroll], displaced{}, scales{};  // the latter two of group + lane
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
-    Word& word = chunk.words[u];
-    const bool held = (group + u) * 32 + lane < w.words;
+    Word& word = words[u];
+    if constexpr (kCasts<X>) {
+      float scale;
+      word = cast_word<X>(chunk.words[u], scale);
+      const Word four = gather_scales(scale);
+      if (lane == u) scales = {four.lo | kArrivedBit, four.hi | kArrivedBit};
+    } else {
+      word = chunk.words[u][0];
+    }
+    const bool held = (group + u) * 32 + lane < end;
     const u32 lo = __ballot_sync(~0u, held && (word.lo & kArrivedBit) != 0);
     const u32 hi = __ballot_sync(~0u, held && (word.hi & kArrivedBit) != 0);
     if (lane == u) displaced = {tagged(lo, epoch), tagged(hi, epoch)};
@@ -172,11 +194,13 @@ __device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, Chunk<kU
   for (int d = 1; d < p.peers.ranks; ++d) {
     const int peer = p.peers.after(d);
     if ((ranks >> peer & 1) == 0) continue;
-    Word* to = p.peers.at(row, peer) + group * 32 + lane;
+    Word* to = p.peers.at(row, peer);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
-      if ((group + u) * 32 + lane < w.words) put_word(to + u * 32, chunk.words[u]);
-    if (lane < kUnroll && group + lane < w.groups) put_word(p.peers.at(row, peer) + w.words + group + lane, displaced);
+      if ((group + u) * 32 + lane < end) put_word(to + (group + u) * 32 + lane, words[u]);
+    if (lane >= kUnroll || group + lane >= w.groups) continue;
+    put_word(to + w.words + group + lane, displaced);
+    if (kCasts<X> && (group + lane) * 32 < w.x_words) put_word(to + w.x_words + group + lane, scales);
   }
 }
 
@@ -190,9 +214,9 @@ __device__ __forceinline__ void send_quad(const CudaDispatchParams& p, int numbe
 
 // [cta] The rows that CTA `cta` of `ctas` sends. `chunk`: aimed at the first piece. Nothing here needs `epoch` before
 // the first store, so the first loads are under way with it.
-template <int kUnroll>
+template <class X, int kUnroll>
 __device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own, int cta, int ctas, u32 epoch,
-                                     Chunk<kUnroll>& chunk) {
+                                     Chunk<X, kUnroll>& chunk) {
   const int items = pieces_to_send(p, own), step = ctas * kCudaWarps;
   int item = first_item(cta, ctas);
   if (item < items) load(p, own, chunk);
@@ -203,12 +227,12 @@ __device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own
   // The next words are loaded before the present ones are sent: loads queue up behind stores to peers.
   while (item < items) {
     const int next = item + step;
-    Chunk<kUnroll> ahead;
+    Chunk<X, kUnroll> ahead;
     if (next < items) {
       aim(p, own, next, ahead);
       load(p, own, ahead);
     }
-    send_chunk<kUnroll>(p, chunk, epoch);
+    send_chunk(p, chunk, epoch);
     chunk = ahead;
     item = next;
   }

@@ -1,5 +1,6 @@
-// What combine computes on a GPU: 16-byte words of rows, widened, added in fp32 and rounded.
+// What combine computes on a GPU: words of rows, added in fp32.
 #pragma once
+#include "dist/expert_parallel/cuda_elements.cuh"
 #include "dist/expert_parallel/cuda_wire.cuh"
 
 namespace weft::ep {
@@ -24,50 +25,6 @@ struct CudaCombineParams {
 
 namespace combine_detail {
 
-template <class T>
-inline constexpr int kElements = 16 / int(sizeof(T));
-
-template <class T>
-__device__ __forceinline__ void widen_word(const Word& word, float (&out)[kElements<T>]) {
-  const u32 parts[4] = {u32(word.lo), u32(word.lo >> 32), u32(word.hi), u32(word.hi >> 32)};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      out[i] = __uint_as_float(parts[i]);
-    } else if constexpr (std::is_same_v<T, bf16>) {
-      out[2 * i] = __uint_as_float(parts[i] << 16);
-      out[2 * i + 1] = __uint_as_float(parts[i] & 0xffff0000u);
-    } else {
-      asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi;}"
-          : "=f"(out[2 * i]), "=f"(out[2 * i + 1])
-          : "r"(parts[i]));
-    }
-  }
-}
-// Two elements rounded to T, the first in the low half.
-template <class T>
-__device__ __forceinline__ u32 round_pair(float first, float second) {
-  u32 pair;
-  if constexpr (std::is_same_v<T, bf16>) {
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  } else {
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  }
-  return pair;
-}
-template <class T>
-__device__ __forceinline__ Word round_word(const float (&sums)[kElements<T>]) {
-  u32 parts[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      parts[i] = __float_as_uint(sums[i]);
-    } else {
-      parts[i] = round_pair<T>(sums[2 * i], sums[2 * i + 1]);
-    }
-  }
-  return {parts[0] | u64(parts[1]) << 32, parts[2] | u64(parts[3]) << 32};
-}
 template <int kCount>
 __device__ __forceinline__ void add_weighted(float (&sums)[kCount], float weight, const float (&values)[kCount]) {
 #pragma unroll

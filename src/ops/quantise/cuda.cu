@@ -1,5 +1,6 @@
 #include "base/divide.h"
 #include "device/cuda/rows.cuh"
+#include "ops/quantise/fp8_block.cuh"
 #include "ops/quantise/quantise.cuh"
 
 namespace weft {
@@ -16,17 +17,6 @@ struct Params {
   i64 items;                              // blocks of all rows
   int k, blocks;                          // of a row
 };
-
-// Source: PTX ISA 9.0, "cvt"; there from compute capability 8.9 on.
-__device__ __forceinline__ u32 e4m3_pair(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
-  return e4m3_from_float(low) | u32(e4m3_from_float(high)) << 8;
-#else
-  u16 pair;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-  return pair;
-#endif
-}
 
 // Whole: all blocks are full and lie at multiples of 16 bytes (of q: 8).
 template <class T, bool Whole>
@@ -47,21 +37,15 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
       for (int i = 0; i < 8; ++i)
         if (i < count) v[i] = float(x[i]);
     }
-    u32 largest = 0;  // magnitudes are ordered as their bits, NaN above infinity
+    u32 largest = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) largest = max(largest, __float_as_uint(v[i]) & 0x7fffffff);
 #pragma unroll
     for (int apart = kLanes / 2; apart > 0; apart /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, apart));
-    const bool finite = largest < 0x7f800000;
-    const float size = __uint_as_float(largest);
-    const bool zero = !finite || size < 0x1p-100f;
-    const float inverse = zero ? 0.0f : __fdiv_rn(kFp8Largest, size);
+    const Fp8Factors factors = fp8_factors(largest);
     u32 words[2] = {};
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) {
-      const float low = zero ? 0.0f : __fmul_rn(v[i], inverse), high = zero ? 0.0f : __fmul_rn(v[i + 1], inverse);
-      words[i / 4] |= e4m3_pair(low, high) << i % 4 * 8;
-    }
+    for (int i = 0; i < 8; i += 2) words[i / 4] |= cast_pair(factors, v[i], v[i + 1]) << i % 4 * 8;
     if (count > 0) {
       std::byte* q = p.q + row * p.q_stride + at;
       if constexpr (Whole) {
@@ -71,10 +55,7 @@ __global__ void __launch_bounds__(kThreads) quantise_kernel(const __grid_constan
         for (int i = 0; i < 8; ++i)
           if (i < count) q[i] = std::byte(u8(words[i / 4] >> i % 4 * 8));
       }
-      if (part == 0) {
-        const float scale = !finite ? __uint_as_float(0x7fc00000) : zero ? 0.0f : __fdiv_rn(size, kFp8Largest);
-        *reinterpret_cast<float*>(p.scales + row * p.scales_stride + block * 4) = scale;
-      }
+      if (part == 0) *reinterpret_cast<float*>(p.scales + row * p.scales_stride + block * 4) = factors.scale;
     }
   }
 }

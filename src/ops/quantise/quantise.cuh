@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "base/tensor.h"
+#include "ops/quantise/fp8_block.cuh"
 #include "ops/quantise/quantise.h"
 
 namespace weft {
