@@ -1,6 +1,7 @@
 // Runs one function on every rank of a world, each with a GPU, for tests and benchmarks: threads of this process, or
 // the processes that `weft launch` started.
 #pragma once
+#include <algorithm>
 #include <cstdlib>
 #include <functional>
 
@@ -24,6 +25,17 @@ inline int test_ranks() {
   return devices < 2 ? 2 : compiled_for_ranks(devices) ? devices : devices < 8 ? 4 : 8;
 }
 
+// A positive number that the environment gives, or `usual`.
+inline int number_from_environment(const char* name, int usual) {
+  const char* set = std::getenv(name);
+  return set != nullptr && std::atoi(set) > 0 ? std::atoi(set) : usual;
+}
+// How often a test repeats what it usually repeats `usual` times: no more than WEFT_TEST_CALLS, for tools under which
+// kernels take a hundred times as long.
+inline int test_calls(int usual) {
+  return std::min(usual, number_from_environment("WEFT_TEST_CALLS", usual));
+}
+
 // `asked` ranks of a benchmark; 0 = the processes of the launcher, else the number of GPUs.
 inline int bench_ranks(int asked) {
   return asked > 0 ? asked : gpu_ranks().most_ranks(cuda_device_count());
@@ -40,16 +52,19 @@ inline Result<RankTrace> trace_calls(CudaCommunicator& comm, cudaStream_t stream
 
 // Calls work(communicator, stream) on every rank that lives in this process and returns the first fault, named by its
 // rank. Ends with a barrier, so that no rank's memory goes while others use it. WEFT_TEST_IPC=1: see CudaSharing::kIpc.
+// WEFT_TEST_DEADLINE: seconds that any wait may take at least.
 inline Status run_gpu_ranks(int ranks, const std::function<Status(CudaCommunicator&, cudaStream_t)>& work,
                             CudaCommunicatorOptions options = {}) {
   if (const char* ipc = std::getenv("WEFT_TEST_IPC"); ipc && *ipc == '1') options.sharing = CudaSharing::kIpc;
+  const std::chrono::seconds patience(number_from_environment("WEFT_TEST_DEADLINE", 0));
+  options.deadline = std::max<std::chrono::nanoseconds>(options.deadline, patience);
   return gpu_ranks().run(ranks, [&](World& world) -> Status {
     WEFT_ASSIGN(auto comm, CudaCommunicator::create(world, options));
     WEFT_ASSIGN(const CudaStream stream, make_stream());
     Status outcome = work(*comm, stream.get());
     if (outcome.ok()) outcome = comm->synchronize(stream.get());
     if (!outcome.ok()) world.fail(outcome);
-    const Status left = world.barrier(Deadline::after(std::chrono::seconds(30)));
+    const Status left = world.barrier(Deadline::after(std::max(patience, std::chrono::seconds(30))));
     return outcome.ok() ? left : outcome;
   });
 }

@@ -42,8 +42,9 @@ TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
         ++calls;
       }
       WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(37); }));
-      for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
-      calls += 1000;
+      const int replays = test_calls(1000);
+      for (int replay = 0; replay < replays; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+      calls += u32(replays);
       return comm.synchronize(stream);  // before the graph goes
     };
     for (const i64 columns : {i64(1), i64(24), kMaxColumns}) WEFT_TRY(test(columns));
@@ -90,7 +91,7 @@ TEST(CudaBarrier, OrdersWhatWasWrittenBefore) {
     WEFT_ASSIGN(auto barrier, CudaBarrier::create(comm));
     WEFT_ASSIGN(const auto table, comm.alloc<u32>(ranks, "table"));
     WEFT_ASSIGN(const auto older, comm.alloc<u32>(1, "older"));
-    for (u32 round = 1; round <= 500; ++round) {
+    for (u32 round = 1; round <= u32(test_calls(500)); ++round) {
       const u64 delay_ns = int(round) % ranks == comm.rank() ? 30'000 : 0;
       for (int peer = 0; peer < ranks; ++peer)
         WEFT_TRY(launch("stamp", stamp_kernel, {}, stream, comm.at(table, peer) + comm.rank(), round, delay_ns));
