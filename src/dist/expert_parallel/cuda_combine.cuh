@@ -3,9 +3,6 @@
 // Pre-reduced: the weights travel first; a rank adds the rows of its experts for a token in fp32, in the order of the
 // token's indices, rounds once and returns one row; the token's ranks add these in rank order, in fp32. Exact: every
 // expert's row travels, and the token's ranks add them in the order of its indices.
-//
-// A unit on the wire is the complement of one whose 32-bit halves are never all ones (a pair of NaNs of that pattern
-// becomes another pair of NaNs): it is not zero, and zero means not arrived.
 #pragma once
 #include "dist/expert_parallel/cuda_sums.cuh"
 
@@ -18,13 +15,8 @@ constexpr int kBatch = 4;  // rows whose words a warp loads at once
 template <int kUnroll>
 inline constexpr int kPartBatch = kUnroll == 1 ? 4 : 2;
 
-__device__ __forceinline__ u64 never_all_ones(u64 unit) {
-  constexpr u32 kNans = 0x7fff7fff;  // NaN as one fp32, two bf16 or two fp16
-  const u32 lo = u32(unit) == ~0u ? kNans : u32(unit), hi = u32(unit >> 32) == ~0u ? kNans : u32(unit >> 32);
-  return lo | u64(hi) << 32;
-}
 __device__ __forceinline__ void send_part(Word* to, const Word& word) {
-  put_word(to, {~never_all_ones(word.lo), ~never_all_ones(word.hi)});
+  put_word(to, sent_sums(word));
 }
 
 // A warp's piece of work: kUnroll groups of 32 words of a token of a source. The sum of its rows here leaves for the
@@ -263,10 +255,10 @@ __device__ __forceinline__ void take_parts(const CudaCombineParams& p, int token
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const u32 bit = 1u << (b * kUnroll + u);
-        if ((missing & bit) == 0 || words[b][u].lo == 0 || words[b][u].hi == 0) continue;
+        if ((missing & bit) == 0 || !sums_are_here(words[b][u])) continue;
         missing &= ~bit;
         row[b * pitch + u * 32] = Word{0, 0};
-        words[b][u] = {~words[b][u].lo, ~words[b][u].hi};
+        words[b][u] = complemented(words[b][u]);
       }
     seen = missing;
     return missing == 0;

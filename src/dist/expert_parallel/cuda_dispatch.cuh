@@ -29,9 +29,6 @@ struct Counts {
 __device__ __forceinline__ const Word* quad_at(const CudaDispatchParams& p, int source, int number, u32 epoch) {
   return p.peers.at(p.buffers.ids_at(p.wire, epoch & 1, source, 0), p.peers.rank) + number;
 }
-__device__ __forceinline__ bool is_here(const Word& quad, u32 epoch) {
-  return has_tag(quad.lo, epoch) && has_tag(quad.hi, epoch);
-}
 
 // The first quads, one per thread, before it is known how many each source has: whichever comes first, the quad or the
 // word that there is no such token. Threads of the first quads learn the sizes. True = there is a quad.
@@ -45,7 +42,7 @@ __device__ __forceinline__ bool await_first(const CudaDispatchParams& p, int sou
   wait_until(p.peers.fault, {source, header_word.offset, epoch}, [&](u32& seen) {
     const u64 told = ptx::ld_relaxed_sys(header);
     quad = peek_word(from);
-    here = is_here(quad, epoch);
+    here = has_tag(quad, epoch);
     seen = u32(told >> 32);
     const bool known = has_tag(told, epoch);
     const int tokens = known ? min(int(u32(told)), w.max_tokens) : 0, size = w.run_size(source, tokens);
@@ -231,12 +228,11 @@ __device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arr
                looked = false;
 #pragma unroll
                for (int u = 0; u < kUnroll; ++u) {
-                 if ((missing >> u & 1) == 0 || (a.words[u][0].lo & a.words[u][0].hi & kArrivedBit) == 0) continue;
+                 if ((missing >> u & 1) == 0 || !is_marked(a.words[u][0])) continue;
                  missing &= ~(1u << u);
                  row[(a.group + u) * 32 + lane] = Word{0, 0};
                }
-               if ((missing >> kUnroll & 1) && has_tag(a.displaced.lo, epoch) && has_tag(a.displaced.hi, epoch))
-                 missing &= ~(1u << kUnroll);
+               if ((missing >> kUnroll & 1) && has_tag(a.displaced, epoch)) missing &= ~(1u << kUnroll);
                seen = missing >> kUnroll & 1 ? u32(a.displaced.lo >> 32) : epoch;
                return missing == 0;
              });
@@ -244,9 +240,7 @@ __device__ __forceinline__ void take(const CudaDispatchParams& p, u32 epoch, Arr
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const u32 lo = __shfl_sync(~0u, u32(a.displaced.lo), u), hi = __shfl_sync(~0u, u32(a.displaced.hi), u);
-    Word& word = a.words[u][0];
-    word.lo = (word.lo & ~kArrivedBit) | u64(lo >> lane & 1) << 63;
-    word.hi = (word.hi & ~kArrivedBit) | u64(hi >> lane & 1) << 63;
+    a.words[u][0] = restored(a.words[u][0], lo, hi, lane);
   }
 }
 
@@ -353,7 +347,7 @@ __device__ __forceinline__ void count_the_rest(const CudaDispatchParams& p, cons
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
           if ((missing >> b & 1) == 0) continue;
-          if (is_here(batch[b], epoch)) missing &= ~(1u << b);
+          if (has_tag(batch[b], epoch)) missing &= ~(1u << b);
           seen = u32(batch[b].lo >> 32);
         }
         return missing == 0;

@@ -3,13 +3,9 @@
 #pragma once
 #include "comm/machine/machine.h"
 #include "dist/expert_parallel/expert_parallel.h"
+#include "dist/expert_parallel/wire.h"
 
 namespace weft::ep {
-
-// 16 bytes that travel as two units of 8, each of which arrives whole (PTX: a vector access is one access per element).
-struct alignas(16) Word {
-  u64 lo, hi;
-};
 
 inline constexpr int kCudaThreads = 512;
 inline constexpr int kCudaWarps = kCudaThreads / 32;

@@ -31,8 +31,6 @@ struct CudaDispatchParams {
 
 namespace dispatch_detail {
 
-constexpr u32 kNoId = 0xffff;  // of the indices on the wire
-
 struct Own {
   int tokens;        // of the group
   int begin, count;  // those that this rank sends
@@ -42,12 +40,7 @@ __device__ __forceinline__ Own own_of(const CudaDispatchParams& p, u32 wanted) {
   return {tokens, p.wire.run_begin(p.peers.rank, tokens), p.wire.run_size(p.peers.rank, tokens)};
 }
 
-// Indices travel four to a word, a quad: two units of two, with the call's number.
-__device__ __forceinline__ u32 id_of(const Word& quad, int j) {
-  const u64 unit = j < 2 ? quad.lo : quad.hi;
-  return u32(unit) >> (j % 2 * 16) & 0xffff;
-}
-// This rank's own, in the caller's memory; `number` counts the quads of its run.
+// This rank's own quad of indices, in the caller's memory; `number` counts those of its run.
 __device__ __forceinline__ int4 load_quad(const CudaDispatchParams& p, const Own& own, int number) {
   const CudaWire& w = p.wire;
   const int token = w.by_id_words.quotient(number), first = (number - token * w.id_words) * 4;
@@ -58,10 +51,7 @@ __device__ __forceinline__ int4 load_quad(const CudaDispatchParams& p, const Own
 }
 __device__ __forceinline__ Word pack_quad(const CudaDispatchParams& p, const int4& quad, u32 epoch) {
   const i32 indices[4] = {quad.x, quad.y, quad.z, quad.w};
-  u32 ids[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) ids[j] = u32(indices[j]) < u32(p.wire.experts) ? u32(indices[j]) : kNoId;
-  return {tagged(ids[0] | ids[1] << 16, epoch), tagged(ids[2] | ids[3] << 16, epoch)};
+  return pack_ids(indices, u32(p.wire.experts), epoch);
 }
 // Tells the host of an index that is no expert.
 __device__ __forceinline__ void report_bad_indices(const CudaDispatchParams& p, const int4& quad) {
@@ -178,16 +168,14 @@ __device__ __forceinline__ void send_chunk(const CudaDispatchParams& p, Chunk<X,
       float scale;
       word = cast_word<X>(chunk.words[u], scale);
       const Word four = gather_scales(scale);
-      if (lane == u) scales = {four.lo | kArrivedBit, four.hi | kArrivedBit};
+      if (lane == u) scales = marked(four);
     } else {
       word = chunk.words[u][0];
     }
     const bool held = (group + u) * 32 + lane < end;
-    const u32 lo = __ballot_sync(~0u, held && (word.lo & kArrivedBit) != 0);
-    const u32 hi = __ballot_sync(~0u, held && (word.hi & kArrivedBit) != 0);
+    const u32 lo = __ballot_sync(~0u, held && top_bit(word.lo)), hi = __ballot_sync(~0u, held && top_bit(word.hi));
     if (lane == u) displaced = {tagged(lo, epoch), tagged(hi, epoch)};
-    word.lo |= kArrivedBit;
-    word.hi |= kArrivedBit;
+    word = marked(word);
   }
   const sym<Word> row = p.buffers.row_at(w, epoch & 1, p.peers.rank, chunk.token);
 #pragma unroll 1

@@ -7,8 +7,6 @@
 
 namespace weft::ep {
 
-inline constexpr u64 kArrivedBit = u64(1) << 63;
-
 // This rank's own memory: written by dispatch, read by combine.
 struct CudaRoute {
   i32* places;  // [ranks, source_tokens, per_token]: row of expert_y; kElsewhere, kDropped. Rows in use only.
@@ -32,12 +30,6 @@ __device__ __forceinline__ Word peek_word(const Word* from) {
   Word word;
   ptx::ld_relaxed_sys_v2(&from->lo, word.lo, word.hi);
   return word;
-}
-__device__ __forceinline__ u64 tagged(u32 value, u32 epoch) {
-  return u64(epoch) << 32 | value;
-}
-__device__ __forceinline__ bool has_tag(u64 unit, u32 epoch) {
-  return u32(unit >> 32) == epoch;
 }
 __device__ __forceinline__ const u64* counter_of(const CudaPeers& peers, sym<EpochWord> word) {
   return reinterpret_cast<const u64*>(peers.at(word, peers.rank));
