@@ -59,7 +59,7 @@ if(WEFT_HAVE_CUDA)
     set_source_files_properties(${files} PROPERTIES COMPILE_OPTIONS "-gencode=arch=compute_80,code=${code}")
   endfunction()
   weft_sm80("[sm_80,compute_80]" "ops/gemm/(cuda_gemm_sm80|cublas|cuda_test)" "ops/cuda_rows_test"
-    "ops/(embedding|moe_route|quantise|rms_norm|rope|sampling|swiglu|take_rows)/cuda(_test)?")
+    "ops/(embedding|moe_route|quantise|rms_norm|rope|swiglu|take_rows)/cuda(_test)?")
   weft_sm80(sm_80 "comm/(clock_sync|cuda_comm_test)" "dist/exchange/cuda_words_test"
     "dist/(all_gather|all_reduce|all_to_all|barrier|broadcast|reduce_scatter|send_recv)/cuda(_norm|_test|_process_test)?")
 elseif(WEFT_CUDA STREQUAL "ON")

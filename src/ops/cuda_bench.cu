@@ -292,7 +292,6 @@ class RowsBench {
     const i64 bytes = rows * kVocab * 2;  // the logits once, though all but greedy pass over them again
     take_turns(bytes);
     WEFT_ASSIGN(const Pool logits, pool(bytes, 1));
-    WEFT_ASSIGN(const DeviceBuffer workspace, DeviceBuffer::create(size_t(rows * kVocab) * 4));
     WEFT_ASSIGN(const DeviceBuffer tokens, DeviceBuffer::create(size_t(rows) * 4));
     const std::pair<const char*, SamplingParams> kinds[] = {
         {"greedy", {}},
@@ -307,7 +306,6 @@ class RowsBench {
         return cuda_sample(stream_,
                            {.logits = matrix(logits.at(i), DType::kBF16, rows, kVocab),
                             .rows = device_rows.as<CudaSampleRow>(),
-                            .workspace = matrix(workspace.data(), DType::kF32, rows, kVocab),
                             .tokens = TensorView::dense(tokens.data(), DType::kI32, {rows}, DeviceKind::kCuda)});
       };
       WEFT_TRY(call(0));

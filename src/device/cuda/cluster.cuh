@@ -16,6 +16,13 @@ __device__ __forceinline__ u32 map_to_cta(u32 address, u32 cta) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(cta));
   return mapped;
 }
+// The same for a pointer that ordinary loads and stores take.
+template <class T>
+__device__ __forceinline__ T* in_cta(T* shared, u32 cta) {
+  u64 mapped;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(mapped) : "l"(shared), "r"(cta));
+  return reinterpret_cast<T*>(mapped);
+}
 __device__ __forceinline__ float4 ld_shared_cluster_f32x4(u32 address) {
   float4 value;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"

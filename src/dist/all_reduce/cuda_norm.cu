@@ -117,6 +117,7 @@ Status all_reduce_norm(cudaStream_t stream, CudaCommunicator& comm, const AllRed
 }
 
 Status prepare_all_reduce_norm(DType dtype, int ranks) {
+  for (const DType residual : {dtype, DType::kF32}) WEFT_TRY(prepare_cuda_rms_norm(residual, dtype));
   if (dtype == DType::kF32) return {};
   return with_ranks(ranks, [&](auto count) -> Status {
     for (const DType residual : {dtype, DType::kF32})

@@ -14,7 +14,7 @@ bool fuses_rms_norm(const CudaRmsNormArgs& args);
 Status all_reduce_norm(cudaStream_t stream, CudaCommunicator& comm, const AllReduceWords& buffers,
                        const CudaRmsNormArgs& args);
 
-// Loads the kernels for x of `dtype`, as prepare_cuda_gemm() does.
+// Loads the kernels for x of `dtype`, those of cuda_rms_norm() too, as prepare_cuda_gemm() does.
 Status prepare_all_reduce_norm(DType dtype, int ranks);
 
 }  // namespace weft

@@ -158,6 +158,17 @@ Status cuda_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
   });
 }
 
+Status prepare_cuda_rms_norm(DType residual, DType y) {
+  return with_float_types("rms_norm", residual, y, [&](auto s, auto a) -> Status {
+    for (const bool eight : {true, false})
+      WEFT_TRY(with_run(eight, [&](auto n) {
+        const auto kernel = rms_norm_kernel<decltype(s), decltype(a), n.value>;
+        return prepare_kernel("rms_norm", reinterpret_cast<const void*>(kernel), 0);
+      }));
+    return {};
+  });
+}
+
 Status cuda_head_rms_norm(cudaStream_t stream, const HeadRmsNormArgs& args) {
   WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));
   WEFT_TRY(expect_cuda_floats("weight", args.weight, {args.head_dim}));

@@ -21,6 +21,9 @@ struct CudaRmsNormArgs {
 // bytes. tokens = 0 is a no-op. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented for
 // other pairs of types.
 Status cuda_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args);
+// Loads its kernels for a residual, or x without one, and y of these types on the current device: before kernels that
+// wait for each other run (see prepare_kernel).
+Status prepare_cuda_rms_norm(DType residual, DType y);
 
 // head_rms_norm() for x of f32, f16 or bf16 and a weight of any of them, in place on `stream`. Captures into a graph.
 Status cuda_head_rms_norm(cudaStream_t stream, const HeadRmsNormArgs& args);

@@ -66,35 +66,43 @@ struct Params {
   u32 q_heads, kv_heads, half, page_tokens;
 };
 
-// A thread takes N elements of the first half of a head and their partners of the second.
+// N elements of the first half of a head and their partners of the second.
 template <class T, class C, int N>
-__global__ void __launch_bounds__(kThreads) rope_kv_write_kernel(const __grid_constant__ Params p) {
-  const u32 runs = p.half / N, per_token = runs * (p.q_heads + 2 * p.kv_heads);
-  for (u32 item = blockIdx.x * blockDim.x + threadIdx.x; item < p.items; item += gridDim.x * blockDim.x) {
-    const u32 token = item / per_token, head = item % per_token / runs, at = item % runs * N;
-    T* x = reinterpret_cast<T*>(p.qkv + i64(token) * p.qkv_stride) + i64(head) * 2 * p.half + at;
-    const bool query = head < p.q_heads;
-    const i32 slot = query ? 0 : p.slots[token];
-    if (slot < 0) continue;
-    float a[N], b[N];
+struct Piece {
+  T* x = nullptr;  // null: nothing to do
+  u32 token, head, at;
+  i32 slot;
+  float a[N], b[N];
+
+  __device__ __forceinline__ void load(const Params& p, u32 item) {
+    if (item >= p.items) return;
+    const u32 runs = p.half / N, per_token = runs * (p.q_heads + 2 * p.kv_heads);
+    token = item / per_token, head = item % per_token / runs, at = item % runs * N;
+    slot = head < p.q_heads ? 0 : p.slots[token];
+    if (slot < 0) return;
+    x = reinterpret_cast<T*>(p.qkv + i64(token) * p.qkv_stride) + i64(head) * 2 * p.half + at;
     load_floats(x, a);
     load_floats(x + p.half, b);
-    if (head < p.q_heads + p.kv_heads) {
-      const float* angles = reinterpret_cast<const float*>(p.angles + i64(token) * p.angle_stride) + at;
-      float cos[N], sin[N];
-      load_floats(angles, cos);
-      load_floats(angles + p.half, sin);
+  }
+  __device__ __forceinline__ void rotate(const Params& p) {
+    if (x == nullptr || head >= p.q_heads + p.kv_heads) return;
+    const float* angles = reinterpret_cast<const float*>(p.angles + i64(token) * p.angle_stride) + at;
+    float cos[N], sin[N];
+    load_floats(angles, cos);
+    load_floats(angles + p.half, sin);
 #pragma unroll
-      for (int i = 0; i < N; ++i) {  // as the CPU rounds: each product, then the sum
-        const float first = a[i], second = b[i];
-        a[i] = __fsub_rn(__fmul_rn(first, cos[i]), __fmul_rn(second, sin[i]));
-        b[i] = __fadd_rn(__fmul_rn(second, cos[i]), __fmul_rn(first, sin[i]));
-      }
+    for (int i = 0; i < N; ++i) {  // as the CPU rounds: each product, then the sum
+      const float first = a[i], second = b[i];
+      a[i] = __fsub_rn(__fmul_rn(first, cos[i]), __fmul_rn(second, sin[i]));
+      b[i] = __fadd_rn(__fmul_rn(second, cos[i]), __fmul_rn(first, sin[i]));
     }
-    if (query) {
+  }
+  __device__ __forceinline__ void store(const Params& p) const {
+    if (x == nullptr) return;
+    if (head < p.q_heads) {
       store_floats(x, a);
       store_floats(x + p.half, b);
-      continue;
+      return;
     }
     const u32 kv_head = (head - p.q_heads) % p.kv_heads;
     const CacheSide& side = head < p.q_heads + p.kv_heads ? p.k : p.v;
@@ -103,6 +111,16 @@ __global__ void __launch_bounds__(kThreads) rope_kv_write_kernel(const __grid_co
             at;
     store_floats(to, a);
     store_floats(to + p.half, b);
+  }
+};
+
+template <class T, class C, int N>
+__global__ void __launch_bounds__(kThreads) rope_kv_write_kernel(const __grid_constant__ Params p) {
+  for (u32 item = blockIdx.x * blockDim.x + threadIdx.x; item < p.items; item += gridDim.x * blockDim.x) {
+    Piece<T, C, N> piece;
+    piece.load(p, item);
+    piece.rotate(p);
+    piece.store(p);
   }
 }
 

@@ -3,10 +3,11 @@
 // exact sums; over buckets the CPU's order is kept wherever its sums may round.
 #pragma once
 #include "base/types.h"
+#include "device/cuda/cluster.cuh"
 
 namespace weft::sampling {
 
-inline constexpr int kThreads = 1024, kWarps = kThreads / 32;
+inline constexpr int kThreads = 512, kWarps = kThreads / 32;
 inline constexpr u32 kCoarseShift = 20, kFineShift = 8;  // as in cut.cc
 inline constexpr u32 kCoarse = (0x3f800000u >> kCoarseShift) + 1, kFine = 1u << (kCoarseShift - kFineShift);
 inline constexpr u32 kLeast = 1u << kFineShift;  // values in a fine bucket
@@ -19,13 +20,35 @@ struct Cut {
   __device__ bool keeps(u32 w, i32 t) const { return w > weight || (w == weight && t <= token); }
 };
 
+// The CTAs of a cluster share a row, each has a run of its tokens. The first of them leads.
+struct RowCtas {
+  static constexpr u32 kCount = 8;
+  __device__ static u32 rank() { return blockIdx.x % kCount; }
+  __device__ static bool leads() { return rank() == 0; }
+  // All threads of all of them.
+  __device__ static void sync() {
+    __syncwarp();
+    ptx::cluster_sync();
+  }
+  // The shared object of that name in CTA `cta` of the row.
+  template <class T>
+  __device__ static T* of(T* shared, u32 cta) {
+    return ptx::in_cta(shared, cta);
+  }
+};
+
+// Tokens [begin, begin + size) of a row, a CTA's.
+struct Slice {
+  i32 begin, size;
+};
+
 struct CutShared {
-  u32* low;   // [kBuckets] sums of the significands' lower 12 bits, or counts
+  u32* low;   // [kBuckets] sums of the significands' lower 12 bits, or counts; on the leader those of all CTAs
   u32* high;  // [kBuckets] of the upper 12
-  u32 bucket, bits, rank;
+  u32 bucket, bits, rank;  // the leader's are looked up by all
   double before;
   i32 token;
-  u32 matches[kWarps];
+  u32 matches[kWarps], all_matches;
 };
 
 // Tokens count 1 each, or their weight.
@@ -69,6 +92,20 @@ __device__ __forceinline__ void clear_buckets(const CutShared& s, u32 count) {
   __syncthreads();
   for (u32 b = threadIdx.x; b < count; b += kThreads) s.low[b] = s.high[b] = 0;
   __syncthreads();
+}
+
+// The leader's buckets [0, count) become the sums over the CTAs' buckets.
+__device__ __forceinline__ void gather_buckets(const CutShared& s, u32 count) {
+  RowCtas::sync();
+  const u32 each = (count + RowCtas::kCount - 1) / RowCtas::kCount, begin = RowCtas::rank() * each;
+  for (u32 b = begin + threadIdx.x; b < min(begin + each, count); b += kThreads) {
+    u32 low = 0, high = 0;
+#pragma unroll
+    for (u32 cta = 0; cta < RowCtas::kCount; ++cta)
+      low += RowCtas::of(s.low, cta)[b], high += RowCtas::of(s.high, cta)[b];
+    RowCtas::of(s.low, 0)[b] = low, RowCtas::of(s.high, 0)[b] = high;
+  }
+  RowCtas::sync();
 }
 
 struct Place {
@@ -159,10 +196,10 @@ __device__ __forceinline__ void find_rank(CutShared& s, u32 prefix, double wante
 }
 
 // The id of the rank-th token (from 1, ids ascending) whose weight has these bits.
-__device__ __forceinline__ i32 find_token(CutShared& s, const float* weights, i32 vocab, u32 bits, u32 rank) {
+__device__ __forceinline__ i32 find_token(CutShared& s, const float* weights, const Slice& slice, u32 bits, u32 rank) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const i32 part = (vocab + kWarps * 32 - 1) / (kWarps * 32) * 32;
-  const i32 begin = min(warp * part, vocab), end = min(begin + part, vocab);
+  const i32 part = (slice.size + kWarps * 32 - 1) / (kWarps * 32) * 32;
+  const i32 begin = min(warp * part, slice.size), end = min(begin + part, slice.size);
   const auto matches_at = [&](i32 base) {
     const bool match = base + lane < end && __float_as_uint(weights[base + lane]) == bits;
     return __ballot_sync(~0u, match);
@@ -171,8 +208,14 @@ __device__ __forceinline__ i32 find_token(CutShared& s, const float* weights, i3
   for (i32 base = begin; base < end; base += 32) mine += u32(__popc(matches_at(base)));
   if (lane == 0) s.matches[warp] = mine;
   __syncthreads();
-  u32 before = 0;
-  for (int w = 0; w < warp; ++w) before += s.matches[w];
+  u32 before = 0, all = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before += s.matches[w];
+    all += s.matches[w];
+  }
+  if (threadIdx.x == 0) s.all_matches = all;
+  RowCtas::sync();
+  for (u32 cta = 0; cta < RowCtas::rank(); ++cta) before += *RowCtas::of(&s.all_matches, cta);
   if (before < rank && rank <= before + mine) {
     u32 left = rank - before;
     for (i32 base = begin; base < end; base += 32) {
@@ -182,30 +225,31 @@ __device__ __forceinline__ i32 find_token(CutShared& s, const float* weights, i3
         continue;
       }
       for (; left > 1; --left) some &= some - 1;
-      if (lane == 0) s.token = base + __ffs(int(some)) - 1;
+      if (lane == 0) *RowCtas::of(&s.token, 0) = slice.begin + base + __ffs(int(some)) - 1;
       break;
     }
   }
-  __syncthreads();
-  return s.token;
+  RowCtas::sync();
+  return *RowCtas::of(&s.token, 0);
 }
 
-// The shortest ranking that measures at least `wanted(total)`. weights [vocab] in [0, 1]; the CTA has written them
-// before its last barrier. All threads call it and get the cut.
+// The shortest ranking that measures at least `wanted(total)`. weights: the slice's, in [0, 1]; the CTA has written
+// them before its last barrier. All threads of the row's CTAs call it and get the cut.
 template <bool Share, class Wanted>
-__device__ __forceinline__ Cut find_cut(CutShared& s, const float* weights, i32 vocab, Wanted&& wanted_of) {
+__device__ __forceinline__ Cut find_cut(CutShared& s, const float* weights, const Slice& slice, Wanted&& wanted_of) {
   using M = Measure<Share>;
   const auto for_each_weight = [&](auto&& visit) {
-    for (i32 i = i32(threadIdx.x); i < vocab; i += kThreads) {
+#pragma unroll 4
+    for (i32 i = i32(threadIdx.x); i < slice.size; i += kThreads) {
       const u32 bits = __float_as_uint(weights[i]);
       if (bits != 0) visit(bits);
     }
-    __syncthreads();
   };
-  const bool searches = threadIdx.x < 32;
+  const bool searches = RowCtas::leads() && threadIdx.x < 32;
   double wanted = 0;
   clear_buckets(s, kBuckets);
   for_each_weight([&](u32 bits) { M::add(s, bits >> kCoarseShift, bits); });
+  gather_buckets(s, kCoarse);
   if (searches) {
     wanted = wanted_of(total_of_all<M>(s));
     const auto total = [&](u32 b) { return b < kCoarse ? M::total(s, b, b << kCoarseShift) : 0; };
@@ -214,26 +258,30 @@ __device__ __forceinline__ Cut find_cut(CutShared& s, const float* weights, i32 
     __syncwarp();
     if (threadIdx.x == 0) s.bucket = place.bucket, s.before = place.before, s.rank = exact;
   }
+  RowCtas::sync();
+  const u32 coarse = *RowCtas::of(&s.bucket, 0);
   clear_buckets(s, kBuckets);
-  const u32 coarse = s.bucket;
   for_each_weight([&](u32 bits) {
     if (bits >> kCoarseShift == coarse) M::add(s, (bits >> kFineShift) % kFine, bits);
   });
+  gather_buckets(s, kFine);
   if (searches) {
     const auto total = [&](u32 b) { return M::total(s, b, coarse << kCoarseShift); };
     const Place place = find_bucket(kFine, wanted, s.before, s.rank != 0, total);
     __syncwarp();
     if (threadIdx.x == 0) s.bucket = coarse << (kCoarseShift - kFineShift) | place.bucket, s.before = place.before;
   }
+  RowCtas::sync();
+  const u32 prefix = *RowCtas::of(&s.bucket, 0);
   clear_buckets(s, kLeast);
-  const u32 prefix = s.bucket;
   for_each_weight([&](u32 bits) {
     if (bits >> kFineShift == prefix) atomicAdd(s.low + bits % kLeast, 1u);
   });
+  gather_buckets(s, kLeast);
   if (searches) find_rank<M>(s, prefix, wanted, s.before);
-  __syncthreads();
-  const u32 bits = s.bits;
-  return {bits, find_token(s, weights, vocab, bits, s.rank)};
+  RowCtas::sync();
+  const u32 bits = *RowCtas::of(&s.bits, 0);
+  return {bits, find_token(s, weights, slice, bits, *RowCtas::of(&s.rank, 0))};
 }
 
 }  // namespace weft::sampling

@@ -30,7 +30,6 @@ Result<std::vector<i32>> draw_on_gpu(cudaStream_t stream, DType dtype, const std
                                      i64 pad, const std::vector<Row>& rows) {
   const i64 count = i64(rows.size());
   WEFT_ASSIGN(const auto x, CudaMatrix::create(dtype, count, vocab, pad));
-  WEFT_ASSIGN(const auto workspace, CudaMatrix::create(DType::kF32, count, vocab, pad));
   WEFT_ASSIGN(const auto tokens, CudaMatrix::create(DType::kI32, 1, count));
   WEFT_TRY(x.upload(logits));
   std::vector<DeviceBuffer> kept;
@@ -51,10 +50,9 @@ Result<std::vector<i32>> draw_on_gpu(cudaStream_t stream, DType dtype, const std
     device_rows.push_back(made);
   }
   WEFT_ASSIGN(const auto device, on_device(device_rows));
-  const CudaSampleArgs args{x.view(), device.as<CudaSampleRow>(), workspace.view(), tokens.as({count})};
+  const CudaSampleArgs args{x.view(), device.as<CudaSampleRow>(), tokens.as({count})};
   WEFT_TRY(
       run_and_repeat(stream, [&] { return tokens.clear(); }, [&] { return cuda_sample(stream, args); }, {&tokens, &x}));
-  WEFT_TRY(workspace.bytes().status());  // nothing beside it was written
   WEFT_ASSIGN(const auto bytes, tokens.bytes());
   std::vector<i32> drawn;
   for (i64 i = 0; i < count; ++i) drawn.push_back(CudaMatrix::get<i32>(bytes, size_t(i)));
@@ -129,6 +127,19 @@ TEST(CudaSampling, DrawsWhatTheCpuDraws) {
       }
 }
 
+// As much as the shared memory of a row's CTAs holds, and nearly so.
+TEST(CudaSampling, AVastVocabularyDrawsWhatTheCpuDraws) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  for (const i64 vocab : {i64(388'001), kCudaSampleMostTokens}) {
+    std::vector<Row> rows;
+    for (const size_t i : {1, 4, 7}) rows.push_back({.params = kParams[i], .position = 3});
+    rows.push_back({.params = kParams[7], .bias = {{i32(vocab - 1), 9.0f}, {0, -INFINITY}}});
+    expect_the_cpus(stream->get(), DType::kBF16, logits_of(0, DType::kBF16, i64(rows.size()) * vocab), vocab, 0, rows);
+  }
+}
+
 TEST(CudaSampling, MaskBiasAndPenaltiesAreTheCpus) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
@@ -171,12 +182,25 @@ TEST(CudaSampling, FaultsOfTheDataComeInPlaceOfTokens) {
     if (row / 2 == 4) rows.back().allowed = {0, 0};
     if (row / 2 == 5) from[3] = NAN, rows.back().allowed = {0xf0, 0};  // the NaN is forbidden
   }
-  const auto found = draw_on_gpu(stream->get(), DType::kF32, logits, kVocab, 0, rows);
-  WEFT_ASSERT_OK(found.status());
-  const i32 expected[] = {kLogitsNan, kLogitsInfinite, kNothingFinite, kTokenOutside, kNothingFinite};
-  for (size_t row = 0; row < 10; ++row) EXPECT_EQ((*found)[row], expected[row / 2]) << row;
-  for (size_t row = 10; row < 12; ++row) EXPECT_TRUE((*found)[row] >= 4 && (*found)[row] < 8) << (*found)[row];
-  EXPECT_EQ(cuda_sample_status((*found)[0], 0).message(), "logits: NaN in row 0");
+  for (int copies = 1; copies <= 4; copies *= 4) {  // few rows and many are not sampled alike
+    std::vector<float> many_logits;
+    std::vector<Row> many;
+    for (int copy = 0; copy < copies; ++copy) {
+      many_logits.insert(many_logits.end(), logits.begin(), logits.end());
+      many.insert(many.end(), rows.begin(), rows.end());
+    }
+    const auto found = draw_on_gpu(stream->get(), DType::kF32, many_logits, kVocab, 0, many);
+    WEFT_ASSERT_OK(found.status());
+    const i32 expected[] = {kLogitsNan, kLogitsInfinite, kNothingFinite, kTokenOutside, kNothingFinite};
+    for (size_t i = 0; i < many.size(); ++i) {
+      const i32 token = (*found)[i];
+      if (const size_t row = i % rows.size(); row < 10)
+        EXPECT_EQ(token, expected[row / 2]) << i;
+      else
+        EXPECT_TRUE(token >= 4 && token < 8) << i << ": " << token;
+    }
+  }
+  EXPECT_EQ(cuda_sample_status(kLogitsNan, 0).message(), "logits: NaN in row 0");
   EXPECT_EQ(cuda_sample_status(kTokenOutside, 6).code(), Code::kInvalidArgument);
   EXPECT_TRUE(cuda_sample_status(0, 0).ok());
 }
@@ -189,14 +213,11 @@ TEST(CudaSampling, WhatDoesNotFitIsNamedBeforeAnythingRuns) {
   WEFT_ASSERT_OK(ids.status());
   const TensorView logits = x->view(), tokens = ids->as({4});
   const auto* rows = x->view().as<CudaSampleRow>();
-  EXPECT_EQ(cuda_sample(nullptr, {logits, rows, logits.rows(0, 3), tokens}).message(),
-            "workspace: expected f32 [4, 16], found f32 [3, 16]");
-  EXPECT_EQ(cuda_sample(nullptr, {logits, rows, logits, ids->as({2})}).message(),
-            "tokens: expected i32 [4], found i32 [2]");
-  EXPECT_EQ(cuda_sample(nullptr, {logits, nullptr, logits, tokens}).message(),
-            "rows: expected 4 in device memory, found null");
-  EXPECT_EQ(cuda_sample(nullptr, {x->as({4, 0}), rows, x->as({4, 0}), tokens}).message(),
-            "logits: expected 1 to 1048576 tokens, found 0");
+  EXPECT_EQ(cuda_sample(nullptr, {logits, rows, ids->as({2})}).message(), "tokens: expected i32 [4], found i32 [2]");
+  EXPECT_EQ(cuda_sample(nullptr, {logits, nullptr, tokens}).message(), "rows: expected 4 in device memory, found null");
+  for (const i64 vocab : {i64(0), kCudaSampleMostTokens + 1})  // the memory is not looked at
+    EXPECT_EQ(cuda_sample(nullptr, {x->as({4, vocab}), rows, tokens}).message(),
+              fmt::format("logits: expected 1 to {} tokens, found {}", kCudaSampleMostTokens, vocab));
 }
 
 }  // namespace

@@ -11,7 +11,8 @@
 namespace weft {
 namespace {
 
-constexpr size_t kBlock = 256;  // weights summed at a time; fixes the order of the total
+// Weights summed at a time, and blocks of those: they fix the order of the total.
+constexpr size_t kBlock = 256, kGroup = 32;
 
 Status check_range(const char* name, bool in_range, const char* range, double found) {
   if (in_range) return {};
@@ -84,16 +85,24 @@ double sum_of(std::span<const float> weights) {
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
+// Goes on from part `at` of [.., end) while `left` is beyond it; the last part takes any rest.
+size_t pass_over(std::span<const double> totals, size_t at, size_t end, double& left) {
+  while (at + 1 < end && left >= totals[at]) left -= totals[at++];
+  return at;
+}
+
 // The token at fraction `u` of the summed weights.
 i32 draw(double u, std::span<const float> weights, SamplingScratch& scratch) {
-  const size_t count = weights.size(), blocks = (count + kBlock - 1) / kBlock;
+  const size_t count = weights.size(), blocks = (count + kBlock - 1) / kBlock, groups = (blocks + kGroup - 1) / kGroup;
   const auto block_of = [&](size_t b) { return weights.subspan(b * kBlock, std::min(kBlock, count - b * kBlock)); };
-  scratch.totals.assign(blocks, 0);
+  scratch.totals.assign(blocks + groups, 0);
+  const std::span<double> of_groups = std::span(scratch.totals).subspan(blocks);
+  for (size_t b = 0; b < blocks; ++b) of_groups[b / kGroup] += scratch.totals[b] = sum_of(block_of(b));
   double total = 0;
-  for (size_t b = 0; b < blocks; ++b) total += scratch.totals[b] = sum_of(block_of(b));
+  for (const double group : of_groups) total += group;
   double left = u * total;
-  size_t block = 0;
-  while (block + 1 < blocks && left >= scratch.totals[block]) left -= scratch.totals[block++];
+  const size_t group = pass_over(of_groups, 0, groups, left);
+  const size_t block = pass_over(scratch.totals, group * kGroup, std::min((group + 1) * kGroup, blocks), left);
   i32 last = -1;  // where rounding leaves a rest: the last token that has any weight
   for (size_t i = block * kBlock; i < count; ++i) {
     if (weights[i] > 0) last = i32(i);
