@@ -3,7 +3,6 @@
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 #include "ops/moe_route/moe_route.cuh"
-#include "ops/swiglu/swiglu.cuh"
 
 namespace weft {
 Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const CudaExpertLayerShape& s) {
@@ -15,13 +14,12 @@ Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const Cu
   WEFT_TRY(expect("ffn", s.ffn >= 8 && s.ffn % 8 == 0, "a multiple of 8", s.ffn));
   WEFT_TRY(expect("experts", s.experts >= comm.size() && s.experts % 8 == 0 && s.experts <= kCudaRouteMostExperts,
                   "a multiple of 8 from the number of ranks to 512", s.experts));
-  CudaExpertLayer layer(s);
+  CudaExpertLayer layer(comm, s);
   // Before the exchange, whose creation is collective: no rank runs a kernel that waits while another still loads its
   // own.
   WEFT_TRY(prepare_cuda_gemm());
   WEFT_TRY(prepare_cuda_grouped_gemm());
   WEFT_TRY(prepare_cuda_moe_route());
-  WEFT_TRY(prepare_cuda_swiglu());
   const ep::AllToAllShape exchange{.max_num_tokens = s.max_tokens,
                                    .num_experts = s.experts,
                                    .experts_per_token = s.per_token,
@@ -39,8 +37,6 @@ Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const Cu
   WEFT_ASSIGN(layer.ids_, words(m * s.per_token));
   WEFT_ASSIGN(layer.weights_, words(m * s.per_token));
   WEFT_ASSIGN(layer.expert_x_, bf16s(local * layer.exchange_->capacity() * s.hidden));
-  WEFT_ASSIGN(layer.map_, words(rows));
-  WEFT_ASSIGN(layer.wide_, bf16s(rows * 2 * s.ffn));
   WEFT_ASSIGN(layer.activated_, bf16s(rows * s.ffn));
   WEFT_ASSIGN(layer.products_, bf16s(rows * s.hidden));
   return std::move(layer);
@@ -71,29 +67,31 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
   WEFT_TRY(check(a));
   const i64 tokens = a.x.dim(0), local = local_experts().size(), capacity = exchange_->capacity();
   const i64 rows = exchange_->most_rows();
-  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits(tokens)}));
-  WEFT_TRY(cuda_moe_route(
-      stream,
-      {.logits = logits(tokens), .ids = ids(tokens), .weights = weights(tokens), .normalise = shape_.normalise}));
+  // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
+  const bool early = comm_->arena().ranks_on_this_gpu() == 1;
+  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits(tokens), .constant_w = early}));
+  WEFT_TRY(cuda_moe_route(stream, {.logits = logits(tokens),
+                                   .ids = ids(tokens),
+                                   .weights = weights(tokens),
+                                   .normalise = shape_.normalise,
+                                   .early = early}));
   WEFT_TRY(
       exchange_->dispatch(stream, {.x = a.x,
                                    .indices = ids(tokens),
                                    .expert_x = dense_view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
-  const TensorView map = dense_view(map_, DType::kI32, {rows}), offsets = exchange_->row_begins();
-  const TensorView wide = dense_view(wide_, DType::kBF16, {rows, 2 * shape_.ffn});
+  const TensorView offsets = exchange_->row_begins();
   const TensorView activated = dense_view(activated_, DType::kBF16, {rows, shape_.ffn});
   const TensorView products = dense_view(products_, DType::kBF16, {rows, shape_.hidden});
-  WEFT_TRY(exchange_->map_rows(stream, map));
   WEFT_TRY(cuda_grouped_gemm(stream, {.x = dense_view(expert_x_, DType::kBF16, {local * capacity, shape_.hidden}),
-                                      .map = map,
+                                      .map = {},
                                       .offsets = offsets,
                                       .w = a.gate_up,
-                                      .y = wide}));
-  TensorView all = offsets;  // the number of rows
-  all.data += local * i64(sizeof(i32));
-  all.shape = {1};
-  WEFT_TRY(cuda_swiglu(stream, {.gate_up = wide, .y = activated, .rows = all}));
-  WEFT_TRY(cuda_grouped_gemm(stream, {.x = activated, .map = {}, .offsets = offsets, .w = a.down, .y = products}));
+                                      .y = activated,
+                                      .swiglu = true,
+                                      .capacity = capacity,
+                                      .early = early}));
+  WEFT_TRY(cuda_grouped_gemm(
+      stream, {.x = activated, .map = {}, .offsets = offsets, .w = a.down, .y = products, .early = early}));
   return exchange_->combine(stream,
                             {.expert_y = products, .indices = ids(tokens), .weights = weights(tokens), .out = a.y});
 }

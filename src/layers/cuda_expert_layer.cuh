@@ -36,7 +36,7 @@ class CudaExpertLayer {
   Range local_experts() const { return exchange_->local_experts(); }
 
   // Row t of y on `stream`: the sum over the experts that the router chooses for row t of x, of weight times expert.
-  // All ranks call it, in one stream order. Logits, gate and up, SwiGLU's and the experts' output and a rank's sum for
+  // All ranks call it, in one stream order. Logits, SwiGLU's and the experts' output and a rank's sum for
   // a token are rounded to bf16; sums are fp32; the same bits on every run. Captures into a graph. Errors:
   // kInvalidArgument naming the tensor before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const CudaExpertLayerArgs& args);
@@ -49,13 +49,14 @@ class CudaExpertLayer {
   TensorView weights(i64 tokens) const;
 
  private:
-  explicit CudaExpertLayer(const CudaExpertLayerShape& shape) : shape_(shape) {}
+  CudaExpertLayer(CudaCommunicator& comm, const CudaExpertLayerShape& shape) : comm_(&comm), shape_(shape) {}
   Status check(const CudaExpertLayerArgs& args) const;
+  CudaCommunicator* comm_;
   CudaExpertLayerShape shape_;
   std::unique_ptr<ep::CudaAllToAll> exchange_;
   DeviceBuffer logits_, ids_, weights_;
-  DeviceBuffer expert_x_;                           // [local experts, capacity, hidden]
-  DeviceBuffer map_, wide_, activated_, products_;  // rows without gaps
+  DeviceBuffer expert_x_;              // [local experts, capacity, hidden]
+  DeviceBuffer activated_, products_;  // rows without gaps
 };
 
 }  // namespace weft

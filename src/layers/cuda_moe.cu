@@ -2,9 +2,21 @@
 #include "layers/cuda_moe.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/moe_route/moe_route.cuh"
-#include "ops/swiglu/swiglu.cuh"
 
 namespace weft {
+namespace {
+
+// [tokens, per_token] of `memory`, [tokens, per_token, 2]: ids, or the weights behind them.
+TensorView choices(const DeviceBuffer& memory, bool weights, i64 tokens, i64 per_token) {
+  TensorView view = dense_view(memory, weights ? DType::kF32 : DType::kI32, {tokens, per_token});
+  view.data += weights ? 4 : 0;
+  view.byte_strides[0] = per_token * 8;
+  view.byte_strides[1] = 8;
+  return view;
+}
+
+}  // namespace
+
 Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeLayerShape& s,
                                           const CudaMoeLayerOptions& options) {
   const auto expect = [](const char* field, bool holds, const char* expected, i64 found) -> Status {
@@ -28,27 +40,23 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
   WEFT_TRY(prepare_cuda_gemm());
   WEFT_TRY(prepare_cuda_grouped_gemm());
   WEFT_TRY(prepare_cuda_moe_route());
-  WEFT_TRY(prepare_cuda_swiglu());
   const i64 m = s.max_m, pairs = m * s.per_token, columns = layer.columns_.size();
   const auto bytes = [](DeviceBuffer& buffer, i64 count, i64 each) -> Status {
     WEFT_ASSIGN(buffer, DeviceBuffer::create(size_t(std::max<i64>(1, count) * each)));
     return {};
   };
   WEFT_TRY(bytes(layer.logits_, m * s.experts, 2));
-  for (DeviceBuffer* buffer :
-       {&layer.own_ids_, &layer.own_weights_, &layer.ids_, &layer.weights_, &layer.map_, &layer.pairs_, &layer.places_})
-    WEFT_TRY(bytes(*buffer, pairs, 4));
+  for (DeviceBuffer* buffer : {&layer.own_routing_, &layer.routing_}) WEFT_TRY(bytes(*buffer, pairs, 8));
+  for (DeviceBuffer* buffer : {&layer.map_, &layer.places_, &layer.weights_}) WEFT_TRY(bytes(*buffer, pairs, 4));
   WEFT_TRY(bytes(layer.offsets_, s.experts + 1, 4));
-  WEFT_TRY(bytes(layer.wide_, pairs * 2 * columns, 2));
   WEFT_TRY(bytes(layer.activated_, pairs * columns, 2));
   const CudaMoeShape down{.max_m = m, .max_rows = pairs, .n = s.hidden};
   if (options.mode == LayerMode::kAr) {
     WEFT_ASSIGN(layer.reduce_, CudaMoeAr::create(comm, down));
     return std::move(layer);
   }
-  const AllGatherShape routing{.max_bytes_per_rank = split_range(m, comm.size(), 0).size() * s.per_token * 4};
-  WEFT_ASSIGN(layer.gather_ids_, CudaAllGather::create(comm, routing));
-  WEFT_ASSIGN(layer.gather_weights_, CudaAllGather::create(comm, routing));
+  const AllGatherShape routing{.max_bytes_per_rank = split_range(m, comm.size(), 0).size() * s.per_token * 8};
+  WEFT_ASSIGN(layer.gather_routing_, CudaAllGather::create(comm, routing));
   WEFT_ASSIGN(layer.gather_, CudaAgMoe::create(comm, {.max_m = m, .k = s.hidden}, {.variant = options.variant}));
   WEFT_ASSIGN(layer.scatter_, CudaMoeRs::create(comm, down));
   return std::move(layer);
@@ -58,10 +66,10 @@ Range CudaMoeLayer::rows(i64 m) const {
   return mode_ == LayerMode::kAgRs ? split_range(m, comm_->size(), comm_->rank()) : Range{0, m};
 }
 TensorView CudaMoeLayer::ids(i64 m) const {
-  return dense_view(ids_, DType::kI32, {m, shape_.per_token});
+  return choices(routing_, false, m, shape_.per_token);
 }
 TensorView CudaMoeLayer::weights(i64 m) const {
-  return dense_view(weights_, DType::kF32, {m, shape_.per_token});
+  return choices(routing_, true, m, shape_.per_token);
 }
 
 Status CudaMoeLayer::check(const CudaMoeLayerArgs& a) const {
@@ -75,19 +83,21 @@ Status CudaMoeLayer::check(const CudaMoeLayerArgs& a) const {
   return expect_layer_weights("down", a.down, {shape_.experts, shape_.hidden, columns});
 }
 
-// Every rank's ids_ and weights_ of all tokens. Sharded, each rank asks the router for its own.
+// Every rank's routing_ of all tokens. Sharded, each rank asks the router for its own.
 Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a) {
   const i64 mine = a.x.dim(0);
   const TensorView logits = dense_view(logits_, DType::kBF16, {mine, shape_.experts});
-  const TensorView own_ids = gather_ ? dense_view(own_ids_, DType::kI32, {mine, shape_.per_token}) : ids(a.m);
-  const TensorView own_weights =
-      gather_ ? dense_view(own_weights_, DType::kF32, {mine, shape_.per_token}) : weights(a.m);
-  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits}));
-  WEFT_TRY(cuda_moe_route(stream,
-                          {.logits = logits, .ids = own_ids, .weights = own_weights, .normalise = shape_.normalise}));
+  const DeviceBuffer& own = gather_ ? own_routing_ : routing_;
+  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits, .constant_w = early()}));
+  WEFT_TRY(cuda_moe_route(stream, {.logits = logits,
+                                   .ids = choices(own, false, mine, shape_.per_token),
+                                   .weights = choices(own, true, mine, shape_.per_token),
+                                   .normalise = shape_.normalise,
+                                   .early = early()}));
   if (!gather_) return {};
-  WEFT_TRY(gather_ids_->run(stream, own_ids, ids(a.m)));
-  return gather_weights_->run(stream, own_weights, weights(a.m));
+  const Shape all{a.m, 2 * shape_.per_token}, some{mine, 2 * shape_.per_token};
+  return gather_routing_->run(stream, dense_view(own_routing_, DType::kI32, some),
+                              dense_view(routing_, DType::kI32, all));
 }
 
 Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
@@ -96,23 +106,26 @@ Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
   WEFT_TRY(route(stream, a));
   const i64 pairs = a.m * shape_.per_token, columns = columns_.size();
   const TensorView offsets = dense_view(offsets_, DType::kI32, {shape_.experts + 1});
-  const TensorView map = dense_view(map_, DType::kI32, {pairs}), order = dense_view(pairs_, DType::kI32, {pairs});
+  const TensorView map = dense_view(map_, DType::kI32, {pairs});
   const TensorView places = dense_view(places_, DType::kI32, {a.m, shape_.per_token});
-  const TensorView wide = dense_view(wide_, DType::kBF16, {pairs, 2 * columns});
+  const TensorView placed = dense_view(weights_, DType::kF32, {a.m, shape_.per_token});
   const TensorView activated = dense_view(activated_, DType::kBF16, {pairs, columns});
-  WEFT_TRY(
-      cuda_sort_experts(stream, {.ids = ids(a.m), .offsets = offsets, .map = map, .pairs = order, .rows = places}));
-  WEFT_TRY(gather_
-               ? gather_->run(stream, {.x = a.x, .m = a.m, .map = map, .offsets = offsets, .w = a.gate_up, .y = wide})
-               : cuda_grouped_gemm(stream, {.x = a.x, .map = map, .offsets = offsets, .w = a.gate_up, .y = wide}));
-  WEFT_TRY(cuda_swiglu(stream, {.gate_up = wide, .y = activated}));
-  const CudaMoeArgs down{.a = activated,
-                         .offsets = offsets,
-                         .pairs = order,
-                         .rows = places,
-                         .weights = weights(a.m),
-                         .w = a.down,
-                         .y = a.y};
+  WEFT_TRY(cuda_sort_experts(stream, {.ids = ids(a.m),
+                                      .offsets = offsets,
+                                      .map = map,
+                                      .rows = places,
+                                      .weights = weights(a.m),
+                                      .placed = placed,
+                                      .early = early()}));
+  if (gather_) {
+    WEFT_TRY(gather_->run(
+        stream, {.x = a.x, .m = a.m, .map = map, .offsets = offsets, .w = a.gate_up, .y = activated, .swiglu = true}));
+  } else {
+    WEFT_TRY(cuda_grouped_gemm(
+        stream,
+        {.x = a.x, .map = map, .offsets = offsets, .w = a.gate_up, .y = activated, .swiglu = true, .early = early()}));
+  }
+  const CudaMoeArgs down{.a = activated, .offsets = offsets, .rows = places, .weights = placed, .w = a.down, .y = a.y};
   return scatter_ ? scatter_->run(stream, down) : reduce_->run(stream, down);
 }
 

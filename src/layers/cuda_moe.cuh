@@ -47,13 +47,13 @@ class CudaMoeLayer {
   Range rows(i64 m) const;
 
   // Row t of y on `stream`: the sum over the experts that the router chooses for row t of x, of weight times expert.
-  // Logits, gate and up, SwiGLU's and the experts' output and a rank's sum for a token are rounded to bf16; sums are
+  // Logits, SwiGLU's and the experts' output and a rank's sum for a token are rounded to bf16; sums are
   // fp32; the same bits on every run, and on every rank that has the row. Captures into a graph, which follows new
   // routing; calls run in one stream order, the same on every rank. Errors: kInvalidArgument naming the tensor before a
   // launch; the communicator's failure.
   Status run(cudaStream_t stream, const CudaMoeLayerArgs& args);
 
-  // The routing of the last run() of m tokens, of all ranks: [m, per_token] i32 and f32.
+  // The routing of the last run() of m tokens, of all ranks: [m, per_token] i32 and f32, an id beside its weight.
   TensorView ids(i64 m) const;
   TensorView weights(i64 m) const;
 
@@ -61,19 +61,20 @@ class CudaMoeLayer {
   CudaMoeLayer(CudaCommunicator& comm, const CudaMoeLayerShape& shape, LayerMode mode)
       : comm_(&comm), shape_(shape), mode_(mode) {}
   Status check(const CudaMoeLayerArgs& args) const;
+  bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }  // LaunchShape::early
   Status route(cudaStream_t stream, const CudaMoeLayerArgs& args);
 
   CudaCommunicator* comm_;
   CudaMoeLayerShape shape_;
   LayerMode mode_;
   Range columns_;
-  std::optional<CudaAllGather> gather_ids_, gather_weights_;  // kAgRs
+  std::optional<CudaAllGather> gather_routing_;  // kAgRs
   std::optional<CudaAgMoe> gather_;
   std::optional<CudaMoeRs> scatter_;
-  std::optional<CudaMoeAr> reduce_;  // kAr
-  DeviceBuffer logits_, own_ids_, own_weights_, ids_, weights_;
-  DeviceBuffer offsets_, map_, pairs_, places_;  // of the sort
-  DeviceBuffer wide_, activated_;
+  std::optional<CudaMoeAr> reduce_;                // kAr
+  DeviceBuffer logits_, own_routing_, routing_;    // own_routing_: of this rank's rows; [tokens, per_token, 2]
+  DeviceBuffer offsets_, map_, places_, weights_;  // of the sort
+  DeviceBuffer activated_;
 };
 
 }  // namespace weft

@@ -9,7 +9,6 @@
 #include "layers/cuda_moe.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
-#include "ops/swiglu/swiglu.cuh"
 
 namespace weft {
 namespace {
@@ -85,11 +84,10 @@ class RankMoe {
     const i64 pairs = most_ * o_.per_token;
     WEFT_TRY(bf16s(all_x_, most_ * o_.hidden));
     WEFT_TRY(bf16s(logits_, most_ * o_.experts));
-    WEFT_TRY(bf16s(wide_, pairs * 2 * columns_));
     WEFT_TRY(bf16s(activated_, pairs * columns_));
     WEFT_TRY(bf16s(products_, pairs * o_.hidden));
     WEFT_TRY(bf16s(sums_, most_ * o_.hidden));
-    for (DeviceBuffer* buffer : {&local_ids_, &map_, &order_, &places_}) WEFT_TRY(bf16s(*buffer, 2 * pairs));
+    for (DeviceBuffer* buffer : {&local_ids_, &map_, &placed_, &places_}) WEFT_TRY(bf16s(*buffer, 2 * pairs));
     WEFT_TRY(bf16s(offsets_, 2 * (o_.experts + 1)));
     for (const i64 m : o_.m) {
       if (m == 0) continue;
@@ -135,7 +133,8 @@ class RankMoe {
     const TensorView weights = by_expert_ ? by_expert_->weights(mine) : by_column_->weights(m);
     for (const auto& [from, to] : {std::pair{&ids, &ids_}, std::pair{&weights, &weights_}}) {
       std::string bytes(size_t(mine * each) * 4, '\0');
-      WEFT_CUDA_TRY(cudaMemcpy(bytes.data(), from->data, bytes.size(), cudaMemcpyDefault));
+      WEFT_CUDA_TRY(cudaMemcpy2D(bytes.data(), 4, from->data, size_t(from->byte_strides[1]), 4, bytes.size() / 4,
+                                 cudaMemcpyDefault));
       if (by_expert_) {
         WEFT_ASSIGN(const auto all, comm_.world().all_gather(bytes, deadline()));
         bytes.clear();
@@ -232,28 +231,25 @@ class RankMoe {
                     i32(experts_.begin), i32(local), local_ids_.as<i32>()));
     const TensorView offsets = dense_view(offsets_, DType::kI32, {local + 1}),
                      map = dense_view(map_, DType::kI32, {pairs});
-    const TensorView order = dense_view(order_, DType::kI32, {pairs});
+    const TensorView placed = dense_view(placed_, DType::kF32, {m, o_.per_token});
     const TensorView places = dense_view(places_, DType::kI32, {m, o_.per_token});
-    const TensorView wide = matrix(wide_.data(), pairs, 2 * columns_);
     const TensorView activated = matrix(activated_.data(), pairs, columns_);
     const TensorView products = matrix(products_.data(), pairs, o_.hidden);
     const TensorView sums = matrix(sums_.data(), m, o_.hidden);
     WEFT_TRY(cuda_sort_experts(stream_, {.ids = dense_view(local_ids_, DType::kI32, {m, o_.per_token}),
                                          .offsets = offsets,
                                          .map = map,
-                                         .pairs = order,
-                                         .rows = places}));
-    WEFT_TRY(cuda_grouped_gemm(stream_, {.x = x, .map = map, .offsets = offsets, .w = gate_up(), .y = wide}));
-    TensorView used = offsets;  // the number of rows
-    used.data += local * i64(sizeof(i32));
-    used.shape = {1};
-    WEFT_TRY(cuda_swiglu(stream_, {.gate_up = wide, .y = activated, .rows = used}));
-    WEFT_TRY(cuda_grouped_gemm(stream_, {.x = activated, .map = {}, .offsets = offsets, .w = down(), .y = products}));
-    WEFT_TRY(cuda_expert_sum(stream_, {.products = products,
-                                       .pairs = order,
-                                       .rows = places,
-                                       .weights = dense_view(weights_, DType::kF32, {m, o_.per_token}),
-                                       .y = sums}));
+                                         .rows = places,
+                                         .weights = dense_view(weights_, DType::kF32, {m, o_.per_token}),
+                                         .placed = placed,
+                                         .early = true}));
+    WEFT_TRY(cuda_grouped_gemm(
+        stream_,
+        {.x = x, .map = map, .offsets = offsets, .w = gate_up(), .y = activated, .swiglu = true, .early = true}));
+    WEFT_TRY(cuda_grouped_gemm(
+        stream_, {.x = activated, .map = {}, .offsets = offsets, .w = down(), .y = products, .early = true}));
+    WEFT_TRY(
+        cuda_expert_sum(stream_, {.products = products, .rows = places, .weights = placed, .y = sums, .early = true}));
     if (!communicates) return {};
     return sharded() ? nccl_->reduce_scatter_bf16(sums_.data(), y_.data(), size_t(share * o_.hidden), stream_)
                      : nccl_->all_reduce_bf16(sums_.data(), y_.data(), size_t(m * o_.hidden), stream_);
@@ -269,7 +265,7 @@ class RankMoe {
   DeviceBuffer x_, y_, router_, gate_up_, down_, ids_, weights_;
   // Of the rivals.
   std::unique_ptr<NcclCommunicator> nccl_;
-  DeviceBuffer all_x_, logits_, wide_, activated_, products_, sums_, local_ids_, offsets_, map_, order_, places_;
+  DeviceBuffer all_x_, logits_, activated_, products_, sums_, local_ids_, offsets_, map_, placed_, places_;
 };
 
 constexpr size_t kArenaBytes = size_t(4) << 30;

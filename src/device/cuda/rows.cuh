@@ -79,14 +79,15 @@ inline Result<unsigned> resident_ctas(const char* name, const void* kernel, int 
 }
 
 // Launches `kernel(params)` on as many CTAs as `work` needs at `per_cta` each, at most as many as fit at once. No work:
-// no launch.
+// no launch. early: see LaunchShape.
 template <class Params>
 Status launch_rows(const char* name, void (*kernel)(Params), i64 work, i64 per_cta, int threads, cudaStream_t stream,
-                   const Params& params) {
+                   const Params& params, bool early = false) {
   if (work == 0) return {};
   WEFT_ASSIGN(const unsigned most, resident_ctas(name, reinterpret_cast<const void*>(kernel), threads));
   const i64 wanted = (work + per_cta - 1) / per_cta;
-  return launch(name, kernel, {.grid = unsigned(std::min<i64>(wanted, most)), .block = unsigned(threads)}, stream,
+  return launch(name, kernel,
+                {.grid = unsigned(std::min<i64>(wanted, most)), .block = unsigned(threads), .early = early}, stream,
                 params);
 }
 

@@ -17,12 +17,13 @@ struct CudaAgMoeShape {
 
 // All on the rank's device; addresses and row strides of x, w and y are multiples of 16 bytes.
 struct CudaAgMoeArgs {
-  TensorView x;        // [M_r, k] bf16, M_r = split_range(m, ranks, rank)
-  i64 m = 0;           // tokens of all ranks, at most max_m, the same on every rank
-  TensorView map;      // [rows] i32, and
-  TensorView offsets;  // [experts + 1] i32: what cuda_sort_experts() makes of all tokens' experts
-  TensorView w;        // [experts, n, k] bf16, dense; n may differ over ranks and be 0
-  TensorView y;        // [rows, n] bf16, overlapping nothing; rows the same on every rank
+  TensorView x;         // [M_r, k] bf16, M_r = split_range(m, ranks, rank)
+  i64 m = 0;            // tokens of all ranks, at most max_m, the same on every rank
+  TensorView map;       // [rows] i32, and
+  TensorView offsets;   // [experts + 1] i32: what cuda_sort_experts() makes of all tokens' experts
+  TensorView w;         // [experts, n, k] bf16, dense; n may differ over ranks and be 0
+  TensorView y;         // [rows, n] bf16, overlapping nothing; rows the same on every rank
+  bool swiglu = false;  // as CudaGroupedGemmArgs::swiglu: y [rows, n / 2]
 };
 
 class CudaAgMoe {
@@ -42,6 +43,8 @@ class CudaAgMoe {
  private:
   CudaAgMoe(CudaCommunicator& comm, const CudaAgMoeShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
+  // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
+  bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }
   Status run_split(cudaStream_t stream, const CudaAgMoeArgs& args);
   template <class Config>
   Status run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const CudaAgMoePlan& plan);

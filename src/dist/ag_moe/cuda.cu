@@ -11,12 +11,16 @@ namespace {
 constexpr const char* kOp = "ag_moe";
 
 // Calls f with the configuration of `tile`; exactly grouped_gemm_tile_shapes().
-template <class F>
-Status with_config(const GemmTileShape& tile, F&& f) {
-  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<256, 192, 3>{});
-  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<128, 192, 4>{});
+template <bool Gated, class F>
+Status with_tile(const GemmTileShape& tile, F&& f) {
+  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<256, 192, 3, Gated>{});
+  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<128, 192, 4, Gated>{});
   WEFT_CHECK((tile == GemmTileShape{128, 64, 8}), tile.m, tile.n, tile.stages);
-  return f(ag_moe::Config<128, 64, 8>{});
+  return f(ag_moe::Config<128, 64, 8, Gated>{});
+}
+template <class F>
+Status with_config(const GemmTileShape& tile, bool gated, F&& f) {
+  return gated ? with_tile<true>(tile, f) : with_tile<false>(tile, f);
 }
 
 template <class Config>
@@ -47,10 +51,11 @@ Result<CudaAgMoe> CudaAgMoe::create(CudaCommunicator& comm, const CudaAgMoeShape
 Status CudaAgMoe::allocate() {
   // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
   for (const GemmTileShape& tile : grouped_gemm_tile_shapes())
-    WEFT_TRY(with_config(tile, [](auto config) {
-      using Config = decltype(config);
-      return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
-    }));
+    for (const bool gated : {false, true})
+      WEFT_TRY(with_config(tile, gated, [](auto config) {
+        using Config = decltype(config);
+        return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
+      }));
   WEFT_TRY(prepare_cuda_grouped_gemm());
   const int ranks = comm_->size();
   const bool any = forced_ == FusedVariant::kAuto;
@@ -83,7 +88,13 @@ Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
   const int ranks = comm_->size();
   WEFT_TRY(expect_cuda_matrix("ag_moe: x", args.x, {split_range(m, ranks, comm_->rank()).size(), shape_.k}));
   if (args.map.data == nullptr) return error(Code::kInvalidArgument, "{}: map: missing", kOp);
-  const CudaGroupedGemmArgs gemm{.x = args.x, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y};
+  const CudaGroupedGemmArgs gemm{.x = args.x,
+                                 .map = args.map,
+                                 .offsets = args.offsets,
+                                 .w = args.w,
+                                 .y = args.y,
+                                 .swiglu = args.swiglu,
+                                 .early = early()};
   WEFT_TRY(check_cuda_grouped_gemm(gemm).with_context(kOp));
   const i64 experts = args.w.dim(0), n = args.w.dim(1), rows = args.y.dim(0);
   WEFT_TRY(comm_->status());
@@ -91,7 +102,8 @@ Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
   if (ranks == 1) return cuda_grouped_gemm(stream, gemm);
   const CudaAgMoePlan plan = plan_cuda_ag_moe({m, rows, experts, n, shape_.k}, ranks, comm_->max_ctas(), forced_);
   if (plan.variant == FusedVariant::kSplit) return run_split(stream, args);
-  return with_config(plan.gemm.tile, [&](auto config) { return run_push<decltype(config)>(stream, args, plan); });
+  return with_config(plan.gemm.tile, args.swiglu,
+                     [&](auto config) { return run_push<decltype(config)>(stream, args, plan); });
 }
 
 Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
@@ -105,8 +117,14 @@ Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
                                     size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
   }
   WEFT_TRY(gather_->run(stream, shard, all));
-  return cuda_grouped_gemm(
-      stream, {.x = all, .map = args.map, .offsets = args.offsets, .w = args.w, .y = args.y, .sms = comm_->max_ctas()});
+  return cuda_grouped_gemm(stream, {.x = all,
+                                    .map = args.map,
+                                    .offsets = args.offsets,
+                                    .w = args.w,
+                                    .y = args.y,
+                                    .sms = comm_->max_ctas(),
+                                    .swiglu = args.swiglu,
+                                    .early = early()});
 }
 
 template <class Config>
@@ -119,10 +137,10 @@ Status CudaAgMoe::run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const
   // Without columns there is no tile, and nothing is loaded from the map.
   const TensorView weights =
       n > 0 ? bf16_rows(args.w.data, experts * n, k) : bf16_rows(comm_->at(pushed_, rank), args.m, k);
-  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
+  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
   params.k_blocks = k_blocks;
   params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.gemm.tiles_n, plan.movers};
-  params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
+  params.emit = {args.y.data, args.y.byte_strides[0], int(args.y.dim(1))};
   ag_moe::Crew<Config>& crew = params.crew;
   crew.peers = comm_->peers(kOp);
   crew.words = words_;
@@ -140,10 +158,12 @@ Status CudaAgMoe::run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const
   crew.gather = pushed_;
   crew.half_bytes = push_rows_ * k * 2;
   crew.arrived = arrived_;
-  return launch(
-      kOp, kernel_of<Config>(),
-      {.grid = unsigned(plan.movers + plan.gemm.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes},
-      stream, params);
+  return launch(kOp, kernel_of<Config>(),
+                {.grid = unsigned(plan.movers + plan.gemm.ctas),
+                 .block = Config::kThreads,
+                 .shared_bytes = Config::kSharedBytes,
+                 .early = early()},
+                stream, params);
 }
 
 }  // namespace weft

@@ -85,9 +85,8 @@ class SizeBench {
   TensorView weight() const { return dense(w_.data(), DType::kBF16, {kExperts, shape_.n, shape_.k}); }
   TensorView offsets() const { return dense(offsets_.data(), DType::kI32, {kExperts + 1}); }
   TensorView map() const { return dense(map_.data(), DType::kI32, {rows_}); }
-  TensorView pairs() const { return dense(pairs_.data(), DType::kI32, {rows_}); }
   TensorView token_rows() const { return dense(token_rows_.data(), DType::kI32, {m_, kPerToken}); }
-  TensorView factors() const { return dense(factors_.data(), DType::kF32, {m_, kPerToken}); }
+  TensorView table(const DeviceBuffer& b) const { return dense(b.data(), DType::kF32, {m_, kPerToken}); }
 
   Status settle(const std::function<Status()>& call) const {
     WEFT_TRY(call());
@@ -106,7 +105,7 @@ class SizeBench {
         ids.push_back(order[j]);
         factors.push_back(float(random() % 1000) / 4000.0f);
       }
-    for (DeviceBuffer* b : {&ids_, &factors_, &map_, &pairs_, &token_rows_}) {
+    for (DeviceBuffer* b : {&ids_, &factors_, &map_, &placed_, &token_rows_}) {
       WEFT_ASSIGN(*b, DeviceBuffer::create(ids.size() * 4));
     }
     WEFT_ASSIGN(offsets_, DeviceBuffer::create(size_t(kExperts + 1) * 4));
@@ -116,8 +115,9 @@ class SizeBench {
     WEFT_TRY(cuda_sort_experts(stream_, {.ids = dense(ids_.data(), DType::kI32, {m_, kPerToken}),
                                          .offsets = offsets(),
                                          .map = map(),
-                                         .pairs = pairs(),
-                                         .rows = token_rows()}));
+                                         .rows = token_rows(),
+                                         .weights = table(factors_),
+                                         .placed = table(placed_)}));
     WEFT_ASSIGN(w_, bf16_buffer(kExperts * shape_.n * shape_.k));
     WEFT_TRY(fill_random_bf16(stream_, w_.data(), kExperts * shape_.n * shape_.k, u32(comm_.rank()) + 101));
     const i64 x_rows = options_.op == "ag_moe" ? m_ : rows_;
@@ -174,8 +174,8 @@ class SizeBench {
     if (nccl_ && splits_evenly()) {
       plain_ = [this, scatters]() -> Status {
         WEFT_TRY(grouped(matrix(x_, rows_, shape_.k), false, product_));
-        WEFT_TRY(cuda_expert_sum(stream_, {matrix(product_, rows_, shape_.n), pairs(), token_rows(), factors(),
-                                           matrix(all_, m_, shape_.n)}));
+        WEFT_TRY(cuda_expert_sum(
+            stream_, {matrix(product_, rows_, shape_.n), token_rows(), table(placed_), matrix(all_, m_, shape_.n)}));
         if (scatters)
           return nccl_->reduce_scatter_bf16(all_.data(), expected_.data(), size_t(own_rows() * shape_.n), stream_);
         return nccl_->all_reduce_bf16(all_.data(), expected_.data(), size_t(m_ * shape_.n), stream_);
@@ -189,9 +189,8 @@ class SizeBench {
                            [this, op] {
                              return op->run(stream_, {.a = matrix(x_, rows_, shape_.k),
                                                       .offsets = offsets(),
-                                                      .pairs = pairs(),
                                                       .rows = token_rows(),
-                                                      .weights = factors(),
+                                                      .weights = table(placed_),
                                                       .w = weight(),
                                                       .y = matrix(y_, out_elements_ / shape_.n, shape_.n)});
                            },
@@ -229,7 +228,7 @@ class SizeBench {
   i64 out_elements_ = 0;
   std::vector<Variant> variants_;
   std::function<Status()> plain_;  // into expected_; empty where NCCL cannot
-  DeviceBuffer x_, w_, y_, expected_, product_, all_, ids_, factors_, offsets_, map_, pairs_, token_rows_;
+  DeviceBuffer x_, w_, y_, expected_, product_, all_, ids_, factors_, placed_, offsets_, map_, token_rows_;
 };
 
 Status bench_rank(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeBenchOptions& options,

@@ -28,7 +28,8 @@ class CudaRouting {
     CudaRouting routing;
     routing.per_token_ = per_token;
     routing.experts_ = experts;
-    for (DeviceBuffer* b : {&routing.ids_, &routing.weights_, &routing.map_, &routing.pairs_, &routing.rows_}) {
+    for (DeviceBuffer* b :
+         {&routing.ids_, &routing.weights_, &routing.placed_, &routing.map_, &routing.pairs_, &routing.rows_}) {
       WEFT_ASSIGN(*b, DeviceBuffer::create(size_t(tokens * per_token) * 4));
     }
     WEFT_ASSIGN(routing.offsets_, DeviceBuffer::create(size_t(experts + 1) * 4));
@@ -41,13 +42,16 @@ class CudaRouting {
                                       .offsets = offsets(),
                                       .map = map(tokens),
                                       .pairs = pairs(tokens),
-                                      .rows = rows(tokens)});
+                                      .rows = rows(tokens),
+                                      .weights = weights(tokens),
+                                      .placed = placed(tokens)});
   }
   TensorView offsets() const { return list(offsets_, experts_ + 1); }
   TensorView map(i64 tokens) const { return list(map_, tokens * per_token_); }
   TensorView pairs(i64 tokens) const { return list(pairs_, tokens * per_token_); }
   TensorView rows(i64 tokens) const { return table(rows_, tokens); }
   TensorView weights(i64 tokens) const { return table(weights_, tokens, DType::kF32); }
+  TensorView placed(i64 tokens) const { return table(placed_, tokens, DType::kF32); }
   const i32* ids() const { return ids_.as<i32>(); }
 
  private:
@@ -58,7 +62,7 @@ class CudaRouting {
     return TensorView::dense(b.data(), dtype, {tokens, per_token_}, DeviceKind::kCuda);
   }
   i64 per_token_ = 0, experts_ = 0;
-  DeviceBuffer ids_, weights_, offsets_, map_, pairs_, rows_;
+  DeviceBuffer ids_, weights_, placed_, offsets_, map_, pairs_, rows_;
 };
 
 inline TensorView bf16_experts(void* data, i64 experts, i64 n, i64 k) {

@@ -13,8 +13,13 @@ Result<CudaMoeAr> CudaMoeAr::create(CudaCommunicator& comm, const CudaMoeShape& 
   CudaMoeAr op(comm, shape);
   WEFT_TRY(prepare_cuda_grouped_gemm());
   WEFT_ASSIGN(op.products_, DeviceBuffer::create(size_t(shape.max_rows * shape.n) * 2));
-  WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = shape.max_m * shape.n, .dtype = DType::kBF16}));
+  if (comm.size() == 1) return std::move(op);
+  const i64 most = shape.max_m * shape.n, few = std::min(most, cuda_one_shot_most_bytes(comm.size()) / 2);
+  WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = few, .dtype = DType::kBF16}));
   op.reduce_ = std::make_unique<CudaAllReduce>(std::move(reduce));
+  if (most == few) return std::move(op);
+  WEFT_ASSIGN(auto words, CudaExpertWords<true>::create(comm, kOp, shape.max_m, shape.n));
+  op.words_ = std::move(words);
   return std::move(op);
 }
 
@@ -26,10 +31,20 @@ Status CudaMoeAr::run(cudaStream_t stream, const CudaMoeArgs& args) {
   if (m == 0 || shape_.n == 0) return {};
   const TensorView products =
       TensorView::dense(products_.data(), DType::kBF16, {args.a.dim(0), shape_.n}, DeviceKind::kCuda);
-  WEFT_TRY(cuda_grouped_gemm(
-      stream, {.x = args.a, .map = {}, .offsets = args.offsets, .w = args.w, .y = products, .sms = comm_->max_ctas()}));
-  WEFT_TRY(cuda_expert_sum(stream, {products, args.pairs, args.rows, args.weights, args.y}));
-  return reduce_->run(stream, args.y, args.y);
+  const bool early = comm_->arena().ranks_on_this_gpu() == 1;
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = args.a,
+                                      .map = {},
+                                      .offsets = args.offsets,
+                                      .w = args.w,
+                                      .y = products,
+                                      .sms = comm_->max_ctas(),
+                                      .early = early}));
+  if (comm_->size() > 1 && m * shape_.n * 2 > cuda_one_shot_most_bytes(comm_->size())) {
+    WEFT_ASSIGN(const ExpertSums sums, expert_sums_of(products, args.rows, args.weights));
+    return words_->run(stream, *comm_, sums, m, args.y.as<bf16>());
+  }
+  WEFT_TRY(cuda_expert_sum(stream, {products, args.rows, args.weights, args.y, early}));
+  return reduce_ ? reduce_->run(stream, args.y, args.y) : Status();
 }
 
 }  // namespace weft

@@ -1,5 +1,6 @@
-// moe_ar on Hopper GPUs: the row-parallel layer of experts whose output every rank has whole: the grouped GEMM, a
-// token's experts added up, all_reduce.
+// moe_ar on Hopper GPUs: the row-parallel layer of experts whose output every rank has whole. The grouped GEMM; then,
+// of few tokens, their experts added up and all_reduce, of more, one kernel that sends the sums as it makes them, to
+// the token's owner and from there to all.
 #pragma once
 #include <memory>
 
@@ -20,8 +21,9 @@ class CudaMoeAr {
   CudaMoeAr(CudaCommunicator& comm, const CudaMoeShape& shape) : comm_(&comm), shape_(shape) {}
   CudaCommunicator* comm_;
   CudaMoeShape shape_;
-  std::unique_ptr<CudaAllReduce> reduce_;
-  DeviceBuffer products_;  // [max_rows, n] bf16
+  std::unique_ptr<CudaAllReduce> reduce_;       // of few tokens, by one shot
+  std::optional<CudaExpertWords<true>> words_;  // of more
+  DeviceBuffer products_;                       // [max_rows, n] bf16
 };
 
 }  // namespace weft

@@ -69,9 +69,8 @@ class CheckedCalls {
                     counter_.call()));
     WEFT_TRY(op_->run(stream, {.a = bf16_matrix(a_.data(), rows, k, k + pad),
                                .offsets = routing_.offsets(),
-                               .pairs = routing_.pairs(m),
                                .rows = routing_.rows(m),
-                               .weights = routing_.weights(m),
+                               .weights = routing_.placed(m),
                                .w = bf16_experts(w_.data(), experts_, n_, k),
                                .y = bf16_matrix(y_.data(), own.size(), n_)}));
     const SumCheck check{y_.as<bf16>(),
@@ -168,7 +167,6 @@ TEST(CudaMoeRs, RefusesWrongInputBeforeALaunch) {
     const auto table = [&](DType dtype, Shape shape) { return TensorView::dense(d, dtype, shape, DeviceKind::kCuda); };
     const CudaMoeArgs good{.a = bf16_matrix(d, 16, 8),
                            .offsets = table(DType::kI32, {4}),
-                           .pairs = table(DType::kI32, {16}),
                            .rows = table(DType::kI32, {8, 2}),
                            .weights = table(DType::kF32, {8, 2}),
                            .w = bf16_experts(d, 3, 16, 8),
@@ -184,7 +182,6 @@ TEST(CudaMoeRs, RefusesWrongInputBeforeALaunch) {
         {changed([&](auto& a) { a.w = bf16_experts(d, 3, 24, 8); }), "w"},
         {changed([&](auto& a) { a.y = bf16_matrix(d, 8, 16); }), "y"},
         {changed([&](auto& a) { a.y = bf16_matrix(d, 4, 16, 24); }), "y"},
-        {changed([&](auto& a) { a.pairs = table(DType::kI32, {15}); }), "pairs"},
         {changed([&](auto& a) { a.weights = table(DType::kI32, {8, 2}); }), "weights"},
         {changed([&](auto& a) { a.offsets = table(DType::kI32, {5}); }), "offsets"},
         {CudaMoeRs::create(comm, {.max_m = 16, .max_rows = 16, .n = 12}).status(), "n"},

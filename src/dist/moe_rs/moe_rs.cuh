@@ -1,7 +1,9 @@
 // moe_rs on Hopper GPUs: the row-parallel layer of experts whose output is split by tokens. The grouped GEMM, then one
 // kernel that adds a token's experts up, sends the sums to the token's owner and adds what the peers sent.
 #pragma once
-#include "dist/reduce_scatter/reduce_scatter.cuh"
+#include <optional>
+
+#include "dist/exchange/cuda_expert_words.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
 namespace weft {
@@ -16,9 +18,8 @@ struct CudaMoeShape {
 struct CudaMoeArgs {
   TensorView a;  // [rows, k_r] bf16, sorted by expert, row stride a multiple of 16 bytes; k_r may differ over ranks
   TensorView offsets;  // [experts + 1] i32
-  TensorView pairs;    // [rows] i32
   TensorView rows;     // [m, per_token] i32
-  TensorView weights;  // [m, per_token] f32
+  TensorView weights;  // [m, per_token] f32: its `placed`
   TensorView w;        // [experts, n, k_r] bf16, dense
   TensorView y;        // bf16, dense
 };
@@ -44,8 +45,8 @@ class CudaMoeRs {
   CudaMoeRs(CudaCommunicator& comm, const CudaMoeShape& shape) : comm_(&comm), shape_(shape) {}
   CudaCommunicator* comm_;
   CudaMoeShape shape_;
-  ReduceScatterBuffers<bf16> buffers_;
-  DeviceBuffer products_;  // [max_rows, n] bf16
+  std::optional<CudaExpertWords<false>> words_;  // of more than one rank
+  DeviceBuffer products_;                        // [max_rows, n] bf16
 };
 
 }  // namespace weft

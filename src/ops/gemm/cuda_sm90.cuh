@@ -4,6 +4,9 @@
 // share this main loop:
 //   Schedule::At                             a tile's place; has `n`, in tiles, or `weight_row`, its first row of w
 //   Schedule::prepare(extra)                 optional: all threads, before the CTA's first barrier
+//   Schedule::second_half()                  optional: w comes in boxes of kN / 2 rows, and a tile's second half from
+//   so
+//                                            many rows further down
 //   bool Schedule::next(turn, At&)           this CTA's turn-th tile, false when there is none left
 //   Source::feeder(extra) -> Feeder          of the one feeding thread; keeps state over tiles:
 //     start(at)                              the next tile
@@ -118,6 +121,9 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   const auto load_weights = [&](int stage, int row, int block) {
     ptx::mbarrier_arrive_expect(shared.full + stage, kBytes);
     ptx::tma_load_2d(shared.w(stage), &params.w, shared.full + stage, block * Config::kBlock, row);
+    if constexpr (requires { params.schedule.second_half(); })
+      ptx::tma_load_2d(shared.w(stage) + Config::kBytesW / 2, &params.w, shared.full + stage, block * Config::kBlock,
+                       row + params.schedule.second_half());
   };
   int ahead = 0;  // blocks whose weights are under way: these never wait for the network, activations may
   for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
@@ -139,18 +145,18 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   }
 }
 
-// One multiplier's fragments, rounded, into its staging rows, then one bulk copy per row, 64 rows at a time.
-// rows.send(at, r, from) starts the bulk copies of row r of the tile, a multiple of 16 bytes, from the staging, or
-// none.
-template <class Config, class At, class Rows>
+// The first `Columns` columns of one multiplier's fragments, rounded, into its staging rows, then one bulk copy per
+// row, 64 rows at a time. rows.send(at, r, from) starts the bulk copies of row r of the tile, a multiple of 16 bytes,
+// from the staging, or none.
+template <class Config, int Columns = Config::kN, class At, class Rows>
 __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const At& tile, int group,
                                            std::byte* staging, const Rows& rows) {
-  constexpr int kN = Config::kN;
+  constexpr int kN = Columns;
   const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
   const u32 row_address = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch;
 #pragma unroll
   for (int i = 0; i < Config::kFragments; ++i) {
-    float(&d)[kN / 2] = sums[i];
+    float(&d)[Config::kN / 2] = sums[i];
     if (thread < 64) ptx::bulk_wait_read();  // the copies before have left the staging
     ptx::named_barrier(group + 1, 128);
 #pragma unroll

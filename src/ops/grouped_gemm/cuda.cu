@@ -27,27 +27,37 @@ Status prepare() {
                         Config::kSharedBytes);
 }
 
+// Columns of y.
+i64 columns_of(const CudaGroupedGemmArgs& args) {
+  return args.swiglu ? args.w.dim(1) / 2 : args.w.dim(1);
+}
+
 template <class Config, class Params>
 Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan, Params& params) {
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2);
   const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
-  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kN));
+  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
   params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n};
-  params.emit = {args.y.data, args.y.byte_strides[0], int(n)};
+  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n, 0, int(args.capacity)};
+  params.emit = {args.y.data, args.y.byte_strides[0], int(columns_of(args))};
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config, Params>));
   return launch(kOp, sm90::gemm_sm90_kernel<Config, Params>,
-                {.grid = unsigned(plan.ctas), .block = Config::kThreads, .shared_bytes = Config::kSharedBytes}, stream,
-                params);
+                {.grid = unsigned(plan.ctas),
+                 .block = Config::kThreads,
+                 .shared_bytes = Config::kSharedBytes,
+                 .early = args.early},
+                stream, params);
 }
 
 template <class Config>
 Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
-  if (args.map.data == nullptr) {
-    SortedParams<Config> params{};
-    WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
-    return start<Config>(stream, args, plan, params);
+  if constexpr (!Config::kGated) {
+    if (args.map.data == nullptr && args.capacity == 0) {
+      SortedParams<Config> params{};
+      WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
+      return start<Config>(stream, args, plan, params);
+    }
   }
   GatherParams<Config> params{};
   const int k = int(args.x.dim(1));
@@ -60,24 +70,35 @@ struct Instance {
   GemmTileShape tile;
   Status (*prepare_sorted)();
   Status (*prepare_gather)();
+  Status (*prepare_gated)();
   Status (*run)(cudaStream_t, const CudaGroupedGemmArgs&, const GroupedGemmPlan&);
+  Status (*run_gated)(cudaStream_t, const CudaGroupedGemmArgs&, const GroupedGemmPlan&);
 };
 
 template <int M, int N, int Stages>
 constexpr Instance instance() {
   using Config = sm90::ExpertConfig<M, N, Stages>;
-  return {{M, N, Stages}, prepare<Config, SortedParams<Config>>, prepare<Config, GatherParams<Config>>, run<Config>};
+  using Gated = sm90::ExpertConfig<M, N, Stages, true>;
+  return {{M, N, Stages},
+          prepare<Config, SortedParams<Config>>,
+          prepare<Config, GatherParams<Config>>,
+          prepare<Gated, GatherParams<Gated>>,
+          run<Config>,
+          run<Gated>};
 }
 
 // Exactly grouped_gemm_tile_shapes().
 constexpr Instance kInstances[] = {instance<256, 192, 3>(), instance<128, 192, 4>(), instance<128, 64, 8>()};
 
 __global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, bf16* y, i64 stride, i64 packs) {
+  ptx::wait_for_previous_grid();
+  ptx::launch_dependents();
   const u32 per_row = u32(sums.n / 8);
   for (u32 pack = blockIdx.x * 256 + threadIdx.x; pack < packs; pack += gridDim.x * 256) {
     const u32 token = pack / per_row, column = pack % per_row * 8;
-    float sum[8];
-    sums.add_up(token, column, sum);
+    float sums_of[1][8];
+    sums.add_up<1>({token}, {column}, sums_of);
+    const float(&sum)[8] = sums_of[0];
     *reinterpret_cast<uint4*>(y + token * stride + column) =
         make_uint4(ptx::pack_bf16(sum[0], sum[1]), ptx::pack_bf16(sum[2], sum[3]), ptx::pack_bf16(sum[4], sum[5]),
                    ptx::pack_bf16(sum[6], sum[7]));
@@ -95,8 +116,15 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
                  args.w.describe());
   if (experts < 1 || experts > kCudaGroupedMostExperts)
     return error(Code::kInvalidArgument, "w: expected 1 to {} experts, found {}", kCudaGroupedMostExperts, experts);
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, n}));
-  WEFT_TRY(expect_cuda_matrix("x", args.x, {args.map.data ? -1 : rows, k}));
+  if (args.swiglu && n % 16 != 0)
+    return error(Code::kInvalidArgument, "w {}: expected as many columns of gate as of up, whole eights",
+                 args.w.describe());
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, columns_of(args)}));
+  if (args.capacity < 0 || args.capacity > kMost || (args.capacity > 0 && args.map.data))
+    return error(Code::kInvalidArgument, "capacity: expected 0, or rows of an expert without a map, found {}",
+                 args.capacity);
+  const i64 x_rows = args.map.data ? -1 : args.capacity > 0 ? experts * args.capacity : rows;
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {x_rows, k}));
   if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
   if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
@@ -107,11 +135,11 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
 Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
   WEFT_TRY(check_cuda_grouped_gemm(args));
   if (args.y.dim(0) == 0 || args.y.dim(1) == 0) return {};
-  if (plan.ctas < 1 || plan.tiles_n < 1 || i64(plan.tiles_n) * plan.tile.n < args.y.dim(1))
+  if (plan.ctas < 1 || plan.tiles_n < 1 || i64(plan.tiles_n) * plan.tile.n < args.w.dim(1))
     return error(Code::kInvalidArgument, "{} CTAs and {} tiles of {} columns do not do for y {}", plan.ctas,
                  plan.tiles_n, plan.tile.n, args.y.describe());
   for (const Instance& candidate : kInstances)
-    if (candidate.tile == plan.tile) return candidate.run(stream, args, plan);
+    if (candidate.tile == plan.tile) return (args.swiglu ? candidate.run_gated : candidate.run)(stream, args, plan);
   return error(Code::kInvalidArgument, "no grouped GEMM is compiled for tile {}x{} with {} stages", plan.tile.m,
                plan.tile.n, plan.tile.stages);
 }
@@ -123,54 +151,85 @@ Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
   WEFT_CUDA_TRY(cudaGetDevice(&device));
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
   if (args.sms > 0) sms = std::min(sms, args.sms);
-  const i64 rows = args.y.dim(0), n = args.y.dim(1);
+  const i64 rows = args.y.dim(0), n = args.w.dim(1);
   if (rows == 0 || n == 0) return {};
   return cuda_grouped_gemm_with(stream, args, plan_grouped_gemm_sm90(rows, args.w.dim(0), n, args.w.dim(2), sms));
 }
 
+namespace {
+
+// The distance of a [rows, columns] table's elements, row behind row.
+Result<i32> step_of(const char* name, const TensorView& table) {
+  const i64 step = table.dim(1) > 1 ? table.byte_strides[1] : 4;
+  const bool even =
+      step > 0 && step % 4 == 0 && step <= 64 && (table.dim(0) < 2 || table.byte_strides[0] == step * table.dim(1));
+  if (!even) return error(Code::kInvalidArgument, "{} {}: expected elements at one distance", name, table.describe());
+  return i32(step / 4);
+}
+
+}  // namespace
+
 Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
   WEFT_TRY(expect_cuda_tensor("ids", args.ids, DType::kI32, {-1, -1}));
   const i64 count = args.ids.shape.elements();
-  if (!args.ids.is_dense() || args.ids.dim(1) < 1 || count > i64(1) << 30)
-    return error(Code::kInvalidArgument, "ids: expected at most 2^30 dense pairs, found {}", args.ids.describe());
+  if (args.ids.dim(1) < 1 || count > i64(1) << 28)
+    return error(Code::kInvalidArgument, "ids: expected at most 2^28 pairs, found {}", args.ids.describe());
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {-1}));
   if (args.offsets.dim(0) < 2)
     return error(Code::kInvalidArgument, "offsets: expected experts + 1, found {}", args.offsets.describe());
   WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {count}));
   if (args.pairs.data) WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {count}));
-  if (args.rows.data) WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, args.ids.shape));
+  const bool places = args.rows.data != nullptr;
+  if (places) WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, args.ids.shape));
+  if ((args.weights.data != nullptr) != places || (args.placed.data != nullptr) != places)
+    return error(Code::kInvalidArgument, "rows, weights, placed: expected all or none");
   const i64 experts = args.offsets.dim(0) - 1;
-  const ExpertSortParams params{.ids = args.ids.as<const i32>(),
-                                .offsets = args.offsets.as<i32>(),
-                                .map = args.map.as<i32>(),
-                                .pairs = args.pairs.as<i32>(),
-                                .rows = args.rows.as<i32>(),
-                                .count = i32(count),
-                                .per_token = i32(args.ids.dim(1)),
-                                .experts = i32(experts)};
-  return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = kExpertSortThreads}, stream,
-                params);
+  ExpertSortParams params{.ids = args.ids.as<const i32>(),
+                          .offsets = args.offsets.as<i32>(),
+                          .map = args.map.as<i32>(),
+                          .pairs = args.pairs.as<i32>(),
+                          .rows = args.rows.as<i32>(),
+                          .weights = args.weights.as<const float>(),
+                          .placed = args.placed.as<float>(),
+                          .count = i32(count),
+                          .per_token = i32(args.ids.dim(1)),
+                          .experts = i32(experts)};
+  WEFT_ASSIGN(params.ids_step, step_of("ids", args.ids));
+  if (places) {
+    WEFT_TRY(expect_cuda_tensor("weights", args.weights, DType::kF32, args.ids.shape));
+    WEFT_TRY(expect_cuda_tensor("placed", args.placed, DType::kF32, args.ids.shape));
+    if (!args.rows.is_dense() || !args.placed.is_dense())
+      return error(Code::kInvalidArgument, "rows, placed: expected dense tensors");
+    WEFT_ASSIGN(params.weights_step, step_of("weights", args.weights));
+  }
+  const unsigned threads = count <= 4096 ? 256 : kExpertSortThreads;
+  return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = threads, .early = args.early},
+                stream, params);
+}
+
+Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights) {
+  WEFT_TRY(expect_cuda_matrix("products", products, {-1, -1}));
+  const i64 n = products.dim(1);
+  WEFT_TRY(expect_cuda_tensor("rows", rows, DType::kI32, {-1, -1}));
+  WEFT_TRY(expect_cuda_tensor("weights", weights, DType::kF32, rows.shape));
+  const auto aligned = [](const TensorView& view) { return reinterpret_cast<uintptr_t>(view.data) % 16 == 0; };
+  if (n % 8 != 0 || !products.is_dense() || !rows.is_dense() || !weights.is_dense() || !aligned(rows) ||
+      !aligned(weights))
+    return error(Code::kInvalidArgument,
+                 "products {}, rows, weights: expected dense, 16-byte aligned, columns divisible by 8",
+                 products.describe());
+  if (rows.dim(0) * n / 8 > i64(1) << 31) return error(Code::kInvalidArgument, "rows {}: too many", rows.describe());
+  return ExpertSums{products.as<const bf16>(), n, rows.as<const i32>(), weights.as<const float>(), int(rows.dim(1))};
 }
 
 Status cuda_expert_sum(cudaStream_t stream, const CudaExpertSumArgs& args) {
-  WEFT_TRY(expect_cuda_matrix("products", args.products, {-1, -1}));
-  const i64 rows = args.products.dim(0), n = args.products.dim(1);
-  WEFT_TRY(expect_cuda_tensor("rows", args.rows, DType::kI32, {-1, -1}));
-  WEFT_TRY(expect_cuda_tensor("pairs", args.pairs, DType::kI32, {rows}));
-  WEFT_TRY(expect_cuda_tensor("weights", args.weights, DType::kF32, args.rows.shape));
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.rows.dim(0), n}));
-  if (n % 8 != 0 || !args.products.is_dense() || !args.rows.is_dense() || !args.weights.is_dense())
-    return error(Code::kInvalidArgument, "products {}, rows, weights: expected dense, columns divisible by 8",
-                 args.products.describe());
-  const i64 packs = args.y.dim(0) * n / 8;
+  WEFT_ASSIGN(const ExpertSums sums, expert_sums_of(args.products, args.rows, args.weights));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.rows.dim(0), sums.n}));
+  const i64 packs = args.y.dim(0) * sums.n / 8;
   if (packs == 0) return {};
-  if (packs > i64(1) << 31) return error(Code::kInvalidArgument, "y {}: too large", args.y.describe());
-  const ExpertSums sums{args.products.as<const bf16>(), n,
-                        args.pairs.as<const i32>(),     args.rows.as<const i32>(),
-                        args.weights.as<const float>(), int(args.rows.dim(1))};
   return launch("expert_sum", expert_sum_kernel,
-                {.grid = unsigned(std::min<i64>((packs + 255) / 256, 132 * 8)), .block = 256}, stream, sums,
-                args.y.as<bf16>(), args.y.byte_strides[0] / 2, packs);
+                {.grid = unsigned(std::min<i64>((packs + 255) / 256, 132 * 8)), .block = 256, .early = args.early},
+                stream, sums, args.y.as<bf16>(), args.y.byte_strides[0] / 2, packs);
 }
 
 Status prepare_cuda_grouped_gemm() {
@@ -180,6 +239,7 @@ Status prepare_cuda_grouped_gemm() {
   for (const Instance& instance : kInstances) {
     WEFT_TRY(instance.prepare_sorted());
     WEFT_TRY(instance.prepare_gather());
+    WEFT_TRY(instance.prepare_gated());
   }
   return {};
 }

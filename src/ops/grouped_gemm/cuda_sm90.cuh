@@ -17,10 +17,13 @@ struct ExpertTable {
   int begins[kMostExperts + 1];  // tile rows before each expert, and of all
 };
 
-// ExtraBytes: what other hooks need, from the table on.
-template <int M, int N, int Stages, int ExtraBytes = int(sizeof(ExpertTable))>
+// Gated: a tile's columns are kN / 2 of gate and the same of up, and silu(gate) * up goes out. ExtraBytes: what other
+// hooks need, from the table on.
+template <int M, int N, int Stages, bool Gated = false, int ExtraBytes = int(sizeof(ExpertTable))>
 struct ExpertConfig : GemmConfig<M, N, Stages> {
   using Base = GemmConfig<M, N, Stages>;
+  static constexpr bool kGated = Gated;
+  static constexpr int kColumns = Gated ? N / 2 : N;  // of y
   static constexpr int kExtraBytes = ExtraBytes;
   static constexpr int kSharedBytes = Base::kSharedBytes - Base::kExtraBytes + kExtraBytes;
   static_assert(M <= 256 && kSharedBytes <= 232448);
@@ -79,12 +82,21 @@ struct ExpertSchedule {
     int weight_row;  // of [experts * n, k]
     int column;      // of y
     int row, rows;   // the first row and how many are the expert's, 1 to kM
+    int source_row;  // of x, where there is no map
   };
   const i32* offsets;  // [experts + 1]
   int experts, n, tiles_n;
-  int movers = 0;  // CTAs before those that multiply
+  int movers = 0;    // CTAs before those that multiply
+  int capacity = 0;  // rows of x from expert to expert; 0 = as in y
 
+  __device__ __forceinline__ int second_half() const
+    requires(Config::kGated)
+  {
+    return n / 2;
+  }
   __device__ __forceinline__ void prepare(std::byte* extra) const {
+    ptx::wait_for_previous_grid();
+    ptx::launch_dependents();
     sum_up(reinterpret_cast<ExpertTable*>(extra)->begins, experts,
            [&](int e) { return (offsets[e + 1] - offsets[e] + Config::kM - 1) / Config::kM; });
   }
@@ -97,9 +109,10 @@ struct ExpertSchedule {
     const int expert = find_run(begins, experts, place);
     const int first = offsets[expert], tile_rows = begins[expert + 1] - begins[expert];
     const int inside = index - begins[expert] * tiles_n, m = inside % tile_rows, column = inside / tile_rows;
-    at.column = column * Config::kN;
+    at.column = column * Config::kColumns;
     at.weight_row = expert * n + at.column;
     at.row = first + m * Config::kM;
+    at.source_row = capacity > 0 ? expert * capacity + m * Config::kM : at.row;
     at.rows = min(Config::kM, offsets[expert + 1] - at.row);
     return true;
   }
@@ -216,7 +229,7 @@ struct GatherCrew {
   static constexpr int kGatherThreads = sm90::kGatherThreads;
   const std::byte* x;
   i64 row_stride;  // bytes
-  const i32* map;
+  const i32* map;  // or null: rows lie as the schedule says
   int k, k_blocks;
 
   __device__ __forceinline__ void enter(std::byte*) const {}
@@ -227,7 +240,7 @@ struct GatherCrew {
 
   template <class At>
   __device__ __forceinline__ const std::byte* address(const At& at, int r) const {
-    return x + map[at.row + r] * row_stride;
+    return x + (map != nullptr ? map[at.row + r] : at.source_row + r) * row_stride;
   }
   __device__ __forceinline__ void wait(int, int&) const {}
 
@@ -237,20 +250,45 @@ struct GatherCrew {
   }
 };
 
+__device__ __forceinline__ float silu(float x) {
+  return __fdividef(x, 1.0f + __expf(-x));  // off by some 2^-21 of it, which is to be rounded to 2^-9
+}
+
+// RowStore of silu(gate) * up: a thread has a column of gate and the same of up.
+template <class Config, class Rows>
+struct GatedStore {
+  RowStore<Config, Rows> all;
+  template <class At>
+  __device__ __forceinline__ void store(float (&sums)[Config::kFragments][Config::kN / 2], const At& at) const {
+    constexpr int kHalf = Config::kN / 4;
+#pragma unroll
+    for (int i = 0; i < Config::kFragments; ++i)
+#pragma unroll
+      for (int j = 0; j < kHalf; ++j) sums[i][j] = silu(sums[i][j]) * sums[i][j + kHalf];
+    gemm_store<Config, Config::kColumns>(sums, at, all.group, all.staging, all.rows);
+  }
+  __device__ __forceinline__ void finish() const { all.finish(); }
+};
+
 // The expert's rows of a tile to their place in y.
 template <class Config>
 struct ExpertEmit {
   std::byte* y;
   i64 row_stride;  // bytes
-  int n;
+  int n;           // columns of y
   template <class At>
   __device__ __forceinline__ void send(const At& at, int r, const std::byte* from) const {
     if (r < at.rows)
-      ptx::bulk_store(y + i64(at.row + r) * row_stride + at.column * 2, from, u32(min(Config::kN, n - at.column)) * 2);
+      ptx::bulk_store(y + i64(at.row + r) * row_stride + at.column * 2, from,
+                      u32(min(Config::kColumns, n - at.column)) * 2);
   }
   template <class>
   __device__ __forceinline__ auto store(int group, std::byte* staging, std::byte*) const {
-    return RowStore<Config, ExpertEmit>{*this, group, staging};
+    const RowStore<Config, ExpertEmit> all{*this, group, staging};
+    if constexpr (Config::kGated)
+      return GatedStore<Config, ExpertEmit>{all};
+    else
+      return all;
   }
 };
 

@@ -1,5 +1,6 @@
 #include <array>
 #include <cmath>
+#include <cstring>
 
 #include "device/thread_pool.h"
 #include "ops/cuda_testing.cuh"
@@ -13,21 +14,37 @@ using namespace testing;
 
 // One thread per output, fp64. Counts outputs farther from it than fp32 sums of k terms and one rounding to bf16 may
 // be, NaN included.
-__global__ void compare_kernel(const bf16* x, i64 x_stride, const i32* map, const i32* offsets, int experts,
-                               const bf16* w, const bf16* y, i64 y_stride, int n, int k, u32* wrong) {
-  const int col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
-  if (col >= n || row >= offsets[experts]) return;
+__global__ void compare_kernel(const bf16* x, i64 x_stride, const i32* map, int capacity, const i32* offsets,
+                               int experts, const bf16* w, const bf16* y, i64 y_stride, int n, int k, bool swiglu,
+                               u32* wrong) {
+  const int columns = swiglu ? n / 2 : n, col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+  if (col >= columns || row >= offsets[experts]) return;
   int expert = 0;
   while (offsets[expert + 1] <= row) ++expert;
-  const bf16* from = x + (map ? map[row] : row) * x_stride;
-  const bf16* weight = w + (i64(expert) * n + col) * k;
-  double sum = 0, magnitude = 0;
-  for (int i = 0; i < k; ++i) {
-    const double product = double(float(from[i])) * double(float(weight[i]));
-    sum += product;
-    magnitude += fabs(product);
+  const i64 x_row = map ? map[row] : capacity > 0 ? expert * capacity + row - offsets[expert] : row;
+  const bf16* from = x + x_row * x_stride;
+  // The product with w's row `at` of the expert, and how far fp32 sums may be from it.
+  const auto dot = [&](int at, double& error) {
+    const bf16* weight = w + (i64(expert) * n + at) * k;
+    double sum = 0, magnitude = 0;
+    for (int i = 0; i < k; ++i) {
+      const double product = double(float(from[i])) * double(float(weight[i]));
+      sum += product;
+      magnitude += fabs(product);
+    }
+    error = magnitude * k * 0x1p-24;
+    return sum;
+  };
+  double error = 0, sum = dot(col, error);
+  if (swiglu) {
+    // silu is nowhere steeper than 1.1; its exponential, quotient and product are off by some 2^-20 of it.
+    double up_error = 0;
+    const double up = dot(columns + col, up_error), activated = sum / (1 + exp(-sum));
+    error = 1.1 * error * (fabs(up) + up_error) + fabs(activated) * up_error;
+    sum = activated * up;
+    error += fabs(sum) * 0x1p-20;
   }
-  const double bound = magnitude * k * 0x1p-24 + fabs(sum) * 0x1p-8 + 1e-30;
+  const double bound = error + (fabs(sum) + error) * 0x1p-8 + 1e-30;
   if (!(fabs(double(float(y[row * y_stride + col])) - sum) <= bound)) atomicAdd(wrong, 1u);
 }
 
@@ -36,7 +53,11 @@ struct Case {
   i64 pad = 0;    // elements between rows
   i64 spare = 0;  // rows beyond the routed ones
   u64 seed = 0;   // of random_routing(): even, skewed, sparse, with gaps
-  bool map = false;
+  bool map = false, swiglu = false;
+  bool apart = false;  // every expert's rows begin at a multiple of all tokens
+
+  i64 columns() const { return swiglu ? n / 2 : n; }
+  i64 x_rows(i64 rows) const { return map ? tokens : apart ? experts * std::max<i64>(1, tokens) : rows; }
 };
 
 // The rows of every expert: offsets [experts + 1], and each row's token.
@@ -60,10 +81,10 @@ class Check {
  public:
   static Result<Check> create(cudaStream_t stream, const Case& c) {
     Check check(stream, c);
-    const i64 rows = c.tokens * c.per_token + c.spare, x_rows = c.map ? c.tokens : rows;
+    const i64 rows = c.tokens * c.per_token + c.spare, x_rows = c.x_rows(rows);
     WEFT_ASSIGN(check.x_, CudaMatrix::create(DType::kBF16, x_rows, c.k, c.pad));
     WEFT_ASSIGN(check.w_, CudaMatrix::create(DType::kBF16, c.experts * c.n, c.k));
-    WEFT_ASSIGN(check.y_, CudaMatrix::create(DType::kBF16, rows, c.n, c.pad));
+    WEFT_ASSIGN(check.y_, CudaMatrix::create(DType::kBF16, rows, c.columns(), c.pad));
     WEFT_ASSIGN(check.map_, CudaMatrix::create(DType::kI32, 1, rows));
     WEFT_ASSIGN(check.offsets_, CudaMatrix::create(DType::kI32, 1, c.experts + 1));
     WEFT_ASSIGN(check.wrong_, DeviceBuffer::create(sizeof(u32)));
@@ -77,7 +98,10 @@ class Check {
                                    .map = c_.map ? map_.as({y_.view().dim(0)}) : TensorView{},
                                    .offsets = offsets_.as({c_.experts + 1}),
                                    .w = w_.as({c_.experts, c_.n, c_.k}),
-                                   .y = y_.view()};
+                                   .y = y_.view(),
+                                   .swiglu = c_.swiglu,
+                                   .capacity = capacity(),
+                                   .early = c_.seed % 2 == 1};
     const auto call = [&] {
       return plan ? cuda_grouped_gemm_with(stream_, args, *plan) : cuda_grouped_gemm(stream_, args);
     };
@@ -100,14 +124,15 @@ class Check {
       else if (bytes != first)
         return error(Code::kAborted, "the graph's bits differ");
     }
-    const size_t written = size_t(routed_ * c_.n) * 2;
+    const size_t written = size_t(routed_ * c_.columns()) * 2;
     for (size_t i = written; i < first.size(); ++i)
-      if (first[i] != std::byte(0xa5)) return error(Code::kAborted, "row {} was written", i64(i) / (c_.n * 2));
+      if (first[i] != std::byte(0xa5)) return error(Code::kAborted, "row {} was written", i64(i) / (c_.columns() * 2));
     return {};
   }
 
  private:
   Check(cudaStream_t stream, const Case& c) : stream_(stream), c_(c) {}
+  i64 capacity() const { return c_.apart ? std::max<i64>(1, c_.tokens) : 0; }
   Status set_routing(u64 seed) {
     Routing routing = route(c_, seed);
     routed_ = i64(routing.tokens.size());
@@ -119,14 +144,15 @@ class Check {
     if (routed_ > 0 && c_.n > 0) {
       WEFT_CUDA_TRY(cudaMemsetAsync(wrong_.data(), 0, sizeof(u32), stream_));
       WEFT_TRY(launch("compare", compare_kernel,
-                      {.grid = dim3(unsigned((c_.n + 127) / 128), unsigned(routed_)), .block = 128}, stream_,
+                      {.grid = dim3(unsigned((c_.columns() + 127) / 128), unsigned(routed_)), .block = 128}, stream_,
                       x_.view().as<bf16>(), x_.view().byte_strides[0] / 2, c_.map ? map_.view().as<i32>() : nullptr,
-                      offsets_.view().as<i32>(), int(c_.experts), w_.view().as<bf16>(), y_.view().as<bf16>(),
-                      y_.view().byte_strides[0] / 2, int(c_.n), int(c_.k), wrong_.as<u32>()));
+                      int(capacity()), offsets_.view().as<i32>(), int(c_.experts), w_.view().as<bf16>(),
+                      y_.view().as<bf16>(), y_.view().byte_strides[0] / 2, int(c_.n), int(c_.k), c_.swiglu,
+                      wrong_.as<u32>()));
       u32 wrong = 1;
       WEFT_CUDA_TRY(cudaMemcpyAsync(&wrong, wrong_.data(), sizeof(wrong), cudaMemcpyDefault, stream_));
       WEFT_CUDA_TRY(cudaStreamSynchronize(stream_));
-      if (wrong != 0) return error(Code::kAborted, "{} wrong outputs of {}", wrong, routed_ * c_.n);
+      if (wrong != 0) return error(Code::kAborted, "{} wrong outputs of {}", wrong, routed_ * c_.columns());
     }
     return cuda_status(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   }
@@ -139,7 +165,7 @@ class Check {
 };
 
 constexpr Case kCases[] = {
-    {.experts = 1, .tokens = 1, .per_token = 1, .n = 8, .k = 8},
+    {.experts = 1, .tokens = 1, .per_token = 1, .n = 16, .k = 8},
     {.experts = 7, .tokens = 0, .per_token = 3, .n = 16, .k = 64, .spare = 3},
     {.experts = 5, .tokens = 130, .per_token = 2, .n = 200, .k = 72, .pad = 8, .spare = 9},
     {.experts = 128, .tokens = 33, .per_token = 8, .n = 200, .k = 328},
@@ -151,10 +177,15 @@ TEST(CudaGroupedGemm, EveryTileAgreesWithFp64ForEveryRouting) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
-  for (Case c : kCases)
-    for (c.seed = 0; c.seed < 4; ++c.seed)
-      for (const bool map : {false, true}) {
-        c.map = map;
+  for (const Case& one : kCases)
+    for (u64 seed = 0; seed < 4; ++seed)
+      for (const char* how : {"sorted", "map", "map, swiglu", "apart", "apart, swiglu"}) {
+        Case c = one;
+        c.seed = seed;
+        c.map = how[0] == 'm';
+        c.apart = how[0] == 'a';
+        c.swiglu = std::strchr(how, ',') != nullptr;
+        if (c.swiglu && c.n % 16 != 0) c.n += 8;
         auto check = Check::create(stream->get(), c);
         WEFT_ASSERT_OK(check.status());
         for (const GemmTileShape& tile : grouped_gemm_tile_shapes())
@@ -162,7 +193,7 @@ TEST(CudaGroupedGemm, EveryTileAgreesWithFp64ForEveryRouting) {
             const GroupedGemmPlan plan{tile, int((c.n + tile.n - 1) / tile.n), ctas};
             const Status outcome = check->run(&plan);
             ASSERT_TRUE(outcome.ok()) << c.experts << " experts [" << c.n << ", " << c.k << "], " << c.tokens
-                                      << " tokens, routing " << c.seed << ", map " << map << ", tile " << tile.m << "x"
+                                      << " tokens, routing " << c.seed << ", " << how << ", tile " << tile.m << "x"
                                       << tile.n << " on " << ctas << ": " << outcome.message();
           }
         const Status planned = check->run(nullptr);
@@ -249,17 +280,26 @@ TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
         return groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {tokens, per_token}));
       }));
       auto gpu_ids = CudaMatrix::create(DType::kI32, tokens, per_token);
+      auto weights = CudaMatrix::create(DType::kF32, tokens, 2 * per_token);  // every other one
+      auto placed = CudaMatrix::create(DType::kF32, tokens, per_token);
       auto offsets = CudaMatrix::create(DType::kI32, 1, experts + 1);
       auto map = CudaMatrix::create(DType::kI32, 1, count), pairs = CudaMatrix::create(DType::kI32, 1, count);
       auto rows = CudaMatrix::create(DType::kI32, tokens, per_token);
-      for (const auto* made : {&gpu_ids, &offsets, &map, &pairs, &rows}) WEFT_ASSERT_OK(made->status());
+      for (const auto* made : {&gpu_ids, &weights, &placed, &offsets, &map, &pairs, &rows})
+        WEFT_ASSERT_OK(made->status());
       WEFT_ASSERT_OK(gpu_ids->upload(ids));
+      const std::vector<float> values = random_floats(DType::kF32, 2 * count, u32(seed) + 3);
+      WEFT_ASSERT_OK(weights->upload(values));
+      TensorView every_other = weights->view();
+      every_other.shape = {tokens, per_token};
+      every_other.byte_strides[1] = 8;
       WEFT_ASSERT_OK(run_and_repeat(
           stream->get(),
           [&]() -> Status {
             WEFT_TRY(offsets->clear());
             WEFT_TRY(map->clear());
             WEFT_TRY(rows->clear());
+            WEFT_TRY(placed->clear());
             return pairs->clear();
           },
           [&] {
@@ -267,11 +307,15 @@ TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
                                                      .offsets = offsets->as({experts + 1}),
                                                      .map = map->as({count}),
                                                      .pairs = pairs->as({count}),
-                                                     .rows = rows->view()});
+                                                     .rows = rows->view(),
+                                                     .weights = every_other,
+                                                     .placed = placed->view()});
           },
-          {&*offsets, &*map, &*pairs, &*rows}));
+          {&*offsets, &*map, &*pairs, &*rows, &*placed}));
       const auto found_offsets = offsets->bytes(), found_map = map->bytes(), found_pairs = pairs->bytes();
       const auto found_rows = rows->bytes();
+      const auto found_placed = placed->floats();
+      WEFT_ASSERT_OK(found_placed.status());
       WEFT_ASSERT_OK(found_rows.status());
       WEFT_ASSERT_OK(found_offsets.status());
       WEFT_ASSERT_OK(found_map.status());
@@ -284,10 +328,13 @@ TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
       for (i64 row = 0; row < groups.pairs(); ++row) {
         const i64 token = groups.token(row), place = places[size_t(token)]++;
         ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), row);
+        ASSERT_EQ((*found_placed)[size_t(token * per_token + place)], values[size_t(groups.pair(row)) * 2]);
       }
       for (i64 token = 0; token < tokens; ++token)
-        for (i64 place = places[size_t(token)]; place < per_token; ++place)
+        for (i64 place = places[size_t(token)]; place < per_token; ++place) {
           ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), -1) << token;
+          ASSERT_EQ((*found_placed)[size_t(token * per_token + place)], 0) << token;
+        }
       for (i64 row = 0; row < groups.pairs(); ++row) {
         ASSERT_EQ(CudaMatrix::get<i32>(*found_pairs, size_t(row)), groups.pair(row)) << row;
         ASSERT_EQ(CudaMatrix::get<i32>(*found_map, size_t(row)), groups.token(row)) << row;
@@ -315,6 +362,8 @@ TEST(CudaGroupedGemm, WhatDoesNotFitIsNamed) {
   EXPECT_EQ(changed([&](auto& a) { a.x = made->as({7, 16}); }), "x: expected bf16 [8, 16], found bf16 [7, 16]");
   EXPECT_EQ(changed([&](auto& a) { a.offsets = ints->as({3}); }), "offsets: expected i32 [4], found i32 [3]");
   EXPECT_EQ(changed([&](auto& a) { a.map = ints->as({7}); }), "map: expected i32 [8], found i32 [7]");
+  EXPECT_NE(changed([&](auto& a) { a.swiglu = true; }).find("as many columns of gate as of up"), std::string::npos);
+  EXPECT_EQ(changed([&](auto& a) { a.capacity = 2; }), "x: expected bf16 [6, 16], found bf16 [8, 16]");
   EXPECT_EQ(changed([&](auto& a) { a.w.device = DeviceKind::kCpu; }), "w: not in CUDA memory");
   EXPECT_EQ(changed([&](auto& a) { a.w = made->as({513, 0, 16}); }), "w: expected 1 to 512 experts, found 513");
 }

@@ -4,6 +4,7 @@
 
 #include "base/tensor.h"
 #include "ops/grouped_gemm/cuda_plan.h"
+#include "ops/grouped_gemm/cuda_sum.cuh"
 
 namespace weft {
 
@@ -18,13 +19,18 @@ struct CudaGroupedGemmArgs {
   TensorView w;  // [experts, n, k] bf16, dense
   TensorView y;  // [rows, n] bf16; must not overlap x or w
   int sms = 0;   // multiprocessors to use, 0 = all
+  // y [rows, n / 2] = silu(gate) * up, not rounded before: columns [0, n / 2) of the product are gate, the others up.
+  bool swiglu = false;
+  // Not 0, without a map: x is [experts * capacity, k], and an expert's rows begin at every capacity-th.
+  i64 capacity = 0;
+  bool early = false;  // may be launched while the kernel before on the stream still runs (LaunchShape::early)
 };
 
 // Rows [0, offsets[experts]) of y on `stream`: row r = its row of x times its expert's weight, transposed; fp32 sums in
-// K order, rounded once. Rows behind stay as they are. The host does not learn the offsets: they and the map are
-// trusted and read when the kernel runs, so a captured graph follows new routing. Experts may be empty. A row's bits
-// depend on the row, its expert and the plan's tile alone. n and k divisible by 8; rows or n = 0 is a no-op. Errors:
-// kInvalidArgument naming the tensor; kUnimplemented on a GPU other than sm_90.
+// K order, rounded once (or through swiglu). Rows behind stay as they are. The host does not learn the offsets: they
+// and the map are trusted and read when the kernel runs, so a captured graph follows new routing. Experts may be empty.
+// A row's bits depend on the row, its expert and the plan's tile alone. n and k divisible by 8; rows or n = 0 is a
+// no-op. Errors: kInvalidArgument naming the tensor; kUnimplemented on a GPU other than sm_90.
 Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args);
 
 // The same with a tile of grouped_gemm_tile_shapes() instead of the planned one: for tests, tuning and benchmarks.
@@ -33,13 +39,16 @@ Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& ar
 // The arguments' errors, for operators that are built from it.
 Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args);
 
-// All on the current device, dense.
+// All on the current device, dense; elements of ids and weights may lie at a distance, each table's the same.
 struct CudaExpertSortArgs {
-  TensorView ids;      // [tokens, per_token] i32: experts; -1, and what is no expert, is left out
-  TensorView offsets;  // [experts + 1] i32, written: as above
-  TensorView map;      // [tokens * per_token] i32, written up to offsets[experts]: row r's token
-  TensorView pairs;    // the same: row r's index into ids; or absent (data == nullptr)
-  TensorView rows;     // [tokens, per_token] i32, written: a token's rows, ascending, then -1; or absent
+  TensorView ids;           // [tokens, per_token] i32: experts; -1, and what is no expert, is left out
+  TensorView offsets;       // [experts + 1] i32, written: as above
+  TensorView map;           // [tokens * per_token] i32, written up to offsets[experts]: row r's token
+  TensorView pairs = {};    // the same: row r's index into ids; or absent (data == nullptr)
+  TensorView rows = {};     // [tokens, per_token] i32, written: a token's rows, ascending, then -1; or absent, as
+  TensorView weights = {};  // [tokens, per_token] f32, of ids, and
+  TensorView placed = {};   // [tokens, per_token] f32, written: weights in the order of rows, 0 where there is none
+  bool early = false;       // LaunchShape::early
 };
 
 // ExpertGroups::sort() on `stream`: the (token, expert) pairs by expert, then token. Captures into a graph. Errors:
@@ -49,16 +58,19 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args);
 // All on the current device, dense; y may have a row stride, a multiple of 16 bytes.
 struct CudaExpertSumArgs {
   TensorView products;  // [rows, n] bf16, as CudaGroupedGemmArgs::y
-  TensorView pairs;     // [rows] i32, of the sort
   TensorView rows;      // [tokens, per_token] i32, of the sort
-  TensorView weights;   // [tokens, per_token] f32, in the order of ids
+  TensorView weights;   // [tokens, per_token] f32, `placed` of the sort
   TensorView y;         // [tokens, n] bf16
+  bool early = false;   // LaunchShape::early
 };
 
-// Row t of y on `stream`: the sum over the token's rows r, experts ascending, of weights[pairs[r]] * products[r]; fp32,
+// Row t of y on `stream`: the sum over the token's rows r, experts ascending, of its weight * products[r]; fp32,
 // rounded once; zeros where it has none. n divisible by 8. Captures into a graph. Errors: kInvalidArgument naming the
 // tensor.
 Status cuda_expert_sum(cudaStream_t stream, const CudaExpertSumArgs& args);
+
+// The tables' errors, for operators that add up in kernels of their own.
+Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights);
 
 // Loads the kernels on the current device, as prepare_cuda_gemm() does.
 Status prepare_cuda_grouped_gemm();

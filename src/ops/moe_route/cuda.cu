@@ -1,4 +1,5 @@
 #include "device/cuda/rows.cuh"
+#include "device/cuda/sm90.cuh"
 #include "ops/moe_route/moe_route.cuh"
 
 namespace weft {
@@ -12,6 +13,7 @@ struct Params {
   i64 stride;  // bytes
   i32* ids;
   float* weights;
+  i64 row_step, step;  // elements from one token, and from one choice, to the next
   int tokens, experts, per_token;
   bool normalise;
 };
@@ -30,6 +32,8 @@ __device__ __forceinline__ float float_of(u32 key) {
 // A warp per token.
 template <class T>
 __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_constant__ Params p) {
+  ptx::wait_for_previous_grid();
+  ptx::launch_dependents();
   const int lane = int(threadIdx.x) % 32;
   for (int token = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32; token < p.tokens;
        token += int(gridDim.x) * kWarps) {
@@ -73,8 +77,9 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
     const float all = lanes_sum<32>(weight);
     if (p.normalise) weight /= all;
     if (lane >= p.per_token) continue;
-    p.ids[i64(token) * p.per_token + lane] = id;
-    p.weights[i64(token) * p.per_token + lane] = weight;
+    const i64 at = token * p.row_step + lane * p.step;
+    p.ids[at] = id;
+    p.weights[at] = weight;
   }
 }
 
@@ -92,8 +97,8 @@ Status cuda_moe_route(cudaStream_t stream, const CudaMoeRouteArgs& args) {
   const i64 tokens = args.logits.dim(0), experts = args.logits.dim(1);
   WEFT_TRY(expect_cuda_tensor("ids", args.ids, DType::kI32, {tokens, -1}));
   WEFT_TRY(expect_cuda_tensor("weights", args.weights, DType::kF32, args.ids.shape));
-  if (!args.ids.is_dense() || !args.weights.is_dense())
-    return error(Code::kInvalidArgument, "ids, weights: expected dense tensors");
+  if (args.ids.byte_strides != args.weights.byte_strides || args.ids.byte_strides[1] % 4 != 0)
+    return error(Code::kInvalidArgument, "ids, weights: expected the same strides, multiples of 4 bytes");
   const i64 per_token = args.ids.dim(1);
   if (experts > kCudaRouteMostExperts || tokens > INT32_MAX)
     return error(Code::kInvalidArgument, "logits: expected at most {} experts and 2^31 tokens, found {}",
@@ -105,12 +110,15 @@ Status cuda_moe_route(cudaStream_t stream, const CudaMoeRouteArgs& args) {
                       .stride = args.logits.byte_strides[0],
                       .ids = args.ids.as<i32>(),
                       .weights = args.weights.as<float>(),
+                      .row_step = args.ids.byte_strides[0] / 4,
+                      .step = args.ids.byte_strides[1] / 4,
                       .tokens = int(tokens),
                       .experts = int(experts),
                       .per_token = int(per_token),
                       .normalise = args.normalise};
   return with_type(args.logits.dtype, [&](auto t) {
-    return launch_rows("moe_route", moe_route_kernel<decltype(t)>, tokens, kWarps, kThreads, stream, params);
+    return launch_rows("moe_route", moe_route_kernel<decltype(t)>, tokens, kWarps, kThreads, stream, params,
+                       args.early);
   });
 }
 
