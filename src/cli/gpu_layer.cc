@@ -28,8 +28,9 @@ struct LayerFlags {
       command.add_option("--mode", mode, how + "; ep = so, with whole experts instead of columns of all")
           ->check(CLI::IsMember({"ar", "ag_rs", "ep"}))
           ->capture_default_str();
-      command.add_option("--variant", variant, "Of ag_moe: auto, split, push")
-          ->check(CLI::IsMember({"auto", "split", "push"}))
+      command
+          .add_option("--variant", variant, "How rows of x come: auto, split, push (of ag_moe), beside (the routing)")
+          ->check(CLI::IsMember({"auto", "split", "push", "beside"}))
           ->capture_default_str();
     } else {
       command.add_option("--mode", mode, how)->check(CLI::IsMember({"ar", "ag_rs"}))->capture_default_str();

@@ -67,6 +67,8 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
   WEFT_TRY(check(a));
   const i64 tokens = a.x.dim(0), local = local_experts().size(), capacity = exchange_->capacity();
   const i64 rows = exchange_->most_rows();
+  // Were all ranks to have as many tokens, and all experts.
+  const i64 expected = std::max<i64>(1, tokens) * shape_.per_token * comm_->size() * local / shape_.experts;
   // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
   const bool early = comm_->arena().ranks_on_this_gpu() == 1;
   WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits(tokens), .constant_w = early}));
@@ -89,9 +91,15 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
                                       .y = activated,
                                       .swiglu = true,
                                       .capacity = capacity,
+                                      .expected_rows = expected,
                                       .early = early}));
-  WEFT_TRY(cuda_grouped_gemm(
-      stream, {.x = activated, .map = {}, .offsets = offsets, .w = a.down, .y = products, .early = early}));
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = activated,
+                                      .map = {},
+                                      .offsets = offsets,
+                                      .w = a.down,
+                                      .y = products,
+                                      .expected_rows = expected,
+                                      .early = early}));
   return exchange_->combine(stream,
                             {.expert_y = products, .indices = ids(tokens), .weights = weights(tokens), .out = a.y});
 }

@@ -57,7 +57,22 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
   }
   const AllGatherShape routing{.max_bytes_per_rank = split_range(m, comm.size(), 0).size() * s.per_token * 8};
   WEFT_ASSIGN(layer.gather_routing_, CudaAllGather::create(comm, routing));
-  WEFT_ASSIGN(layer.gather_, CudaAgMoe::create(comm, {.max_m = m, .k = s.hidden}, {.variant = options.variant}));
+  layer.beside_ = options.variant == "beside" && comm.size() > 1;
+  if (!layer.beside_) {
+    const std::string variant = options.variant == "beside" ? "auto" : options.variant;  // of one rank
+    WEFT_ASSIGN(layer.gather_, CudaAgMoe::create(comm, {.max_m = m, .k = s.hidden}, {.variant = variant}));
+  }
+  if (comm.size() > 1 && (layer.beside_ || options.variant == "auto")) {
+    layer.gathered_rows_ = layer.beside_ ? m : std::min(m, kAgMoeSplitMost);
+    const i64 most = split_range(layer.gathered_rows_, comm.size(), 0).size();
+    WEFT_ASSIGN(layer.gather_x_, CudaAllGather::create(comm, {.max_bytes_per_rank = most * s.hidden * 2}));
+    WEFT_TRY(bytes(layer.all_x_, layer.gathered_rows_ * s.hidden, 2));
+  }
+  if (layer.beside_) {
+    WEFT_ASSIGN(layer.side_, make_stream());
+    WEFT_ASSIGN(layer.forked_, make_event());
+    WEFT_ASSIGN(layer.joined_, make_event());
+  }
   WEFT_ASSIGN(layer.scatter_, CudaMoeRs::create(comm, down));
   return std::move(layer);
 }
@@ -83,49 +98,84 @@ Status CudaMoeLayer::check(const CudaMoeLayerArgs& a) const {
   return expect_layer_weights("down", a.down, {shape_.experts, shape_.hidden, columns});
 }
 
-// Every rank's routing_ of all tokens. Sharded, each rank asks the router for its own.
-Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a) {
-  const i64 mine = a.x.dim(0);
-  const TensorView logits = dense_view(logits_, DType::kBF16, {mine, shape_.experts});
-  const DeviceBuffer& own = gather_ ? own_routing_ : routing_;
-  WEFT_TRY(cuda_gemm(stream, {.x = a.x, .w = a.router, .y = logits, .constant_w = early()}));
+// Every rank's routing_ of all tokens. Sharded, each rank asks the router for its own, unless all of x is there.
+Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x, bool all) {
+  const TensorView logits = dense_view(logits_, DType::kBF16, {x.dim(0), shape_.experts});
+  const DeviceBuffer& routing = all ? routing_ : own_routing_;
+  WEFT_TRY(cuda_gemm(stream, {.x = x, .w = a.router, .y = logits, .constant_w = early()}));
   WEFT_TRY(cuda_moe_route(stream, {.logits = logits,
-                                   .ids = choices(own, false, mine, shape_.per_token),
-                                   .weights = choices(own, true, mine, shape_.per_token),
+                                   .ids = choices(routing, false, x.dim(0), shape_.per_token),
+                                   .weights = choices(routing, true, x.dim(0), shape_.per_token),
                                    .normalise = shape_.normalise,
                                    .early = early()}));
-  if (!gather_) return {};
-  const Shape all{a.m, 2 * shape_.per_token}, some{mine, 2 * shape_.per_token};
-  return gather_routing_->run(stream, dense_view(own_routing_, DType::kI32, some),
-                              dense_view(routing_, DType::kI32, all));
+  if (all) return {};
+  return gather_routing_->run(stream, dense_view(own_routing_, DType::kI32, {x.dim(0), 2 * shape_.per_token}),
+                              dense_view(routing_, DType::kI32, {a.m, 2 * shape_.per_token}),
+                              beside_ ? comm_->max_ctas() / 2 : 0);
+}
+
+// All tokens' rows. Beside the routing unless ranks share the GPU: both gathers wait for other ranks and must find room
+// at the same time. gate_up() joins.
+Status CudaMoeLayer::gather_x(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& all) {
+  cudaStream_t on = forks() ? side_.get() : stream;
+  if (forks()) {
+    WEFT_CUDA_TRY(cudaEventRecord(forked_.get(), stream));
+    WEFT_CUDA_TRY(cudaStreamWaitEvent(on, forked_.get(), 0));
+  }
+  TensorView shard = a.x;
+  if (!shard.is_dense()) {
+    const Range mine = rows(a.m);
+    const size_t row_bytes = size_t(shape_.hidden) * 2;
+    shard = all.rows(mine.begin, mine.end);
+    WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, row_bytes, a.x.data, size_t(a.x.byte_strides[0]), row_bytes,
+                                    size_t(mine.size()), cudaMemcpyDefault, on));
+  }
+  WEFT_TRY(gather_x_->run(on, shard, all, forks() ? comm_->max_ctas() / 2 : 0));
+  return forks() ? cuda_status(cudaEventRecord(joined_.get(), on), "moe layer") : Status();
+}
+
+Status CudaMoeLayer::gate_up(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x,
+                             const CudaMoeArgs& down, const TensorView& map) {
+  if (gathers_in_gemm(a.m))
+    return gather_->run(
+        stream, {.x = x, .m = a.m, .map = map, .offsets = down.offsets, .w = a.gate_up, .y = down.a, .swiglu = true});
+  if (forks()) WEFT_CUDA_TRY(cudaStreamWaitEvent(stream, joined_.get(), 0));
+  return cuda_grouped_gemm(stream, {.x = x,
+                                    .map = map,
+                                    .offsets = down.offsets,
+                                    .w = a.gate_up,
+                                    .y = down.a,
+                                    .swiglu = true,
+                                    .early = early() && !forks()});
 }
 
 Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
   WEFT_TRY(check(a));
   if (a.m == 0) return {};
-  WEFT_TRY(route(stream, a));
-  const i64 pairs = a.m * shape_.per_token, columns = columns_.size();
-  const TensorView offsets = dense_view(offsets_, DType::kI32, {shape_.experts + 1});
+  const i64 pairs = a.m * shape_.per_token;
   const TensorView map = dense_view(map_, DType::kI32, {pairs});
-  const TensorView places = dense_view(places_, DType::kI32, {a.m, shape_.per_token});
-  const TensorView placed = dense_view(weights_, DType::kF32, {a.m, shape_.per_token});
-  const TensorView activated = dense_view(activated_, DType::kBF16, {pairs, columns});
-  WEFT_TRY(cuda_sort_experts(stream, {.ids = ids(a.m),
-                                      .offsets = offsets,
-                                      .map = map,
-                                      .rows = places,
-                                      .weights = weights(a.m),
-                                      .placed = placed,
-                                      .early = early()}));
-  if (gather_) {
-    WEFT_TRY(gather_->run(
-        stream, {.x = a.x, .m = a.m, .map = map, .offsets = offsets, .w = a.gate_up, .y = activated, .swiglu = true}));
-  } else {
-    WEFT_TRY(cuda_grouped_gemm(
-        stream,
-        {.x = a.x, .map = map, .offsets = offsets, .w = a.gate_up, .y = activated, .swiglu = true, .early = early()}));
+  const CudaMoeArgs down{.a = dense_view(activated_, DType::kBF16, {pairs, columns_.size()}),
+                         .offsets = dense_view(offsets_, DType::kI32, {shape_.experts + 1}),
+                         .rows = dense_view(places_, DType::kI32, {a.m, shape_.per_token}),
+                         .weights = dense_view(weights_, DType::kF32, {a.m, shape_.per_token}),
+                         .w = a.down,
+                         .y = a.y};
+  TensorView x = a.x;
+  const bool gathers = gather_x_ && a.m <= gathered_rows_;
+  if (gathers) {
+    x = dense_view(all_x_, DType::kBF16, {a.m, shape_.hidden});
+    WEFT_TRY(gather_x(stream, a, x));
   }
-  const CudaMoeArgs down{.a = activated, .offsets = offsets, .rows = places, .weights = placed, .w = a.down, .y = a.y};
+  const bool all = !gather_routing_ || (gathers && !beside_);
+  WEFT_TRY(route(stream, a, all ? x : a.x, all));
+  WEFT_TRY(cuda_sort_experts(stream, {.ids = ids(a.m),
+                                      .offsets = down.offsets,
+                                      .map = map,
+                                      .rows = down.rows,
+                                      .weights = weights(a.m),
+                                      .placed = down.weights,
+                                      .early = early()}));
+  WEFT_TRY(gate_up(stream, a, x, down, map));
   return scatter_ ? scatter_->run(stream, down) : reduce_->run(stream, down);
 }
 

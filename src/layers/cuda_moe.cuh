@@ -21,7 +21,9 @@ struct CudaMoeLayerShape {
 
 struct CudaMoeLayerOptions {
   LayerMode mode = LayerMode::kAgRs;  // not kAuto
-  std::string variant = "auto";       // of ag_moe
+  // kAgRs: how rows of x come. "beside" the routing, by all_gather on a stream of its own, or by ag_moe's variant;
+  // auto: few by all_gather before the routing, which every rank then does for all, more by ag_moe.
+  std::string variant = "auto";
 };
 
 // All on this rank's GPU, bf16, 16-byte aligned, dense but for x.
@@ -62,19 +64,29 @@ class CudaMoeLayer {
       : comm_(&comm), shape_(shape), mode_(mode) {}
   Status check(const CudaMoeLayerArgs& args) const;
   bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }  // LaunchShape::early
-  Status route(cudaStream_t stream, const CudaMoeLayerArgs& args);
+  bool forks() const { return beside_ && early(); }
+  bool gathers_in_gemm(i64 m) const { return gather_ && m > gathered_rows_; }
+  Status gather_x(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& all);
+  Status route(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& x, bool all);
+  Status gate_up(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& x, const CudaMoeArgs& down,
+                 const TensorView& map);
 
   CudaCommunicator* comm_;
   CudaMoeLayerShape shape_;
   LayerMode mode_;
   Range columns_;
-  std::optional<CudaAllGather> gather_routing_;  // kAgRs
+  // kAgRs:
+  std::optional<CudaAllGather> gather_routing_, gather_x_;
+  i64 gathered_rows_ = 0;  // up to so many by gather_x_, more by
   std::optional<CudaAgMoe> gather_;
+  bool beside_ = false;
+  CudaStream side_;  // gather_x_'s where it runs beside the routing
+  CudaEvent forked_, joined_;
   std::optional<CudaMoeRs> scatter_;
   std::optional<CudaMoeAr> reduce_;                // kAr
   DeviceBuffer logits_, own_routing_, routing_;    // own_routing_: of this rank's rows; [tokens, per_token, 2]
   DeviceBuffer offsets_, map_, places_, weights_;  // of the sort
-  DeviceBuffer activated_;
+  DeviceBuffer all_x_, activated_;
 };
 
 }  // namespace weft

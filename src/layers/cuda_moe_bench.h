@@ -10,7 +10,7 @@ struct CudaMoeLayerBenchOptions {
   i64 hidden = 0, experts = 0, per_token = 0, ffn = 0;  // ffn: of an expert
   bool normalise = true;
   std::string mode = "ag_rs";    // or ar: columns of all experts; ep: whole experts
-  std::string variant = "auto";  // of ag_moe
+  std::string variant = "auto";  // CudaMoeLayerOptions::variant
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;
 };

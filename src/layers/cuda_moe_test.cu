@@ -37,7 +37,8 @@ TEST_P(CudaMoeLayerTest, IsTheFp32LayerUpToRounding) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, CudaMoeLayerTest,
                          testing::Values(MoeCase{"ag_rs", "ag_rs", "auto"}, MoeCase{"ag_rs_push", "ag_rs", "push"},
-                                         MoeCase{"ar", "ar", "auto"}, MoeCase{"ep", "ep", "auto"}),
+                                         MoeCase{"ag_rs_beside", "ag_rs", "beside"}, MoeCase{"ar", "ar", "auto"},
+                                         MoeCase{"ep", "ep", "auto"}),
                          [](const auto& param) { return std::string(param.param.name); });
 
 TEST(CudaMoeLayerTest, WrongInputIsRefused) {

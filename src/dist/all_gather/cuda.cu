@@ -57,7 +57,7 @@ Result<CudaAllGather> CudaAllGather::create(CudaCommunicator& comm, const AllGat
   return op;
 }
 
-Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const TensorView& y) {
+Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const TensorView& y, int most_ctas) {
   const NvtxRange range{kOp};
   if (y.shape.rank() < 1) return error(Code::kInvalidArgument, "{}: y: expected at least one dimension", kOp);
   const i64 rows = y.dim(0);
@@ -78,7 +78,8 @@ Status CudaAllGather::run(cudaStream_t stream, const TensorView& shard, const Te
     return cuda_status(cudaMemcpyAsync(y.data, shard.data, size_t(most), cudaMemcpyDefault, stream), kOp);
   }
   const i64 packs = bare_packs(most);
-  const CudaGrid grid = cuda_words_grid(packs, 2, comm_->max_ctas());
+  const int room = comm_->max_ctas();
+  const CudaGrid grid = cuda_words_grid(packs, 2, most_ctas > 0 ? std::min(most_ctas, room) : room);
   return with_ranks(comm_->size(), [&](auto count) {
     const Params<count()> params{comm_->group<count()>(kOp),
                                  buffers_,

@@ -60,23 +60,27 @@ WEFT_HD bool sum_experts(M& m, const ExpertWords& b, i64 packs, const Hooks& hoo
     });
   };
   const auto sum = [&](const Lanes& crew) {
-    return each_pack<1>(m, crew, packs, [&](auto, i64 pack, i64 step) {
-      Pack<T> own[1];
-      hooks.sum(m.rank(), pack, step, own);
-      TakenPacks<1, M> taken;
-      if (!taken.take(m, epoch, place, pack, step)) return false;
-      float sums[kElements];
-      sum_packs(m, own[0], taken, 0, sums);
-      Pack<T> rounded;
-      store_sums(rounded.values, sums, kElements);
-      if constexpr (All) {
-        const BareWords bare = bare_numbers(rounded);
-        peers(m, [&](int p) { m.put_words(result(m.rank(), pack), p, bare); });
-        flush_all(m);
-        rounded = numbers_of<T>(bare);
+    return each_pack<Hooks::kSumAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+      constexpr int kCount = decltype(count)::value;
+      Pack<T> own[kCount];
+      hooks.sum(m.rank(), first, step, own);
+      TakenPacks<kCount, M> taken;
+      if (!taken.take(m, epoch, place, first, step)) return false;
+      for (int k = 0; k < kCount; ++k) {
+        const i64 pack = first + k * step;
+        float sums[kElements];
+        sum_packs(m, own[k], taken, k, sums);
+        Pack<T> rounded;
+        store_sums(rounded.values, sums, kElements);
+        if constexpr (All) {
+          const BareWords bare = bare_numbers(rounded);
+          peers(m, [&](int p) { m.put_words(result(m.rank(), pack), p, bare); });
+          rounded = numbers_of<T>(bare);
+        }
+        hooks.keep(m.rank(), pack, rounded);
+        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
       }
-      hooks.keep(m.rank(), pack, rounded);
-      if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
+      if constexpr (All) flush_all(m);
       return true;
     });
   };
@@ -96,11 +100,12 @@ WEFT_HD bool sum_experts(M& m, const ExpertWords& b, i64 packs, const Hooks& hoo
       return true;
     });
   };
-  // As the work is: a rank sums most for others.
+  // As the work is: a rank sums as much for each of the others as for itself.
+  const int others = m.ranks() > 1 ? m.ranks() - 1 : 1;
   if constexpr (All) {
-    if (!in_uneven_crews(m, {2 * m.ranks(), m.ranks(), m.ranks()}, scatter, sum, gather)) return false;
+    if (!in_uneven_crews(m, {2 * others, 2, 1}, scatter, sum, gather)) return false;
   } else {
-    if (!in_uneven_crews(m, {m.ranks() > 1 ? m.ranks() - 1 : 1, 1}, scatter, sum)) return false;
+    if (!in_uneven_crews(m, {others, 1}, scatter, sum)) return false;
   }
   finish(m, b.epoch, epoch);
   return true;

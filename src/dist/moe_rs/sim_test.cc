@@ -1,6 +1,7 @@
 // The protocols of moe_ar and moe_rs with sums that depend on a routing: tiles of columns of all tokens are produced
-// from this rank's products of (token, expert) pairs.
+// from this rank's products of (token, expert) pairs; without flags, packs of them are.
 #include "dist/all_reduce/all_reduce.h"
+#include "dist/exchange/expert_words.h"
 #include "dist/exchange/moe_testing.h"
 #include "dist/exchange/sim_testing.h"
 #include "dist/reduce_scatter/reduce_scatter.h"
@@ -139,6 +140,75 @@ std::string all_reduce_trial(int ranks, u64 seed) {
     if (!wrong.empty()) return wrong;
   }
   return {};
+}
+
+// sum_experts(): packs of this rank's sums for an owner's tokens, and of results.
+struct WordHooks {
+  static constexpr int kSumAhead = 2;
+  const std::vector<i32>& ids;
+  i64 tokens;
+  int ranks, rank;
+  float* all;  // [tokens, kColumns]
+  Run elements(int p) const {
+    const Run owned = split_run(tokens, ranks, p);
+    return {owned.begin * kColumns, owned.end * kColumns};
+  }
+  template <int N>
+  void sum(int p, i64 first, i64 step, Pack<float> (&sums)[N]) const {
+    for (int k = 0; k < N; ++k)
+      for (int j = 0; j < Pack<float>::kElements; ++j) {
+        const i64 i = elements(p).begin + (first + k * step) * Pack<float>::kElements + j;
+        sums[k].values[j] = i < elements(p).end ? part(ids, rank, i / kColumns, i % kColumns) : 0.0f;
+      }
+  }
+  void keep(int p, i64 pack, const Pack<float>& sums) const {
+    for (int j = 0; j < Pack<float>::kElements; ++j) {
+      const i64 i = elements(p).begin + pack * Pack<float>::kElements + j;
+      if (i < elements(p).end) all[i] = sums.values[j];
+    }
+  }
+};
+
+template <bool All, Fault F = Fault::kNone>
+std::string words_trial(int ranks, u64 seed) {
+  constexpr int kCalls = 4;
+  const Trial trial{ranks, seed};
+  const auto packs_of = [&](i64 tokens) {
+    return bare_packs(split_run(tokens, ranks, 0).size() * kColumns * i64(sizeof(float)));
+  };
+  SymmetricLayout layout;
+  ExpertWords b;
+  b.epoch = {u64(layout.reserve<EpochWord>(1))};
+  b.inbox = sim_inbox(layout, ranks, packs_of(kMostTokens));
+  b.sums = sim_inbox(layout, ranks, packs_of(kMostTokens));
+  SimWorld world(sim_options(ranks, seed, layout.bytes(), 1, std::max(1, int(seed % 6))));
+  std::vector<std::vector<float>> y(size_t(kCalls * ranks), std::vector<float>(size_t(kMostTokens * kColumns)));
+  std::vector<std::vector<i32>> ids;
+  for (int call = 0; call < kCalls; ++call) ids.push_back(trial.ids(call));
+  const std::string found = run_calls(world, kCalls, [&](SimMachine& m, int call) {
+    const WordHooks hooks{ids[size_t(call)], trial.tokens(call), ranks, m.rank(),
+                          y[size_t(call * ranks + m.rank())].data()};
+    return sum_experts<float, All, F>(m, b, packs_of(trial.tokens(call)), hooks);
+  });
+  if (!found.empty()) return found;
+  for (int i = 0; i < kCalls * ranks; ++i) {
+    const i64 tokens = trial.tokens(i / ranks);
+    const Run mine = All ? Run{0, tokens} : split_run(tokens, ranks, i % ranks);
+    const std::string wrong = trial.expect(i / ranks, i % ranks, mine.begin * kColumns, mine.end * kColumns,
+                                           y[size_t(i)].data() + mine.begin * kColumns);
+    if (!wrong.empty()) return wrong;
+  }
+  return {};
+}
+
+TEST(MoeRsSim, WordsAreCleanAndFaultsAreFound) {
+  WEFT_SKIP_SIM_UNDER_TSAN();
+  expect_clean(words_trial<false>);
+  expect_clean(words_trial<true>);
+  expect_found("single buffer", words_trial<false, Fault::kSingleBuffer>);
+  expect_found("not emptied", words_trial<false, Fault::kNoCredit>);
+  expect_found("single buffer, to all", words_trial<true, Fault::kSingleBuffer>);
+  expect_found("not emptied, to all", words_trial<true, Fault::kNoCredit>);
 }
 
 TEST(MoeRsSim, CleanAndPlantedFaultsAreFound) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/divide.h"
 #include "device/cuda/rows.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -153,7 +154,13 @@ Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 rows = args.y.dim(0), n = args.w.dim(1);
   if (rows == 0 || n == 0) return {};
-  return cuda_grouped_gemm_with(stream, args, plan_grouped_gemm_sm90(rows, args.w.dim(0), n, args.w.dim(2), sms));
+  const auto plan_for = [&](i64 count) { return plan_grouped_gemm_sm90(count, args.w.dim(0), n, args.w.dim(2), sms); };
+  GroupedGemmPlan plan = plan_for(rows);
+  if (args.expected_rows > 0 && args.expected_rows < rows) {
+    plan = plan_for(args.expected_rows);
+    plan.ctas = sms;  // there may be more
+  }
+  return cuda_grouped_gemm_with(stream, args, plan);
 }
 
 namespace {
@@ -184,6 +191,8 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
   if ((args.weights.data != nullptr) != places || (args.placed.data != nullptr) != places)
     return error(Code::kInvalidArgument, "rows, weights, placed: expected all or none");
   const i64 experts = args.offsets.dim(0) - 1;
+  if (experts > kExpertSortMost)
+    return error(Code::kInvalidArgument, "offsets: expected at most {} experts, found {}", kExpertSortMost, experts);
   ExpertSortParams params{.ids = args.ids.as<const i32>(),
                           .offsets = args.offsets.as<i32>(),
                           .map = args.map.as<i32>(),
@@ -202,9 +211,13 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
       return error(Code::kInvalidArgument, "rows, placed: expected dense tensors");
     WEFT_ASSIGN(params.weights_step, step_of("weights", args.weights));
   }
-  const unsigned threads = count <= 4096 ? 256 : kExpertSortThreads;
-  return launch("expert_sort", expert_sort_kernel, {.grid = unsigned(experts), .block = threads, .early = args.early},
-                stream, params);
+  constexpr i64 kMostCtas = 128;
+  const i64 chunk = round_up(std::max<i64>(1, divide_up(count, kMostCtas)), kExpertSortThreads);
+  params.chunk = i32(chunk);
+  return launch(
+      "expert_sort", expert_sort_kernel,
+      {.grid = unsigned(std::max<i64>(1, divide_up(count, chunk))), .block = kExpertSortThreads, .early = args.early},
+      stream, params);
 }
 
 Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights) {

@@ -23,7 +23,8 @@ struct CudaGroupedGemmArgs {
   bool swiglu = false;
   // Not 0, without a map: x is [experts * capacity, k], and an expert's rows begin at every capacity-th.
   i64 capacity = 0;
-  bool early = false;  // may be launched while the kernel before on the stream still runs (LaunchShape::early)
+  i64 expected_rows = 0;  // what the plan is for where y has room for more than are likely to come; 0 = y's
+  bool early = false;     // may be launched while the kernel before on the stream still runs (LaunchShape::early)
 };
 
 // Rows [0, offsets[experts]) of y on `stream`: row r = its row of x times its expert's weight, transposed; fp32 sums in

@@ -6,7 +6,8 @@ namespace weft {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kPerLane = int(kCudaRouteMostExperts) / 32;  // lane l has experts l, l + 32 ...
+// Experts of a lane: lane l has l, l + 32 ...
+constexpr int kFewPerLane = 4, kMostPerLane = int(kCudaRouteMostExperts) / 32;
 
 struct Params {
   const std::byte* logits;
@@ -30,7 +31,7 @@ __device__ __forceinline__ float float_of(u32 key) {
 }
 
 // A warp per token.
-template <class T>
+template <class T, int PerLane>
 __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_constant__ Params p) {
   ptx::wait_for_previous_grid();
   ptx::launch_dependents();
@@ -38,10 +39,10 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
   for (int token = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32; token < p.tokens;
        token += int(gridDim.x) * kWarps) {
     const T* row = reinterpret_cast<const T*>(p.logits + token * p.stride);
-    float logits[kPerLane];
-    u32 keys[kPerLane];  // 0 = none, or chosen
+    float logits[PerLane];
+    u32 keys[PerLane];  // 0 = none, or chosen
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
+    for (int i = 0; i < PerLane; ++i) {
       const int expert = i * 32 + lane;
       logits[i] = expert < p.experts ? float(row[expert]) : -INFINITY;
       keys[i] = expert < p.experts ? key_of(logits[i]) : 0;
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
       u32 key = 0;
       int expert = 0;
 #pragma unroll
-      for (int i = 0; i < kPerLane; ++i) {
+      for (int i = 0; i < PerLane; ++i) {
         if (keys[i] <= key) continue;
         key = keys[i];
         expert = i * 32 + lane;
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
       const u32 best = __reduce_max_sync(~0u, key);
       const int first = int(__reduce_min_sync(~0u, key == best ? u32(expert) : ~0u));
 #pragma unroll
-      for (int i = 0; i < kPerLane; ++i)
+      for (int i = 0; i < PerLane; ++i)
         if (i * 32 + lane == first) keys[i] = 0;
       if (j == 0) largest = float_of(best);
       if (lane == j) {
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
     }
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
+    for (int i = 0; i < PerLane; ++i)
       if (i * 32 + lane < p.experts) sum += expf(logits[i] - largest);
     float weight = expf(chosen - largest) / lanes_sum<32>(sum);
     if (lane >= p.per_token) weight = 0;
@@ -83,11 +84,16 @@ __global__ void __launch_bounds__(kThreads) moe_route_kernel(const __grid_consta
   }
 }
 
+// Calls f with the kernel for logits of that type and so many experts.
 template <class F>
-Status with_type(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) return f(bf16{});
-  if (dtype == DType::kF16) return f(f16{});
-  return f(float{});
+Status with_kernel(DType dtype, i64 experts, F&& f) {
+  const auto of = [&](auto t) {
+    using T = decltype(t);
+    return experts <= 32 * kFewPerLane ? f(moe_route_kernel<T, kFewPerLane>) : f(moe_route_kernel<T, kMostPerLane>);
+  };
+  if (dtype == DType::kBF16) return of(bf16{});
+  if (dtype == DType::kF16) return of(f16{});
+  return of(float{});
 }
 
 }  // namespace
@@ -116,17 +122,17 @@ Status cuda_moe_route(cudaStream_t stream, const CudaMoeRouteArgs& args) {
                       .experts = int(experts),
                       .per_token = int(per_token),
                       .normalise = args.normalise};
-  return with_type(args.logits.dtype, [&](auto t) {
-    return launch_rows("moe_route", moe_route_kernel<decltype(t)>, tokens, kWarps, kThreads, stream, params,
-                       args.early);
+  return with_kernel(args.logits.dtype, experts, [&](auto kernel) {
+    return launch_rows("moe_route", kernel, tokens, kWarps, kThreads, stream, params, args.early);
   });
 }
 
 Status prepare_cuda_moe_route() {
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
-    WEFT_TRY(with_type(dtype, [](auto t) {
-      return prepare_kernel("moe_route", reinterpret_cast<const void*>(moe_route_kernel<decltype(t)>), 0);
-    }));
+    for (const i64 experts : {i64(1), kCudaRouteMostExperts})
+      WEFT_TRY(with_kernel(dtype, experts, [](auto kernel) {
+        return prepare_kernel("moe_route", reinterpret_cast<const void*>(kernel), 0);
+      }));
   return {};
 }
 
