@@ -14,7 +14,11 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : bytes_(bytes) {
 }
 
 AlignedBuffer::~AlignedBuffer() {
-  if (data_) ::munmap(data_, bytes_);
+  if (release_ != nullptr) {
+    release_(data_);
+  } else if (data_ != nullptr) {
+    ::munmap(data_, bytes_);
+  }
 }
 
 }  // namespace weft

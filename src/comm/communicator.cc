@@ -37,7 +37,23 @@ Result<Communicator> Communicator::create(World& world, const CommunicatorOption
   return Communicator(std::move(state));
 }
 
+Communicator Communicator::on_gpu(World& world, CudaCommunicator& cuda) {
+  auto state = std::make_shared<State>();
+  state->cuda = &cuda;
+  state->group.rank = world.rank();
+  state->group.world = &world;
+  state->group.bases.resize(size_t(world.size()));
+  for (int r = 0; r < world.size(); ++r) state->group.world_ranks.push_back(r);
+  return Communicator(std::move(state));
+}
+
+Status Communicator::expect_cpu(const std::string& what) const {
+  if (device() == DeviceKind::kCpu) return {};
+  return error(Code::kUnimplemented, "{}: no form for GPUs", what);
+}
+
 Result<Communicator> Communicator::split(int color, int key) {
+  WEFT_TRY(expect_cpu("split"));
   if (color < 0) return error(Code::kInvalidArgument, "split: color: expected at least 0, found {}", color);
   WEFT_ASSIGN(const auto chosen, exchange(u64(u32(color)) << 32 | u32(key)));
   // One offset for all colors: groups are disjoint, so their mailboxes never meet.
@@ -60,6 +76,7 @@ Result<Communicator> Communicator::split(int color, int key) {
 }
 
 Result<std::vector<u64>> Communicator::exchange(u64 value) {
+  WEFT_TRY(expect_cpu("exchange"));
   WEFT_TRY(status());
   constexpr i64 kLineWords = kFlagLineBytes / i64(sizeof(u64));
   HostMachine m(state_->group, 0, 1, "communicator");
@@ -84,6 +101,7 @@ Result<std::vector<u64>> Communicator::exchange(u64 value) {
 }
 
 Result<u64> Communicator::alloc_bytes(i64 bytes, const std::string& what) {
+  WEFT_TRY(expect_cpu(what));
   // Ranks may stand at different offsets after allocations in other groups: the highest one suits all.
   WEFT_ASSIGN(const auto wanted, exchange(u64(bytes)));
   WEFT_ASSIGN(const auto used, exchange(u64(arena().used())));

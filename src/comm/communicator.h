@@ -9,6 +9,8 @@
 
 namespace weft {
 
+class CudaCommunicator;
+
 struct CommunicatorOptions {
   i64 arena_bytes = i64(256) << 20;                              // per rank; becomes resident as it is used
   std::chrono::nanoseconds deadline = std::chrono::seconds(10);  // of each wait for a peer
@@ -21,6 +23,13 @@ class Communicator {
  public:
   // All ranks of the world. Errors: what Arena::create and World return; kInvalidArgument for a deadline <= 0.
   static Result<Communicator> create(World& world, const CommunicatorOptions& options = {});
+
+  // A handle on this rank's communicator of GPUs, which must outlive all copies: operators created from it run there.
+  // Beside them it knows rank, size and world; split(), alloc() and exchange() are kUnimplemented.
+  static Communicator on_gpu(World& world, CudaCommunicator& cuda);
+  DeviceKind device() const { return state_->cuda ? DeviceKind::kCuda : DeviceKind::kCpu; }
+  // Only where device() is kCuda.
+  CudaCommunicator& cuda() const { return *state_->cuda; }
 
   // The ranks that pass the same color, numbered by (key, rank here); the same arena.
   // Errors: kInvalidArgument for a negative color.
@@ -67,9 +76,11 @@ class Communicator {
     std::shared_ptr<Arena> arena;
     HostGroup group;
     Mailbox mailbox;
+    CudaCommunicator* cuda = nullptr;  // in place of the arena and the mailbox
   };
   explicit Communicator(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Result<u64> alloc_bytes(i64 bytes, const std::string& what);
+  Status expect_cpu(const std::string& what) const;
 
   std::shared_ptr<State> state_;
 };

@@ -77,4 +77,10 @@ class Exec {
   int sm_budget_ = 0;
 };
 
+// Refuses what has no form for GPUs.
+inline Status expect_cpu(const char* op, const Exec& exec) {
+  if (exec.device() == DeviceKind::kCpu) return {};
+  return error(Code::kUnimplemented, "{}: no form for GPUs", op);
+}
+
 }  // namespace weft

@@ -54,10 +54,10 @@ Status AttentionLayer::normalise_heads(Exec& exec, const TensorView& qkv) const 
 }
 
 Status AttentionLayer::forward(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch,
-                               const KvLayer& cache, const TensorView& residual) const {
+                               const KvLayer& cache, Residual& residual) const {
   const i64 tokens = batch.tokens(), d = shape_.head_dim;
   const ActivationView x = tp.column_input(qkv_.activation_format(), tokens);
-  WEFT_TRY(rms_norm(exec, {.x = residual, .weight = norm_.view, .epsilon = shape_.norm_epsilon, .y = x}));
+  WEFT_TRY(normalise(exec, residual, norm_.view, shape_.norm_epsilon, x));
   const TensorView qkv = leading(workspace.wide, tokens, (q_heads_ + 2 * kv_heads_) * d);
   WEFT_TRY(tp.column(exec, x, tokens, qkv_, qkv, qkv_bias_.view));
   if (shape_.qk_norm) WEFT_TRY(normalise_heads(exec, qkv));

@@ -22,10 +22,10 @@ class AttentionLayer {
   // `prefix` is the layer's, for instance "model.layers.3."; `plan` this rank's.
   static Result<AttentionLayer> load(const Checkpoint& checkpoint, const std::string& prefix,
                                      const AttentionLayerShape& shape, const ShardPlan& plan);
-  // residual [local rows, hidden] f32 += attention block. workspace.angles are those of the batch.
+  // residual += attention block. workspace.angles are those of the batch.
   // All ranks of `tp` and all threads of their teams must call it.
   Status forward(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch, const KvLayer& cache,
-                 const TensorView& residual) const;
+                 Residual& residual) const;
   const Weight& qkv() const { return qkv_; }
   const Weight& out() const { return out_; }
 

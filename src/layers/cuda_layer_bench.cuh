@@ -28,10 +28,13 @@ static __global__ void scale_kernel(bf16* x, i64 n, float factor) {
     x[i] = bf16(float(x[i]) * factor);
 }
 // Random elements of deviation 1 / sqrt(3 k).
-inline Status fill_weights(cudaStream_t stream, const DeviceBuffer& buffer, i64 n, u32 seed, i64 k) {
-  WEFT_TRY(fill_random_bf16(stream, buffer.data(), n, seed));
-  return launch("scale", scale_kernel, {.grid = 1024, .block = kThreads}, stream, buffer.as<bf16>(), n,
+inline Status fill_weights(cudaStream_t stream, bf16* weights, i64 n, u32 seed, i64 k) {
+  WEFT_TRY(fill_random_bf16(stream, weights, n, seed));
+  return launch("scale", scale_kernel, {.grid = 1024, .block = kThreads}, stream, weights, n,
                 float(1 / std::sqrt(double(k))));
+}
+inline Status fill_weights(cudaStream_t stream, const DeviceBuffer& buffer, i64 n, u32 seed, i64 k) {
+  return fill_weights(stream, buffer.as<bf16>(), n, seed, k);
 }
 
 // Row s * stride of x for s < count; each goes through the experts ids[s * per_token ...] with those weights. Without

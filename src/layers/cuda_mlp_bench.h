@@ -15,7 +15,7 @@ struct CudaMlpBenchOptions {
   i64 hidden = 0, ffn = 0;     // of all ranks
   std::string mode = "ag_rs";  // or ar
   std::string variant = "auto";
-  std::optional<std::string> tuning = {};  // CudaMlpOptions::tuning
+  std::optional<std::string> tuning = {};  // TensorParallelOptions::tuning
   std::string all_reduce = "";             // of mode ar: a GEMM followed by this instead of gemm_ar
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;

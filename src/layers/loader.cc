@@ -1,8 +1,11 @@
 #include "layers/loader.h"
 
+#include "device/allocate.h"
+
 namespace weft {
 
-Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name, std::span<const LinearPart> parts) {
+Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name, std::span<const LinearPart> parts,
+                           DeviceKind device) {
   std::vector<WeightPart> packed;
   for (const LinearPart& part : parts) {
     WEFT_ASSIGN(TensorView raw, checkpoint.tensor(part.name));
@@ -16,26 +19,29 @@ Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& name
   }
   Result<Weight> weight = Weight::pack(name, packed);
   checkpoint.drop_pages();  // as they are packed, so that the model is never in memory twice
-  return weight;
+  if (device == DeviceKind::kCpu || !weight.ok()) return weight;
+  return weight->copy_to_gpu();
 }
 
-Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name, i64 size) {
+Result<Tensor> load_vector(const Checkpoint& checkpoint, const std::string& name, i64 size, DeviceKind device) {
   WEFT_ASSIGN(TensorView raw, checkpoint.tensor(name));
   WEFT_TRY(expect_tensor(name.c_str(), raw, raw.dtype, {size}));
   Tensor vector = Tensor::zeros(DType::kF32, {size});
   float* out = vector.view.as<float>();
   switch (raw.dtype) {
-    case DType::kF32: std::copy(raw.as<float>(), raw.as<float>() + size, out); return vector;
+    case DType::kF32: std::copy(raw.as<float>(), raw.as<float>() + size, out); break;
     case DType::kF16:
       for (i64 i = 0; i < size; ++i) out[i] = float(raw.as<f16>()[i]);
-      return vector;
+      break;
     case DType::kBF16:
       for (i64 i = 0; i < size; ++i) out[i] = float(raw.as<bf16>()[i]);
-      return vector;
+      break;
     default:
       return error(Code::kUnimplemented, "tensor '{}': a vector of type {} is not supported", name,
                    dtype_name(raw.dtype));
   }
+  if (device == DeviceKind::kCpu) return vector;
+  return copy_to(device, vector.view);
 }
 
 Result<Tensor> load_bias(const Checkpoint& checkpoint, std::span<const LinearPart> parts) {

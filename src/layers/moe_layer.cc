@@ -1,6 +1,5 @@
 #include "layers/moe_layer.h"
 
-#include "ops/rms_norm/rms_norm.h"
 #include "ops/swiglu/swiglu.h"
 
 namespace weft {
@@ -85,19 +84,16 @@ Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string&
   return layer;
 }
 
-Status MoeLayer::forward(Exec& exec, MoeParallel& moe, i64 tokens, const TensorView& residual) const {
-  const i64 local = residual.dim(0);
-  const auto normalise = [&](const ActivationView& y) {
-    return rms_norm(exec, {.x = residual, .weight = norm_.view, .epsilon = shape_.norm_epsilon, .y = y});
-  };
-  WEFT_TRY(normalise(moe.router_input(local)));
+Status MoeLayer::forward(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const {
+  const i64 local = residual.rows.dim(0);
+  WEFT_TRY(normalise(exec, residual, norm_.view, shape_.norm_epsilon, moe.router_input(local)));
   WEFT_TRY(moe.route(exec, local, tokens, router_, shape_.normalise));
   const ActivationView x = moe.input(local);
-  WEFT_TRY(normalise(x));
+  WEFT_TRY(normalise(exec, residual, norm_.view, shape_.norm_epsilon, x));
   WEFT_ASSIGN(const TensorView gate_up, moe.up(exec, x, gate_up_));
   const ActivationView activated = moe.activated();
   WEFT_TRY(swiglu(exec, {.gate_up = gate_up, .y = activated}));
-  return moe.down(exec, activated, down_, residual);
+  return moe.down(exec, activated, down_, residual.rows);
 }
 
 }  // namespace weft

@@ -24,9 +24,9 @@ class MoeLayer {
   // (experts.gate_proj.weight [experts, ...]). The router is kept in f32, so that rounding changes no choice.
   static Result<MoeLayer> load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
                                const ExpertShare& share);
-  // residual [local rows, hidden] f32 += experts of `tokens` tokens.
+  // residual += experts of `tokens` tokens.
   // All ranks and all threads of their teams must call it.
-  Status forward(Exec& exec, MoeParallel& moe, i64 tokens, const TensorView& residual) const;
+  Status forward(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const;
   const GroupedWeight& gate_up() const { return gate_up_; }
   const GroupedWeight& down() const { return down_; }
 

@@ -15,10 +15,12 @@ Status embed_tokens(Exec& exec, TensorParallel& tp, Workspace& workspace, const 
 }
 
 Status compute_logits(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch,
-                      const HeadArgs& args, const TensorView& residual, const TensorView& logits) {
-  const i64 wanted = batch.wanted(), hidden = residual.dim(1);
+                      const HeadArgs& args, const Residual& residual, const TensorView& logits) {
+  const i64 wanted = batch.wanted(), hidden = residual.rows.dim(1);
   if (wanted == 0) return {};
-  WEFT_ASSIGN(const TensorView rows, tp.all_rows(exec, residual, leading(workspace.all_rows, batch.tokens(), hidden)));
+  if (residual.addend.data) return error(Code::kUnimplemented, "logits of a residual with an addend");
+  WEFT_ASSIGN(const TensorView rows,
+              tp.all_rows(exec, residual.rows, leading(workspace.all_rows, batch.tokens(), hidden)));
   const TensorView chosen = leading(workspace.wanted, wanted, hidden);
   WEFT_TRY(take_rows(exec, rows, batch.logits_at, chosen));
   const ActivationView x = workspace.head.view(wanted);

@@ -18,8 +18,8 @@ struct HeadArgs {
   float norm_epsilon;
 };
 // logits [batch.wanted(), vocab] f32 on every rank: final norm and head of the rows that the step asks for, and of no
-// others.
+// others. kUnimplemented for a residual with an addend.
 Status compute_logits(Exec& exec, TensorParallel& tp, Workspace& workspace, const StepBatch& batch,
-                      const HeadArgs& args, const TensorView& residual, const TensorView& logits);
+                      const HeadArgs& args, const Residual& residual, const TensorView& logits);
 
 }  // namespace weft

@@ -1,8 +1,6 @@
 // Workspace: every intermediate of a forward pass, planned once; forward allocates nothing.
 #pragma once
-#include <algorithm>
-
-#include "base/aligned_buffer.h"
+#include "device/allocate.h"
 #include "ops/attention/attention.h"
 #include "ops/gemm/activation.h"
 
@@ -19,32 +17,20 @@ struct WorkspaceShape {
   ActivationFormat attention_format, ffn_format, head_format;  // what o_proj, down_proj and the head read
 };
 
-// Buffers shared by all layers of a model; each but `angles` is used by one operator at a time, in the order of the
-// forward pass.
+// Buffers shared by all layers of a model, in its device's memory; each but `angles` is used by one operator at a time,
+// in the order of the forward pass. GEMMs write f32 on CPUs and bf16 on GPUs.
 struct Workspace {
   Tensor residual;      // [max_tokens, hidden] f32
   Tensor all_rows;      // [max_tokens, hidden] f32: every token's row, where the residual is sharded
-  Tensor wide;          // [max_tokens, max(qkv, 2 ffn)] f32: QKV, later gate and up
+  Tensor wide;          // [max_tokens, max(qkv, 2 ffn)] as GEMMs write: QKV, later gate and up
   Tensor wanted;        // [max_logits, hidden] f32
-  Tensor logits_shard;  // [max_logits, vocab] f32
+  Tensor logits_shard;  // [max_logits, vocab] as GEMMs write
   Tensor angles;        // [max_tokens, head_dim] f32: rope_angles() of the step
   Tensor parts;         // [kAttentionParts] f32: where threads share a sequence's KV blocks
   ActivationBuffer attention, ffn, head;
 
-  static Workspace create(const WorkspaceShape& shape) {
-    return {
-        .residual = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.hidden}),
-        .all_rows = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.hidden}),
-        .wide = Tensor::zeros(DType::kF32, {shape.max_tokens, std::max(shape.qkv, 2 * shape.ffn)}),
-        .wanted = Tensor::zeros(DType::kF32, {shape.max_logits, shape.hidden}),
-        .logits_shard = Tensor::zeros(DType::kF32, {shape.max_logits, shape.vocab}),
-        .angles = Tensor::zeros(DType::kF32, {shape.max_tokens, shape.head_dim}),
-        .parts = Tensor::zeros(DType::kF32, {kAttentionParts}),
-        .attention = ActivationBuffer::create(shape.attention_format, shape.max_tokens, shape.attention),
-        .ffn = ActivationBuffer::create(shape.ffn_format, shape.max_tokens, shape.ffn),
-        .head = ActivationBuffer::create(shape.head_format, shape.max_logits, shape.hidden),
-    };
-  }
+  // Errors: those of allocate().
+  static Result<Workspace> create(const WorkspaceShape& shape, DeviceKind device = DeviceKind::kCpu);
 };
 
 // The first rows x columns of a buffer, dense.

@@ -209,18 +209,18 @@ Status Decoder::plan_operators(ParallelPlan& plan) {
   const AttentionLayer& attention = blocks_.front().attention;
   const auto dense = std::ranges::find_if(blocks_, [](const Block& block) { return block.mlp.has_value(); });
   const bool any_dense = dense != blocks_.end();
-  workspace_ =
-      Workspace::create({.max_tokens = options_.max_tokens,
-                         .max_logits = options_.max_logits,
-                         .hidden = config_.hidden,
-                         .head_dim = config_.head_dim,
-                         .qkv = attention.qkv().n(),
-                         .attention = attention.out().k(),
-                         .ffn = any_dense ? dense->mlp->down().k() : 0,
-                         .vocab = shard_.vocab.size(),
-                         .attention_format = attention.out().activation_format(),
-                         .ffn_format = any_dense ? dense->mlp->down().activation_format() : ActivationFormat::kF32,
-                         .head_format = head().activation_format()});
+  const WorkspaceShape shape{.max_tokens = options_.max_tokens,
+                             .max_logits = options_.max_logits,
+                             .hidden = config_.hidden,
+                             .head_dim = config_.head_dim,
+                             .qkv = attention.qkv().n(),
+                             .attention = attention.out().k(),
+                             .ffn = any_dense ? dense->mlp->down().k() : 0,
+                             .vocab = shard_.vocab.size(),
+                             .attention_format = attention.out().activation_format(),
+                             .ffn_format = any_dense ? dense->mlp->down().activation_format() : ActivationFormat::kF32,
+                             .head_format = head().activation_format()};
+  WEFT_ASSIGN(workspace_, Workspace::create(shape));
   if (options_.mode != LayerMode::kAuto) return plan_sharing(plan, options_.mode, options_.max_tokens);
   if (plan.layer.size() == 1) return plan_sharing(plan, LayerMode::kAr, options_.max_tokens);
   WEFT_TRY(plan_sharing(plan, LayerMode::kAr, std::min(options_.max_tokens, kReplicatedTokens)));
@@ -261,9 +261,9 @@ Status Decoder::forward(Exec& exec, const StepBatch& batch, KvCache& cache, cons
                  batch.wanted(), options_.max_tokens, options_.max_logits);
   }
   auto& [max_tokens, tp, moe] = sharing(tokens);
-  const TensorView residual = leading(workspace_.residual, tp->local_tokens(tokens).size(), config_.hidden);
+  Residual residual{.rows = leading(workspace_.residual, tp->local_tokens(tokens).size(), config_.hidden)};
   WEFT_TRY(rope_angles(exec, batch.positions, frequencies_.view, leading(workspace_.angles, tokens, config_.head_dim)));
-  WEFT_TRY(embed_tokens(exec, *tp, workspace_, batch, embedding_, shard_.vocab, residual));
+  WEFT_TRY(embed_tokens(exec, *tp, workspace_, batch, embedding_, shard_.vocab, residual.rows));
   for (size_t i = 0; i < blocks_.size(); ++i) {
     WEFT_TRY(blocks_[i].attention.forward(exec, *tp, workspace_, batch, cache.layer(i64(i)), residual));
     const Block& block = blocks_[i];

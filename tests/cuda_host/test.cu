@@ -17,6 +17,7 @@
 #include "fake_cuda.h"
 #include "layers/cuda_expert_layer.cuh"
 #include "layers/cuda_moe.cuh"
+#include "layers/mlp_layer_testing.h"
 #include "ops/gemm/gemm_small.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
@@ -247,6 +248,41 @@ TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
         {.arena_bytes = 16 << 20});
     EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
   }
+}
+
+// The layer that CPU ranks run, over a GPU's communicator. Nothing computes: the residual stays as it is, which is as
+// far from the reference as what the layers add.
+TEST(CudaHost, AnMlpLayerEnqueuesAllOfItsOperators) {
+  for (const int ranks : {1, 3})
+    for (const auto& [mode, all_reduce] : std::vector<std::pair<LayerMode, std::string>>{
+             {LayerMode::kAgRs, ""}, {LayerMode::kAr, ""}, {LayerMode::kAr, "two_shot"}}) {
+      const LayerMode how = mode;
+      const std::string& name = all_reduce;
+      const testing::MlpDevice gpu{.run =
+                                       [](const auto& work) {
+                                         Exec exec = Exec::cuda(nullptr);
+                                         return work(exec);
+                                       },
+                                   .write = [](const TensorView& to, const float* from) -> Status {
+                                     std::memcpy(to.data, from, size_t(to.shape.elements()) * sizeof(float));
+                                     return {};
+                                   },
+                                   .read = [](const TensorView& from, float* to) -> Status {
+                                     std::memcpy(to, from.data, size_t(from.shape.elements()) * sizeof(float));
+                                     return {};
+                                   }};
+      const Status end = run_gpu_ranks(
+          ranks,
+          [&](CudaCommunicator& comm, cudaStream_t) -> Status {
+            Communicator handle = Communicator::on_gpu(comm.world(), comm);
+            for (const i64 tokens : {600, 9, 1})
+              WEFT_TRY(two_layers(handle, gpu, DType::kBF16, how, name, testing::MlpNumbers::random(tokens), 1.001));
+            const std::string missing = AllGather::create(handle, {.max_bytes_per_rank = 8}).status().message();
+            return missing == "all_gather: no form for GPUs" ? Status() : error(Code::kAborted, "{}", missing);
+          },
+          {.arena_bytes = 16 << 20});
+      EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
+    }
 }
 
 TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {

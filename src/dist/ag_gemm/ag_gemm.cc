@@ -70,6 +70,16 @@ Status AgGemmPlan::check(const char* op, const Communicator& comm, const AgGemmS
 
 Result<AgGemm> AgGemm::create(Communicator& comm, const AgGemmShape& shape, const AgGemmOptions& options) {
   AgGemm op(comm, shape, options);
+  if (comm.device() == DeviceKind::kCuda) {
+    if (shape.format != ActivationFormat::kBF16) {
+      return error(Code::kInvalidArgument, "{}: format: expected bf16 on GPUs, found {}", kOp,
+                   activation_format_name(shape.format));
+    }
+    WEFT_ASSIGN(op.gpu_, gpu::make_ag_gemm(comm, {.max_m = shape.max_m, .n = shape.n, .k = shape.k}, options.fused));
+    const i64 rows = split_range(shape.max_m, comm.size(), 0).size();
+    WEFT_ASSIGN(op.gpu_input_, ActivationBuffer::create(DeviceKind::kCuda, shape.format, rows, shape.k));
+    return op;
+  }
   WEFT_ASSIGN(op.plan_, AgGemmPlan::create(comm, shape, kOp));
   return op;
 }
@@ -84,6 +94,11 @@ Status AgGemm::check(const Exec& exec, const ActivationView& x, i64 m, const Wei
 
 Status AgGemm::run(Exec& exec, const ActivationView& x, i64 m, const Weight& w, const TensorView& y,
                    const TensorView& bias) {
+  if (gpu_) {
+    WEFT_TRY(gpu::expect_plain(kOp, false, bias));
+    WEFT_ASSIGN(const TensorView rows, activation_matrix("ag_gemm: x", x));
+    return gpu::run(*gpu_, exec, rows, m, w.matrix(), y);
+  }
   WEFT_TRY(check(exec, x, m, w, y));
   if (bias.data) WEFT_TRY(expect_tensor("ag_gemm: bias", bias, DType::kF32, {w.n()}));
   if (comm_.size() == 1) return gemm(exec, {.x = x, .w = w, .y = y, .bias = bias});

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/exchange/plan.h"
+#include "dist/gpu.h"
 
 namespace weft {
 namespace {
@@ -88,6 +89,10 @@ Result<AllReduce> AllReduce::create(Communicator& comm, const AllReduceShape& sh
     return error(Code::kInvalidArgument, "{}: max_elements: expected at least 0, found {}", kOp, shape.max_elements);
   }
   AllReduce op(comm, shape);
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_all_reduce(comm, shape.max_elements, shape.dtype, options.name));
+    return op;
+  }
   WEFT_TRY(with_element(shape.dtype, [&](auto element) -> Status {
     const Tiles most = cut_tiles(shape.max_elements, kTileElements);
     WEFT_ASSIGN(op.plan_, AllReducePlan<decltype(element)>::create(comm, most, options.name, kOp));
@@ -110,6 +115,7 @@ Status AllReduce::check(const Exec& exec, const TensorView& x, const TensorView&
 }
 
 Status AllReduce::run(Exec& exec, const TensorView& x, const TensorView& y) {
+  if (gpu_) return gpu::run(*gpu_, exec, x, y);
   WEFT_TRY(check(exec, x, y));
   const i64 elements = x.shape.elements();
   if (elements == 0) return exec.sync();

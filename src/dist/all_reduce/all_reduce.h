@@ -1,5 +1,6 @@
 // all_reduce: the sum over all ranks, on every rank.
 #pragma once
+#include <memory>
 #include <string>
 #include <variant>
 
@@ -7,6 +8,8 @@
 #include "dist/all_reduce/protocol.h"
 
 namespace weft {
+
+class CudaAllReduce;
 
 struct AllReduceShape {
   i64 max_elements = 0;
@@ -65,6 +68,7 @@ class AllReduce {
   Communicator comm_;
   AllReduceShape shape_;
   std::variant<AllReducePlan<float>, AllReducePlan<bf16>, AllReducePlan<f16>> plan_;
+  std::shared_ptr<CudaAllReduce> gpu_;  // on GPUs, in its place
 };
 
 }  // namespace weft

@@ -32,12 +32,6 @@ inline i64 flags_per_source(i64 count) {
   return round_up(count, kFlagsPerLine);
 }
 
-// Refuses what the CPU protocols do not run on.
-inline Status expect_cpu(const char* op, const Exec& exec) {
-  if (exec.device() == DeviceKind::kCpu) return {};
-  return error(Code::kUnimplemented, "{}: no CUDA form in this build", op);
-}
-
 // `tensor` must be dense on the CPU.
 inline Status expect_dense(const char* op, const char* tensor, const TensorView& view) {
   if (view.is_dense()) return {};

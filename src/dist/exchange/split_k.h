@@ -18,7 +18,7 @@ class SplitKReduce {
     SplitKReduce reduce;
     WEFT_ASSIGN(reduce.plan_, AllReducePlan<float>::create(comm, most, options.name, op));
     reduce.partial_ = AlignedBuffer(size_t(round_up(most.elements, kTileUnit)) * sizeof(float));
-    return reduce;
+    return Result<SplitKReduce>(std::move(reduce));  // nvcc would copy what is only named
   }
 
   // y [cut.rows, cut.n] = (or +=, if accumulate) the sum over ranks of what multiply(begin, end, out) writes: tiles
@@ -58,7 +58,7 @@ class SplitKScatter {
     const i64 slot = split_range(max_rows, comm.size(), 0).size() * round_up(n, 4);
     WEFT_ASSIGN(scatter.buffers_, plan_reduce_scatter<float>(comm, slot, op));
     scatter.partial_ = AlignedBuffer(size_t(max_rows * round_up(n, 4)) * sizeof(float));
-    return scatter;
+    return Result<SplitKScatter>(std::move(scatter));
   }
 
   // y [own rows, n] = (or +=) this rank's rows of the sum over ranks of what multiply(rows, cut, begin, end, out)
@@ -72,7 +72,7 @@ class SplitKScatter {
     float* partial = reinterpret_cast<float*>(partial_.data());
     const auto shard = [&](int p) { return partial + rows_of(p).begin * round_up(n, 4); };
     const auto produce = [&](int p, i64 first, i64 last) { multiply(rows_of(p), cut_of(p), first, last, shard(p)); };
-    const Hooks hooks{produce, shard, cut_of(comm.rank()), y, accumulate};
+    const Hooks<decltype(produce), decltype(shard)> hooks{produce, shard, cut_of(comm.rank()), y, accumulate};
     return end_call(comm, exec, reduce_scatter(m, buffers_, [&](int p) { return cut_of(p).tiles; }, hooks));
   }
 
@@ -87,8 +87,6 @@ class SplitKScatter {
     const float* own(int p, i64 i) const { return shard(p) + i; }
     void sink(i64 tile, i64 i, const float* sums, i64 count) const { mine.store(tile, i, sums, count, y, accumulate); }
   };
-  template <class Produce, class Shard>
-  Hooks(Produce, Shard, ProductTiles, const TensorView&, bool) -> Hooks<Produce, Shard>;
   ReduceScatterBuffers<float> buffers_;
   AlignedBuffer partial_;  // this rank's product, shard by shard
 };

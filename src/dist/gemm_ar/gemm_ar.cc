@@ -4,10 +4,15 @@ namespace weft {
 
 static constexpr const char* kOp = "gemm_ar";
 
-Result<GemmAr> GemmAr::create(Communicator& comm, const GemmArShape& shape, const AllReduceOptions& options) {
+Result<GemmAr> GemmAr::create(Communicator& comm, const GemmArShape& shape, const GemmArOptions& options) {
   WEFT_TRY(expect_split_k_shape(kOp, shape.max_m, shape.n));
   GemmAr op(comm, shape);
-  WEFT_ASSIGN(op.reduce_, SplitKReduce::create(comm, ProductTiles::most(shape.max_m, shape.n), options, kOp));
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_gemm_ar(comm, {.max_m = shape.max_m, .n = shape.n, .k = shape.k}, options.fused));
+    return op;
+  }
+  const Tiles most = ProductTiles::most(shape.max_m, shape.n);
+  WEFT_ASSIGN(op.reduce_, SplitKReduce::create(comm, most, options.all_reduce, kOp));
   return op;
 }
 
@@ -19,6 +24,11 @@ Status GemmAr::check(const Exec& exec, const ActivationView& a, const Weight& w,
 
 Status GemmAr::run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate,
                    const TensorView& bias) {
+  if (gpu_) {
+    WEFT_TRY(gpu::expect_plain(kOp, accumulate, bias));
+    WEFT_ASSIGN(const TensorView rows, activation_matrix("gemm_ar: a", a));
+    return gpu::run(*gpu_, exec, rows, w.matrix(), y);
+  }
   WEFT_TRY(check(exec, a, w, y));
   if (bias.data) WEFT_TRY(expect_tensor("gemm_ar: bias", bias, DType::kF32, {shape_.n}));
   if (comm_.size() == 1) return gemm(exec, {.x = a, .w = w, .y = y, .bias = bias, .accumulate = accumulate});

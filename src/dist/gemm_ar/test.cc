@@ -10,7 +10,8 @@ using namespace testing;
 Status multiply_sizes(Communicator& comm, int threads, DType dtype, i64 n, i64 k, const char* name,
                       const std::vector<i64>& sizes = {1, 2, 0, 3, 40, 1}) {
   WEFT_ASSIGN(auto pool, small_pool(threads));
-  WEFT_ASSIGN(auto op, GemmAr::create(comm, {*std::max_element(sizes.begin(), sizes.end()), n}, {name}));
+  WEFT_ASSIGN(auto op,
+              GemmAr::create(comm, {*std::max_element(sizes.begin(), sizes.end()), n}, {.all_reduce = {name}}));
   const Range share = k_share(k, comm.size(), comm.rank());
   u64 seed = 1;
   for (const i64 m : sizes) {

@@ -4,9 +4,13 @@ namespace weft {
 
 static constexpr const char* kOp = "gemm_rs";
 
-Result<GemmRs> GemmRs::create(Communicator& comm, const GemmRsShape& shape) {
+Result<GemmRs> GemmRs::create(Communicator& comm, const GemmRsShape& shape, const FusedOptions& fused) {
   WEFT_TRY(expect_split_k_shape(kOp, shape.max_m, shape.n));
   GemmRs op(comm, shape);
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_gemm_rs(comm, {.max_m = shape.max_m, .n = shape.n, .k = shape.k}, fused));
+    return op;
+  }
   WEFT_ASSIGN(op.scatter_, SplitKScatter::create(comm, shape.max_m, shape.n, kOp));
   return op;
 }
@@ -20,6 +24,11 @@ Status GemmRs::check(const Exec& exec, const ActivationView& a, const Weight& w,
 
 Status GemmRs::run(Exec& exec, const ActivationView& a, const Weight& w, const TensorView& y, bool accumulate,
                    const TensorView& bias) {
+  if (gpu_) {
+    WEFT_TRY(gpu::expect_plain(kOp, accumulate, bias));
+    WEFT_ASSIGN(const TensorView rows, activation_matrix("gemm_rs: a", a));
+    return gpu::run(*gpu_, exec, rows, w.matrix(), y);
+  }
   WEFT_TRY(check(exec, a, w, y));
   if (bias.data) WEFT_TRY(expect_tensor("gemm_rs: bias", bias, DType::kF32, {shape_.n}));
   if (comm_.size() == 1) return gemm(exec, {.x = a, .w = w, .y = y, .bias = bias, .accumulate = accumulate});

@@ -283,6 +283,7 @@ class SharedBlocks {
 }  // namespace
 
 Status attention(Exec& exec, const AttentionArgs& args) {
+  WEFT_TRY(expect_cpu("attention", exec));
   WEFT_TRY(check(args));
   AttentionScratch scratch;
   alignas(64) float out[kAttentionMaxRows * kAttentionMaxHeadDim];

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "ops/gpu.h"
+
 namespace weft {
 
 static Status check(const EmbeddingArgs& args) {
@@ -10,6 +12,7 @@ static Status check(const EmbeddingArgs& args) {
 }
 
 Status embedding(Exec& exec, const EmbeddingArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::embedding(exec, args);
   WEFT_TRY(check(args));
   const Range tokens = exec.share(args.token_ids.dim(0));
   for (i64 t = tokens.begin; t < tokens.end; ++t) {

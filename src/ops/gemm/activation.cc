@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "device/allocate.h"
 #include "ops/gemm/dispatch.h"
 
 namespace weft {
@@ -21,6 +22,22 @@ i64 activation_row_bytes(ActivationFormat format, i64 k) {
                     : format == ActivationFormat::kBF16 ? 2 * k
                                                         : 2 * k + k / kActivationBlock * 8;
   return (bytes + 63) / 64 * 64;
+}
+
+Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view) {
+  if (view.format == ActivationFormat::kQ16) {
+    return error(Code::kUnimplemented, "{}: {} rows are no matrix", tensor, activation_format_name(view.format));
+  }
+  const DType dtype = view.format == ActivationFormat::kF32 ? DType::kF32 : DType::kBF16;
+  TensorView matrix = TensorView::dense(view.data, dtype, {view.rows, view.k}, view.device);
+  matrix.byte_strides[0] = view.row_bytes();
+  return matrix;
+}
+
+Result<ActivationBuffer> ActivationBuffer::create(DeviceKind device, ActivationFormat format, i64 rows, i64 k) {
+  ActivationBuffer buffer{.storage = {}, .format = format, .k = k};
+  WEFT_ASSIGN(buffer.storage, allocate(device, size_t(activation_row_bytes(format, k) * rows)));
+  return buffer;
 }
 
 void store_activation_row_with(const GemmKernels& kernels, const float* x, const ActivationView& out, i64 i) {

@@ -55,6 +55,9 @@ void store_activation_row(const float* x, const ActivationView& out, i64 i);
 // kQ16 the borders are multiples of kActivationBlock. The bits equal store_activation_row's.
 void store_activation_span(const float* x, const ActivationView& out, i64 i, i64 begin, i64 end);
 
+// The rows as a matrix. Errors: kUnimplemented naming `tensor` for kQ16, whose rows are no plain numbers.
+Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view);
+
 // An error that names `tensor` unless its extents are [rows, k] and its format can hold them.
 Status expect_activation(const char* tensor, const ActivationView& view, i64 rows, i64 k);
 
@@ -66,9 +69,11 @@ struct ActivationBuffer {
   static ActivationBuffer create(ActivationFormat format, i64 rows, i64 k) {
     return {AlignedBuffer(size_t(activation_row_bytes(format, k) * rows)), format, k};
   }
+  // The same on either device. Errors: those of allocate().
+  static Result<ActivationBuffer> create(DeviceKind device, ActivationFormat format, i64 rows, i64 k);
   ActivationView view(i64 rows) const {
     WEFT_CHECK(size_t(activation_row_bytes(format, k) * rows) <= storage.size(), rows, k, storage.size());
-    return {storage.data(), format, DeviceKind::kCpu, rows, k};
+    return {storage.data(), format, storage.device(), rows, k};
   }
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/gemm/dispatch.h"
+#include "ops/gpu.h"
 
 namespace weft {
 namespace {
@@ -69,14 +70,15 @@ const GemmKernels& gemm_kernels(CpuIsa isa) {
 
 Status check_gemm_input(const ActivationView& x, const Weight& w) {
   if (x.format != w.activation_format() || x.k != w.k() || x.rows < 0 || x.device != DeviceKind::kCpu ||
-      (x.rows > 0 && x.k > 0 && !x.data)) {
+      w.device() != DeviceKind::kCpu || (x.rows > 0 && x.k > 0 && !x.data)) {
     return error(Code::kInvalidArgument,
                  "gemm with {} [{}, {}]: x: expected {} [any, {}] on the CPU, found {} [{}, {}]{}", w.name(), w.n(),
                  w.k(), activation_format_name(w.activation_format()), w.k(), activation_format_name(x.format), x.rows,
                  x.k,
-                 x.device != DeviceKind::kCpu ? " on a GPU"
-                 : x.data                     ? ""
-                                              : " without memory");
+                 w.device() != DeviceKind::kCpu ? ", the weight on a GPU"
+                 : x.device != DeviceKind::kCpu ? " on a GPU"
+                 : x.data                       ? ""
+                                                : " without memory");
   }
   return {};
 }
@@ -138,6 +140,7 @@ void gemm_tile_with(const GemmKernels& kernels, const ActivationView& x, const W
 }
 
 Status gemm(Exec& exec, const GemmArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::gemm(exec, args);
   static const GemmKernels& kernels = gemm_kernels(cpu_isa());
   return gemm_with(kernels, exec, args);
 }

@@ -8,14 +8,15 @@ namespace weft {
 struct GemmArgs {
   ActivationView x;         // [m, k] in w.activation_format()
   const Weight& w;          // [n, k]
-  TensorView y;             // [m, n] f32, row stride allowed; must not overlap x
+  TensorView y;             // [m, n] f32 (on GPUs bf16), row stride allowed; must not overlap x
   TensorView bias = {};     // [n] f32, or absent (data == nullptr)
   bool accumulate = false;  // y += instead of y =
 };
 
 // Every thread of the team calls it; work is cut by columns; ends with exec.sync(). No allocation. m = 0 or n = 0 is a
 // no-op. Batch-invariant: K is summed in one fixed order, so row i of y depends on row i of x alone, bit for bit, for
-// every m. Errors: kInvalidArgument naming the tensor, before anything is written.
+// every m. On GPUs (ops/gpu.h) bias and accumulate are kUnimplemented. Errors: kInvalidArgument naming the tensor,
+// before anything is written.
 Status gemm(Exec& exec, const GemmArgs& args);
 
 // One tile, on the calling thread, no synchronisation: out[i - m_begin, j - n_begin] = (x W^T)[i, j] for i in

@@ -4,6 +4,7 @@
 #include <new>
 #include <optional>
 
+#include "device/allocate.h"
 #include "ops/gemm/kernels.h"
 
 namespace weft {
@@ -204,14 +205,39 @@ Result<Weight> Weight::pack(const std::string& name, std::span<const WeightPart>
   return weight;
 }
 
+Result<Weight> Weight::on_gpu(std::string name, Tensor matrix) {
+  const TensorView& view = matrix.view;
+  if (view.device != DeviceKind::kCuda || view.dtype != DType::kBF16 || view.shape.rank() != 2) {
+    return error(Code::kInvalidArgument, "{}: expected a bf16 matrix in CUDA memory, found {}", name, view.describe());
+  }
+  Weight weight;
+  weight.name_ = std::move(name);
+  weight.n_ = view.dim(0);
+  weight.k_ = view.dim(1);
+  weight.activation_format_ = ActivationFormat::kBF16;
+  weight.matrix_ = std::move(matrix);
+  return weight;
+}
+
+Result<Weight> Weight::copy_to_gpu() const {
+  const Tensor rows = Tensor::zeros(DType::kBF16, {n_, k_});
+  std::vector<float> row(static_cast<size_t>(k_));
+  for (i64 i = 0; i < n_; ++i) {
+    dequantize_row(i, row.data());
+    for (i64 j = 0; j < k_; ++j) rows.view.row<bf16>(i)[j] = bf16(row[size_t(j)]);
+  }
+  WEFT_ASSIGN(Tensor matrix, copy_to(DeviceKind::kCuda, rows.view));
+  return on_gpu(name_, std::move(matrix));
+}
+
 size_t Weight::bytes() const {
-  size_t total = 0;
+  size_t total = matrix_.storage.size();
   for (const Segment& segment : segments_) total += segment.data.size();
   return total;
 }
 
 void Weight::dequantize_row(i64 row, float* out) const {
-  WEFT_CHECK(0 <= row && row < n_, row, n_);
+  WEFT_CHECK(0 <= row && row < n_ && device() == DeviceKind::kCpu, row, n_);
   const Segment* segment = segments_.data();
   while (row >= segment->n_end) ++segment;
   const i64 local = row - segment->n_begin, column = local % kPanel;

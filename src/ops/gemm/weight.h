@@ -1,4 +1,4 @@
-// Weight: a matrix [n, k] packed once at load for the GEMM of this machine.
+// Weight: a matrix [n, k] packed once at load for the GEMM of this machine, or kept plain on its GPU.
 #pragma once
 #include <span>
 #include <vector>
@@ -31,6 +31,13 @@ class Weight {
   // the block grid; kUnimplemented for an unsupported dtype. n may be 0 (a rank without a share). k may be 0.
   static Result<Weight> pack(const std::string& name, std::span<const WeightPart> parts);
 
+  // A matrix [n, k] bf16 in CUDA memory, which is there before the first operator that reads it is launched; the form
+  // that operators on GPUs take. Errors: kInvalidArgument naming `name` for another tensor.
+  static Result<Weight> on_gpu(std::string name, Tensor matrix);
+  // This packed weight as such a matrix on the current GPU. What is no bf16 is rounded to it.
+  // Errors: those of copy_to().
+  Result<Weight> copy_to_gpu() const;
+
   Weight() = default;
   i64 n() const { return n_; }
   i64 k() const { return k_; }
@@ -38,8 +45,11 @@ class Weight {
   // The format that gemm() expects of x. kQ16 for quantised segments, kBF16 for bf16, kF32 for f32 and mixtures of
   // plain types; a mixture of quantised and plain segments is refused by pack().
   ActivationFormat activation_format() const { return activation_format_; }
+  DeviceKind device() const { return matrix_.view.device; }
+  // On a GPU; of a packed weight an empty view, which operators on GPUs refuse.
+  const TensorView& matrix() const { return matrix_.view; }
   size_t bytes() const;
-  // Row `row` of the matrix as f32, exactly the packed numbers: out [k].
+  // Row `row` of a packed matrix as f32, exactly the packed numbers: out [k].
   void dequantize_row(i64 row, float* out) const;
 
   // One run of columns in one format, in panels of kPanel columns (zero-padded) as the kernels read them (kernels.h).
@@ -58,7 +68,8 @@ class Weight {
   std::string name_;
   i64 n_ = 0, k_ = 0;
   ActivationFormat activation_format_ = ActivationFormat::kF32;
-  std::vector<Segment> segments_;
+  std::vector<Segment> segments_;  // on the CPU
+  Tensor matrix_;                  // on a GPU
 };
 
 }  // namespace weft

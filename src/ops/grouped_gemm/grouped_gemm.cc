@@ -123,6 +123,7 @@ void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const
 
 Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& groups, const GroupedWeight& w,
                     const TensorView& y) {
+  WEFT_TRY(expect_cpu("grouped_gemm", exec));
   WEFT_TRY(check_grouped_input("grouped_gemm", x, groups.tokens(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm: y", y, DType::kF32, {groups.pairs(), w.n()}));
   grouped_gemm_share(exec, {x, 0, 0, groups.tokens()}, groups, w, y);
@@ -131,6 +132,7 @@ Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& gro
 
 Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w,
                           const TensorView& y) {
+  WEFT_TRY(expect_cpu("grouped_gemm_pairs", exec));
   WEFT_TRY(check_grouped_input("grouped_gemm_pairs", a, groups.pairs(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm_pairs: y", y, DType::kF32, {groups.pairs(), w.n()}));
   share_experts(
@@ -145,6 +147,7 @@ Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroup
 
 Status grouped_gemm_sum(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
                         const GroupedWeight& w, const TensorView& y, bool accumulate) {
+  WEFT_TRY(expect_cpu("grouped_gemm_sum", exec));
   WEFT_TRY(check_grouped_input("grouped_gemm_sum", a, groups.pairs(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm_sum: weights", weights, DType::kF32, {groups.tokens(), groups.per_token()}));
   WEFT_TRY(expect_tensor("grouped_gemm_sum: y", y, DType::kF32, {groups.tokens(), w.n()}));

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/gpu.h"
+
 namespace weft {
 namespace {
 
@@ -40,6 +42,7 @@ void route(const float* logits, i64 experts, bool normalise, i64 per_token, i32*
 }  // namespace
 
 Status moe_route(Exec& exec, const MoeRouteArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::moe_route(exec, args);
   WEFT_TRY(check(args));
   const i64 per_token = args.ids.dim(1);
   const Range tokens = exec.share(args.logits.dim(0));

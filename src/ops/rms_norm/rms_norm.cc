@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "device/simd_dispatch.h"
+#include "ops/gpu.h"
 #include "ops/rms_norm/kernels.h"
 
 namespace weft {
@@ -12,6 +13,7 @@ namespace {
 Status check(const RmsNormArgs& args) {
   WEFT_TRY(expect_tensor("x", args.x, DType::kF32, {-1, -1}));
   WEFT_TRY(expect_tensor("weight", args.weight, DType::kF32, {args.x.dim(1)}));
+  if (args.addend.data != nullptr) WEFT_TRY(expect_tensor("addend", args.addend, DType::kF32, args.x.shape));
   return expect_activation("y", args.y, args.x.dim(0), args.x.dim(1));
 }
 
@@ -33,12 +35,21 @@ float inverse_rms(const float* x, i64 n, float epsilon) {
 }  // namespace
 
 Status rms_norm(Exec& exec, const RmsNormArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::rms_norm(exec, args);
   WEFT_TRY(check(args));
   constexpr i64 kChunk = 512;
   alignas(64) float chunk[kChunk];
   const i64 hidden = args.x.dim(1);
   // Few rows are cut by columns; every thread then sums all of the row, which costs less than exchanging the sums.
   const RowShare share = exec.share_rows(args.x.dim(0), hidden, 64);
+  if (args.addend.data != nullptr) {
+    for (i64 row = share.rows.begin; row < share.rows.end; ++row) {
+      float* x = args.x.row<float>(row);
+      const float* addend = args.addend.row<const float>(row);
+      for (i64 i = share.columns.begin; i < share.columns.end; ++i) x[i] += addend[i];
+    }
+    WEFT_TRY(exec.sync());
+  }
   for (i64 row = share.rows.begin; row < share.rows.end && share.columns.size() > 0; ++row) {
     const float* x = args.x.row<const float>(row);
     const float scale = inverse_rms(x, hidden, args.epsilon);
@@ -52,6 +63,7 @@ Status rms_norm(Exec& exec, const RmsNormArgs& args) {
 }
 
 Status head_rms_norm(Exec& exec, const HeadRmsNormArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::head_rms_norm(exec, args);
   WEFT_TRY(check(args));
   const Range runs = exec.share(args.x.dim(0) * args.heads);
   for (i64 run = runs.begin; run < runs.end; ++run) {

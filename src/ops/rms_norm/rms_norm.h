@@ -9,11 +9,12 @@ struct RmsNormArgs {
   TensorView x;       // [tokens, hidden] f32, row stride allowed
   TensorView weight;  // [hidden] f32
   float epsilon;
-  ActivationView y;  // [tokens, hidden], any format; must not overlap x
+  ActivationView y;        // [tokens, hidden], any format; must not overlap x
+  TensorView addend = {};  // [tokens, hidden] f32, row stride allowed: first x += addend; or absent (data == nullptr)
 };
 
-// Rows are cut over the team; ends with exec.sync(). A row's bits depend on that row alone.
-// Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
+// On GPUs (ops/gpu.h) y is bf16 or f32, and addend of y's type. Rows are cut over the team; ends with exec.sync(). A
+// row's bits depend on that row alone. Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
 Status rms_norm(Exec& exec, const RmsNormArgs& args);
 
 // Normalises `heads` runs of `head_dim` floats in each row in place (QK-norm of Qwen3): x [tokens, >= offset + heads *

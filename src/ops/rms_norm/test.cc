@@ -50,6 +50,28 @@ TEST(RmsNorm, MatchesReferenceInEveryFormatAndForAnyTeam) {
   }
 }
 
+TEST(RmsNorm, AddsTheAddendToXFirst) {
+  for (const i64 rows : {1, 3, 20}) {
+    constexpr i64 kHidden = 200;
+    PaddedMatrix x(rows, kHidden, 3, 1), addend(rows, kHidden, 5, 2), weight(1, kHidden, 0, 3);
+    const TensorView w = TensorView::dense(weight.storage.data(), DType::kF32, {kHidden});
+    PaddedMatrix sum = x;
+    sum.view.data = reinterpret_cast<std::byte*>(sum.storage.data());
+    for (i64 i = 0; i < rows; ++i)
+      for (i64 j = 0; j < kHidden; ++j) sum.view.row<float>(i)[j] += addend.view.row<float>(i)[j];
+    const auto expected = ActivationBuffer::create(ActivationFormat::kBF16, rows, kHidden);
+    const auto found = ActivationBuffer::create(ActivationFormat::kBF16, rows, kHidden);
+    ASSERT_TRUE(run_team(2, [&](Exec& exec) -> Status {
+                  WEFT_TRY(rms_norm(exec, {sum.view, w, kEpsilon, expected.view(rows)}));
+                  return rms_norm(exec, {x.view, w, kEpsilon, found.view(rows), addend.view});
+                }).ok());
+    for (i64 i = 0; i < rows; ++i) {
+      EXPECT_EQ(std::memcmp(x.view.row<float>(i), sum.view.row<float>(i), kHidden * sizeof(float)), 0) << i;
+      EXPECT_EQ(activation_bytes(found.view(rows), i), activation_bytes(expected.view(rows), i)) << i;
+    }
+  }
+}
+
 TEST(RmsNorm, ARowDoesNotDependOnItsBatch) {
   constexpr i64 kRows = 19, kHidden = 608;
   PaddedMatrix x(kRows, kHidden, 0, 1), weight(1, kHidden, 0, 2);
@@ -118,6 +140,8 @@ TEST(RmsNorm, ErrorsNameTheTensor) {
   };
   EXPECT_EQ(message(x.view, TensorView::dense(weight.storage.data(), DType::kF32, {47}), y.view(2)),
             "weight: expected f32 [48], found f32 [47]");
+  EXPECT_EQ(run_team(1, [&](Exec& exec) { return rms_norm(exec, {x.view, w, kEpsilon, y.view(2), w}); }).message(),
+            "addend: expected f32 [2, 48], found f32 [48]");
   EXPECT_EQ(message(x.view, w, y.view(3)), "y: expected f32 [2, 48], found [3, 48]");
   ActivationView q8 = y.view(2);
   q8.format = ActivationFormat::kQ16;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "device/simd_dispatch.h"
+#include "ops/gpu.h"
 #include "ops/rope/kernels.h"
 
 namespace weft {
@@ -59,6 +60,7 @@ void rotate_heads(const RopeKvWriteArgs& args, i64 token, i64 begin, i64 end) {
 }  // namespace
 
 Status rope_angles(Exec& exec, const TensorView& positions, const TensorView& frequencies, const TensorView& angles) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::rope_angles(exec, positions, frequencies, angles);
   WEFT_TRY(expect_tensor("positions", positions, DType::kI32, {-1}));
   WEFT_TRY(expect_tensor("frequencies", frequencies, DType::kF32, {-1}));
   const i64 half = frequencies.dim(0);
@@ -73,6 +75,7 @@ Status rope_angles(Exec& exec, const TensorView& positions, const TensorView& fr
 }
 
 Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::rope_kv_write(exec, args);
   WEFT_TRY(check(args));
   const RowShare share = exec.share_rows(args.qkv.dim(0), args.q_heads + args.kv_heads, 1);
   for (i64 token = share.rows.begin; token < share.rows.end && share.columns.size() > 0; ++token) {

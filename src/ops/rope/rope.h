@@ -44,8 +44,8 @@ struct RopeKvWriteArgs {
   KvLayer cache;
 };
 
-// Rotates halves as Hugging Face does: (x[i], x[i + head_dim / 2]) by position * frequency[i]. Cut by tokens and heads
-// over the team; ends with exec.sync().
+// On GPUs (ops/gpu.h) qkv may be of the cache's type. Rotates halves as Hugging Face does: (x[i], x[i + head_dim / 2])
+// by position * frequency[i]. Cut by tokens and heads over the team; ends with exec.sync().
 Status rope_kv_write(Exec& exec, const RopeKvWriteArgs& args);
 
 // Naive oracle in f64 of one head: rotates x [head_dim] in place.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "device/simd_dispatch.h"
+#include "ops/gpu.h"
 #include "ops/swiglu/kernels.h"
 
 namespace weft {
@@ -13,6 +14,7 @@ static Status check(const SwigluArgs& args) {
 }
 
 Status swiglu(Exec& exec, const SwigluArgs& args) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::swiglu(exec, args);
   WEFT_TRY(check(args));
   constexpr i64 kChunk = 512;
   alignas(64) float chunk[kChunk];

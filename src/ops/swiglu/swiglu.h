@@ -11,8 +11,9 @@ struct SwigluArgs {
   ActivationView y;  // [tokens, width]; must not overlap gate_up
 };
 
-// Rows (and blocks of columns when rows are few) are cut over the team; ends with exec.sync(). silu(x) = x / (1 +
-// exp(-x)). A row's bits depend on that row alone. Source: Shazeer, GLU Variants Improve Transformer, 2020.
+// On GPUs (ops/gpu.h) y is bf16 or f32, and gate_up f32 or of y's type. Rows (and blocks of columns when rows are few)
+// are cut over the team; ends with exec.sync(). silu(x) = x / (1 + exp(-x)). A row's bits depend on that row alone.
+// Source: Shazeer, GLU Variants Improve Transformer, 2020.
 Status swiglu(Exec& exec, const SwigluArgs& args);
 
 // Naive oracle in f64 of one row: gate, up, y [n].

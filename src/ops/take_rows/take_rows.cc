@@ -2,9 +2,12 @@
 
 #include <cstring>
 
+#include "ops/gpu.h"
+
 namespace weft {
 
 Status take_rows(Exec& exec, const TensorView& x, const TensorView& index, const TensorView& y) {
+  if (exec.device() == DeviceKind::kCuda) return gpu::take_rows(exec, x, index, y);
   WEFT_TRY(expect_tensor("take_rows: x", x, DType::kF32, {-1, -1}));
   WEFT_TRY(expect_tensor("take_rows: index", index, DType::kI32, {-1}));
   WEFT_TRY(expect_tensor("take_rows: y", y, DType::kF32, {index.dim(0), x.dim(1)}));

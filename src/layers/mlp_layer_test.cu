@@ -3,8 +3,9 @@
 
 #include "comm/cuda_testing.cuh"
 #include "device/cuda/testing.cuh"
-#include "layers/cuda_mlp.cuh"
+#include "dist/exchange/tuner.h"
 #include "layers/cuda_mlp_bench.h"
+#include "layers/mlp_layer_testing.h"
 
 namespace weft {
 namespace {
@@ -13,10 +14,10 @@ struct MlpCase {
   const char *name, *mode, *variant, *all_reduce;
 };
 
-class CudaMlpTest : public testing::TestWithParam<MlpCase> {};
+class GpuMlpLayer : public ::testing::TestWithParam<MlpCase> {};
 
 // Uneven rows, an FFN whose eights do not divide by the ranks, fewer rows than ranks, one row, none.
-TEST_P(CudaMlpTest, IsTheFp32MlpUpToRounding) {
+TEST_P(GpuMlpLayer, IsTheFp32MlpUpToRounding) {
   WEFT_NEED_GPUS(1);
   const MlpCase& c = GetParam();
   const auto report = check_cuda_mlp({.ranks = test_ranks(),
@@ -35,18 +36,49 @@ TEST_P(CudaMlpTest, IsTheFp32MlpUpToRounding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, CudaMlpTest,
-                         testing::Values(MlpCase{"ag_rs", "ag_rs", "auto", ""},
-                                         MlpCase{"ag_rs_push", "ag_rs", "push", ""},
-                                         MlpCase{"ag_rs_copy", "ag_rs", "copy", ""}, MlpCase{"ar", "ar", "auto", ""},
-                                         MlpCase{"ar_two_shot", "ar", "auto", "two_shot"}),
+INSTANTIATE_TEST_SUITE_P(Modes, GpuMlpLayer,
+                         ::testing::Values(MlpCase{"ag_rs", "ag_rs", "auto", ""},
+                                           MlpCase{"ag_rs_push", "ag_rs", "push", ""},
+                                           MlpCase{"ag_rs_copy", "ag_rs", "copy", ""}, MlpCase{"ar", "ar", "auto", ""},
+                                           MlpCase{"ar_two_shot", "ar", "auto", "two_shot"}),
                          [](const auto& param) { return std::string(param.param.name); });
 
+// The same two layers as on CPUs (mlp_layer_test.cc), with their norms and the residual.
+TEST(GpuMlpLayer, AddsToTheResidualAsOnCpus) {
+  WEFT_NEED_GPUS(1);
+  for (const i64 tokens : {1, 5, 300}) {
+    const testing::MlpNumbers numbers = testing::MlpNumbers::random(tokens);
+    for (const auto& [mode, all_reduce] : std::vector<std::pair<LayerMode, std::string>>{
+             {LayerMode::kAr, ""}, {LayerMode::kAgRs, ""}, {LayerMode::kAr, "two_shot"}}) {
+      const LayerMode how = mode;
+      const std::string& name = all_reduce;
+      WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) {
+        const auto copy = [&](void* to, const void* from, const TensorView& view) -> Status {
+          const size_t bytes = size_t(view.shape.elements()) * sizeof(float);
+          WEFT_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
+          return comm.synchronize(stream);
+        };
+        const testing::MlpDevice gpu{
+            .run = [&](const auto& work) -> Status {
+              Exec exec = Exec::cuda(stream);
+              WEFT_TRY(work(exec));
+              return comm.synchronize(stream);
+            },
+            .write = [&](const TensorView& to, const float* from) { return copy(to.data, from, to); },
+            .read = [&](const TensorView& from, float* to) { return copy(to, from.data, from); }};
+        Communicator handle = Communicator::on_gpu(comm.world(), comm);
+        // Two layers that round as one does.
+        return two_layers(handle, gpu, DType::kBF16, how, name, numbers, 2 * kCudaMlpError);
+      }));
+    }
+  }
+}
+
 // The first run times every variant, the second reads what the first has written; both give the MLP.
-TEST(CudaMlpTest, TakesTunedVariantsAndRemembersThem) {
+TEST(GpuMlpLayer, TakesTunedVariantsAndRemembersThem) {
   WEFT_NEED_GPUS(1);
   WEFT_NEED_RANK_THREADS();
-  const std::string path = testing::TempDir() + "weft_mlp_tuning.txt";
+  const std::string path = ::testing::TempDir() + "weft_mlp_tuning.txt";
   std::filesystem::remove(path);
   std::filesystem::file_time_type written{};
   for (int run = 0; run < 2; ++run) {
@@ -69,7 +101,7 @@ TEST(CudaMlpTest, TakesTunedVariantsAndRemembersThem) {
   }
 }
 
-TEST(CudaMlpTest, WrongInputIsRefused) {
+TEST(GpuMlpLayer, WrongInputIsRefused) {
   WEFT_NEED_GPUS(1);
   const auto refused = [](i64 ffn, const char* mode, const char* all_reduce) {
     return check_cuda_mlp({.ranks = test_ranks(),
@@ -83,7 +115,7 @@ TEST(CudaMlpTest, WrongInputIsRefused) {
         .message();
   };
   EXPECT_NE(refused(100, "ag_rs", "").find("ffn 100"), std::string::npos);
-  EXPECT_NE(refused(8, "ag_rs", "").find("fewer than 8 columns"), std::string::npos);
+  EXPECT_NE(refused(8, "ag_rs", "").find("8 columns for every rank"), std::string::npos);
   EXPECT_NE(refused(512, "ag_rs", "ll").find("all_reduce 'll'"), std::string::npos);
   EXPECT_NE(refused(512, "auto", "").find("mode"), std::string::npos);
 }
