@@ -392,11 +392,9 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
     holds = await_first(p, source, number, epoch, c, quad);
   }
   const bool clerk = cta == int(p.grid.takers.value);
-  if (clerk && p.grid.pushers == 0) hear_all(p, epoch);
+  if (clerk && p.grid.herald == p.grid.clerk) hear_all(p, epoch);
   __syncthreads();  // sizes are known, counts are zero
-  int most = 0;
-#pragma unroll 1
-  for (int s = 0; s < w.ranks; ++s) most = max(most, c.sizes[s]);
+  const int lane = lane_of_warp(), most = __reduce_max_sync(~0u, lane < w.ranks ? c.sizes[lane] : 0);
   if (most != taking.most) plan(p, most, cta, taking);  // seldom
   const Span& span = taking.span;
   if (span.begin >= span.end && !clerk) return;
@@ -419,8 +417,9 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   __shared__ int tokens[kMostCudaRanks], sizes[kMostCudaRanks];
   const CudaWire& w = p.wire;
   const int cta = int(blockIdx.x), movers = p.grid.movers(), pushers = p.grid.pushers;
-  const bool clerk = cta == movers;
-  const bool pushes = p.send && !clerk && (pushers == 0 || cta < pushers), receives = p.receive && cta >= pushers;
+  const bool herald = cta == p.grid.herald;
+  const bool pushes = p.send && cta < (pushers > 0 ? pushers : movers);
+  const bool receives = p.receive && cta >= pushers && cta <= movers;
   warm_parameters(p);
   Counts c;
   c.local = w.experts_begin(p.peers.rank + 1) - w.experts_begin(p.peers.rank);
@@ -451,11 +450,10 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
     own = own_of(p, *p.bound);
     aim(p, own, first_item(cta, senders), chunk);
   }
-  const bool herald = pushers > 0 ? cta == pushers - 1 : clerk;
   if (p.send && herald) announce(p, own, epoch);
   if (pushes) push(p, own, cta, senders, epoch, chunk);
-  if (pushers > 0 && herald) hear_all(p, epoch);
   if (!p.receive) return;
+  if (herald && cta != movers) hear_all(p, epoch);
   if (receives) receive(p, own, c, cta - pushers, epoch, taking);
   depart(p.peers, p.buffers.dispatched);
 }

@@ -108,7 +108,10 @@ CudaDispatchGrid plan_cuda_dispatch(const CudaWire& w, int tokens, int max_ctas,
   const i64 groups = std::max<i64>(1, i64(tokens) * w.ranks) * w.groups;
   const auto size_up = [&](i64 movers) {
     grid.ctas = int(std::clamp<i64>(movers + 1, 2, std::max(2, max_ctas)));
+    grid.clerk = grid.ctas - 1;
     grid.pushers = send && receive && grid.ctas >= 16 && tokens * (w.ranks - 1) >= 64 ? grid.ctas / 5 : 0;
+    grid.herald = grid.pushers > 0 ? grid.pushers - 1 : grid.clerk;
+    if (receive && w.ranks > 1 && grid.pushers == 0 && grid.ctas < max_ctas) grid.herald = grid.ctas++;
     grid.takers = Divisor(grid.movers() - grid.pushers);
     grid.spans = Divisor(grid.pushers > 0 ? grid.takers.value : 1);
     grid.unroll = unroll_for(groups, i64(kCudaWarps) * grid.takers.value, 4 / element_bytes);
@@ -158,7 +161,8 @@ CudaCombineGrid plan_cuda_combine(const CudaWire& w, int tokens, int max_ctas, b
     grid.window = int(most);
   }
   grid.by_window = Divisor(grid.window * rows);
-  grid.ctas = int(movers) + 1;
+  grid.clerk = int(movers);
+  grid.ctas = grid.clerk + 1;
   return grid;
 }
 

@@ -96,19 +96,23 @@ struct CudaBuffers {
 // Buffers that begin at `base`; `bytes` = what they take.
 CudaBuffers plan_cuda_buffers(const CudaWire& wire, u64 base, i64* bytes);
 
-// A grid of kCudaThreads threads. The last CTA is the clerk: it handles the credit for reuse and what else need not
-// wait for rows, and moves none. A warp moves `unroll` groups of 32 words of a row at a time.
+// A grid of kCudaThreads threads: CTAs that move rows, then the clerk, who handles what need not wait for rows. A warp
+// moves `unroll` groups of 32 words of a row at a time.
 struct CudaExchangeGrid {
   int ctas = 2;
+  int clerk = 1;  // and so many movers
   int unroll = 1;
   Divisor chunks;  // of a row: pieces of `unroll` groups
 
-  WEFT_HD int movers() const { return ctas - 1; }
+  WEFT_HD int movers() const { return clerk; }
 };
 // pushers > 0: the first CTAs only send and the other movers only receive, because loads queue up behind a
 // multiprocessor's stores to peers; 0: all do both.
+// The herald tells and hears that the call has begun, the credit for reuse, which takes longer than few rows take: the
+// last CTA that only sends, otherwise a CTA behind the clerk, or the clerk where there is none.
 struct CudaDispatchGrid : CudaExchangeGrid {
   int pushers = 0;
+  int herald = 1;
   Divisor takers;        // the other movers, or all
   Divisor spans;         // takers that are to have work at once: tokens leave one for each of them in turn; or 1
   Divisor token_pieces;  // of all sources' rows of a token

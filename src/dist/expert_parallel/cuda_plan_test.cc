@@ -87,6 +87,7 @@ TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
             ASSERT_LE(d.ctas, max_ctas);
             const i64 takers = d.movers() - d.pushers, chunks = divide_up(wire->groups, d.unroll);
             ASSERT_GE(takers, 1);
+            ASSERT_TRUE(d.herald < d.pushers || (d.herald >= d.clerk && d.herald < d.ctas)) << "takes rows";
             ASSERT_EQ(d.takers.value, takers);
             ASSERT_EQ(d.chunks.value, chunks);
             if (!send || !receive) {

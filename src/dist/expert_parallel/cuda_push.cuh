@@ -226,8 +226,7 @@ __device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own
   }
 }
 
-// [cta] The number of tokens, and that this call has begun: here, then at the others. By the clerk, or by a CTA that
-// only sends: a release and its way take two microseconds, for which those who count need not wait.
+// [cta] By the herald: the number of tokens, and that this call has begun: here, then at the others.
 __device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own& own, u32 epoch) {
   if (warp_of_cta() == 0) {
     const int peer = lane_of_warp();
