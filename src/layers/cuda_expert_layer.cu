@@ -80,6 +80,7 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
   WEFT_TRY(
       exchange_->dispatch(stream, {.x = a.x,
                                    .indices = ids(tokens),
+                                   .weights = weights(tokens),
                                    .expert_x = dense_view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
   const TensorView offsets = exchange_->row_begins();
   const TensorView activated = dense_view(activated_, DType::kBF16, {rows, shape_.ffn});

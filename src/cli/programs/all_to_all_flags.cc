@@ -85,6 +85,7 @@ void AllToAllFlags::declare(CLI::App& app) {
       ->check(CLI::Range(i64(0), i64(1) << 24));
   app.add_option("--routing", routing, "uniform, zipf, one_hot, holes, mixed")->capture_default_str();
   app.add_flag("--split", split, "Send and receive as calls of their own");
+  app.add_flag("--early-weights", early_weights, "Dispatch takes the weights along");
   app.add_flag("--map", map, "A row map instead of copied rows");
   app.add_option("--ranks", ranks, "Outside a world: ranks, as threads of this process")
       ->capture_default_str()
@@ -117,6 +118,7 @@ Result<ep::CheckCase> AllToAllFlags::check_case() const {
   }
   WEFT_ASSIGN(check.routing, ep::parse_routing(routing));
   check.split = split;
+  check.early = early_weights;
   check.map = map;
   if (map && device == "cuda") return error(Code::kUnimplemented, "--map: not on GPUs yet");
   return check;

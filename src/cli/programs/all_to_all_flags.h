@@ -12,7 +12,7 @@ struct AllToAllFlags {
   i64 tokens = 128, experts = 32, top_k = 8, hidden = 1024, scale_block = 128, capacity = 0;
   int dp_size = 1, ranks = 4, threads = 1;
   std::string device = "cpu", dtype = "fp8", out_dtype = "bf16", combine = "pre_reduced", routing = "uniform", cast;
-  bool split = false, map = false, json = false;
+  bool split = false, early_weights = false, map = false, json = false;
   double deadline_s = 10;
 
   void declare(CLI::App& app);

@@ -33,6 +33,7 @@ inline void set_form(CheckCase& check, int form) {
   check.split = form % 2 == 1;
   check.packed = form % 3 == 2;
   check.bound = form % 3 == 1;
+  check.early = form % 4 >= 2;
   check.x_dtype = kX[form];
   check.options.combine_dtype = kY[form];
   check.out_dtype = kOut[form];

@@ -221,6 +221,8 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   }
   if (a.out_num_tokens.data != nullptr)
     WEFT_TRY(expect_table(kDispatch, "out_num_tokens", a.out_num_tokens, DType::kI32, {local}));
+  if (a.weights.data != nullptr)
+    WEFT_TRY(expect_table(kDispatch, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
   if (a.row_map.data != nullptr || a.row_experts.data != nullptr)
     return error(Code::kUnimplemented, "dispatch: row_map, row_experts: not on GPUs yet");
   return comm_->status();
@@ -247,6 +249,7 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
   p.x_stride = a.x.byte_strides[0];
   p.indices = a.indices.as<i32>();
   p.indices_in_words = in_words(a.indices, wire_.per_token * i64(sizeof(i32)));
+  p.weights = wire_.exact ? nullptr : a.weights.as<float>();
   p.tokens = u32(m);
   p.bound = a.bound_m;
   p.counts = a.out_num_tokens.as<i32>();
@@ -267,6 +270,7 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
                    .early = early()},
                   stream, p));
   dispatch_sent_ = !receive;
+  weights_known_ = p.weights != nullptr;
   return {};
 }
 
@@ -316,6 +320,7 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   p.packed = a.expert_y.shape.rank() == 2;
   p.indices = a.indices.as<i32>();
   p.weights = a.weights.as<float>();
+  p.weights_known = weights_known_;
   p.tokens = int(m);
   p.out = a.out.data;
   p.out_stride = a.out.byte_strides[0];

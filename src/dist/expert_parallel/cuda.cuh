@@ -81,6 +81,7 @@ class CudaAllToAll {
   DeviceBuffer places_, begins_, tokens_;
   HostBuffer report_;
   i64 dispatched_tokens_ = 0;                          // rows of the last dispatch's tensors
+  bool weights_known_ = false;                         // the last dispatch took combine's weights along
   bool dispatch_sent_ = false, combine_sent_ = false;  // a send that waits for its receive, in the order of the calls
 };
 

@@ -16,9 +16,9 @@ constexpr i64 kScaleBlock = 128;
 
 struct Variant {
   std::string name;
-  std::function<Status(int)> call;  // with routing number
-  i64 row_bytes;                    // that travel per (token, peer); 0 = a rival
-  bool one_routing = false;
+  std::function<Status(int)> call;           // with routing number
+  i64 row_bytes;                             // that travel per (token, peer); 0 = a rival
+  std::function<Status()> before = nullptr;  // of combine alone: the dispatch whose rows it returns, of one routing
   CudaGraph graph = {};
   std::vector<double> us = {};
 };
@@ -51,10 +51,10 @@ class SizeBench {
     WEFT_TRY(prepare());
     std::vector<Variant> variants = make_variants();
     for (Variant& variant : variants) {
-      if (variant.one_routing) WEFT_TRY(dispatch(0));                                           // whose rows it returns
-      for (int r = 0; r < kRoutings; ++r) WEFT_TRY(variant.call(variant.one_routing ? 0 : r));  // warm
+      if (variant.before) WEFT_TRY(variant.before());
+      for (int r = 0; r < kRoutings; ++r) WEFT_TRY(variant.call(variant.before ? 0 : r));  // warm
       WEFT_ASSIGN(variant.graph, capture_graph(stream_, [&]() -> Status {
-                    for (int i = 0; i < kLength; ++i) WEFT_TRY(variant.call(variant.one_routing ? 0 : i % kRoutings));
+                    for (int i = 0; i < kLength; ++i) WEFT_TRY(variant.call(variant.before ? 0 : i % kRoutings));
                     return {};
                   }));
       WEFT_TRY(once(variant, 2).status());
@@ -137,38 +137,49 @@ class SizeBench {
   TensorView bytes() const { return view(x_, DType::kU8, {tokens_, options_.hidden}); }
   TensorView floats() const { return view(floats_, DType::kBF16, {tokens_, options_.hidden}); }
   TensorView scales() const { return view(scales_, DType::kF32, {tokens_, divide_up(options_.hidden, kScaleBlock)}); }
-  Status dispatch(int routing) { return dispatch(*op_, routing, bytes(), scales()); }
-  Status dispatch(CudaAllToAll& op, int routing, const TensorView& x, const TensorView& x_scale) {
+  Status dispatch(int routing, bool with_weights = false) {
+    return dispatch(*op_, routing, bytes(), scales(), with_weights);
+  }
+  Status dispatch(CudaAllToAll& op, int routing, const TensorView& x, const TensorView& x_scale, bool with_weights) {
     const i64 k = options_.top_k, local = op.local_experts().size(), cap = op.capacity();
     return op.dispatch(stream_, {.x = x,
                                  .x_scale = x_scale,
                                  .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
+                                 .weights = with_weights ? weights(routing) : TensorView{},
                                  .out_num_tokens = view(counts_, DType::kI32, {local}),
                                  .expert_x = view(expert_x_, DType::kU8, {local, cap, options_.hidden}),
                                  .expert_x_scale = view(expert_scales_, DType::kF32,
                                                         {local, cap, divide_up(options_.hidden, kScaleBlock)})});
+  }
+  TensorView weights(int routing) const {
+    return view(weights_, DType::kF32, {tokens_, options_.top_k}, routing * tokens_ * options_.top_k * 4);
   }
   Status combine(int routing) {
     const i64 k = options_.top_k;
     return op_->combine(
         stream_, {.expert_y = view(y_, DType::kBF16, {op_->local_experts().size(), op_->capacity(), options_.hidden}),
                   .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
-                  .weights = view(weights_, DType::kF32, {tokens_, k}, routing * tokens_ * k * 4),
+                  .weights = weights(routing),
                   .out = view(out_, DType::kBF16, {tokens_, options_.hidden})});
   }
 
   std::vector<Variant> make_variants() {
     const i64 x_bytes = x_row_bytes(), y_bytes = options_.hidden * 2;
     std::vector<Variant> variants;
-    variants.push_back({"weft/dispatch", [this](int r) { return dispatch(r); }, x_bytes});
-    variants.push_back({"weft/combine", [this](int r) { return combine(r); }, y_bytes, true});
-    variants.push_back({"weft/pair",
-                        [this](int r) -> Status {
-                          WEFT_TRY(dispatch(r));
-                          return combine(r);
-                        },
-                        x_bytes + y_bytes});
-    variants.push_back({"weft/cast_dispatch", [this](int r) { return dispatch(*cast_op_, r, floats(), {}); }, x_bytes});
+    for (const bool known : {false, true}) {  // whether dispatch takes combine's weights along
+      const std::string name = known ? "weft/known_" : "weft/";
+      variants.push_back({name + "dispatch", [=, this](int r) { return dispatch(r, known); }, x_bytes});
+      variants.push_back(
+          {name + "combine", [this](int r) { return combine(r); }, y_bytes, [=, this] { return dispatch(0, known); }});
+      variants.push_back({name + "pair",
+                          [=, this](int r) -> Status {
+                            WEFT_TRY(dispatch(r, known));
+                            return combine(r);
+                          },
+                          x_bytes + y_bytes});
+    }
+    variants.push_back(
+        {"weft/cast_dispatch", [this](int r) { return dispatch(*cast_op_, r, floats(), {}, false); }, x_bytes});
     variants.push_back({"weft/quantise_dispatch",
                         [this](int r) -> Status {
                           WEFT_TRY(cuda_quantise_fp8(stream_, {.x = floats(), .q = bytes(), .scales = scales()}));
@@ -221,7 +232,7 @@ class SizeBench {
 
   // Microseconds per call on the slowest rank.
   Result<double> once(const Variant& variant, int replays) {
-    if (variant.one_routing) WEFT_TRY(dispatch(0));
+    if (variant.before) WEFT_TRY(variant.before());
     WEFT_TRY(comm_.synchronize(stream_));
     WEFT_ASSIGN(const double us, timer_.time(comm_, stream_, variant.graph, replays));
     return us / (replays * kLength);

@@ -40,9 +40,10 @@ struct CudaExpertBenchReport {
 
 // Dispatch of fp8 rows with an f32 scale per 128 elements, also of bf16 rows that it casts itself and that the quantise
 // kernel casts before, pre-reduced combine of bf16, five routings in turn (combine
-// alone: one), captured as graphs of 20 calls, all variants of a size shuffled into one run, after a checked call. The
-// rivals gather and reduce whole rows, or send each (token, rank) row, of numbers that the host knows beforehand, there
-// and back; without a layout by expert. Errors: those of the operator and its check.
+// alone: one), captured as graphs of 20 calls, all variants of a size shuffled into one run, after a checked call.
+// "known": dispatch takes the weights along. The rivals gather and reduce whole rows, or send each (token, rank) row,
+// of numbers that the host knows beforehand, there and back; without a layout by expert. Errors: those of the operator
+// and its check.
 Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& options);
 
 }  // namespace weft::ep

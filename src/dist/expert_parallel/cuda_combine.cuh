@@ -1,8 +1,8 @@
 // Combine on a GPU in one kernel: the experts' rows travel back to the token's ranks and are added with its weights.
 //
-// Pre-reduced: the weights travel first; a rank adds the rows of its experts for a token in fp32, in the order of the
-// token's indices, rounds once and returns one row; the token's ranks add these in rank order, in fp32. Exact: every
-// expert's row travels, and the token's ranks add them in the order of its indices.
+// Pre-reduced: the weights travel first, unless they came with the tokens; a rank adds the rows of its experts for a
+// token in fp32, in the order of the token's indices, rounds once and returns one row; the token's ranks add these in
+// rank order, in fp32. Exact: every expert's row travels, and the token's ranks add them in the order of its indices.
 #pragma once
 #include "dist/expert_parallel/cuda_sums.cuh"
 
@@ -126,16 +126,10 @@ __device__ __forceinline__ void gather(const CudaCombineParams& p, Runs& runs) {
 __device__ __forceinline__ void send_weights(const CudaCombineParams& p, const Runs& runs, u32 epoch) {
   const CudaWire& w = p.wire;
   const int self = p.peers.rank, tokens = w.dp_size > 1 ? runs.own : p.tokens;
-  const int count = w.run_size(self, tokens) * w.per_token;
-  const float* weights = p.weights + i64(w.run_begin(self, tokens)) * w.per_token;
-  const sym<u64> to = p.buffers.weights_at(w, epoch & 1, self, 0);
-#pragma unroll 1
-  for (int i = int((gridDim.x - 1 - blockIdx.x) * kCudaThreads + threadIdx.x); i < count;
-       i += int(gridDim.x) * kCudaThreads) {
-    const u64 unit = tagged(__float_as_uint(weights[i]), epoch);
-#pragma unroll 1
-    for (int d = 1; d < p.peers.ranks; ++d) ptx::st_relaxed_sys(p.peers.at(to, p.peers.after(d)) + i, unit);
-  }
+  ep::send_weights(p.peers, p.buffers.weights_at(w, epoch & 1, self, 0),
+                   p.weights + i64(w.run_begin(self, tokens)) * w.per_token, w.run_size(self, tokens) * w.per_token,
+                   int((gridDim.x - 1 - blockIdx.x) * kCudaThreads + threadIdx.x), int(gridDim.x) * kCudaThreads,
+                   epoch);
 }
 __device__ __forceinline__ bool leaves(const CudaCombineParams& p, const Item& item) {
   return item.row < p.grid.sends;
@@ -145,9 +139,11 @@ __device__ __forceinline__ int source_of(const CudaCombineParams& p, const Item&
   return leaves(p, item) ? p.peers.after(1 + item.row) : self - p.wire.by_dp.rest(self) + item.row - p.grid.sends;
 }
 
-// Where a peer's weight arrives, this lane's.
+// Where a peer's weight arrives, this lane's. `epoch`: the number that weights carry, the dispatch's if it took them.
 __device__ __forceinline__ sym<u64> weight_at(const CudaCombineParams& p, int source, int token, u32 epoch) {
-  return p.buffers.weights_at(p.wire, epoch & 1, source, token) + lane_of_warp();
+  const sym<u64> row = p.weights_known ? p.buffers.known_weights_at(p.wire, epoch & 1, source, token)
+                                       : p.buffers.weights_at(p.wire, epoch & 1, source, token);
+  return row + lane_of_warp();
 }
 template <int kUnroll>
 __device__ __forceinline__ float await_weight(const CudaCombineParams& p, const Item& item, Held<kUnroll>& held,
@@ -352,9 +348,10 @@ __device__ __forceinline__ void add_rows(const CudaCombineParams& p, const Runs&
 
 // All of this warp's items, from `item` on, which has been looked at.
 template <class T, bool kExact, int kUnroll>
-__device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& runs, Item item, Ahead ahead, u32 epoch) {
+__device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& runs, Item item, Ahead ahead, u32 epoch,
+                                     u32 weights_epoch) {
   Held<kUnroll> held;
-  begin<kExact>(p, runs, item, ahead, epoch, held);
+  begin<kExact>(p, runs, item, ahead, weights_epoch, held);
   Item next = p.grid.after(item);
   ahead = look(p, runs, next);
   while (item.least < runs.most) {
@@ -365,7 +362,7 @@ __device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& run
       weight = __uint_as_float(u32(held.weight));
       if (leaves(p, item)) send_rows(p, runs, item, held, epoch);
     } else {
-      weight = await_weight(p, item, held, epoch);
+      weight = await_weight(p, item, held, weights_epoch);
       float sums[kUnroll][kElements<T>];
       local_sum<T>(p, held, first_of<kUnroll>(item), weight, sums);
 #pragma unroll
@@ -375,7 +372,7 @@ __device__ __forceinline__ void work(const CudaCombineParams& p, const Runs& run
     const i32 place = held.place, index = held.index;
     // The next rows are on their way before this piece leaves: loads queue up behind stores to peers.
     item = next;
-    begin<kExact>(p, runs, item, ahead, epoch, held);
+    begin<kExact>(p, runs, item, ahead, weights_epoch, held);
     next = p.grid.after(next);
     ahead = look(p, runs, next);
     if (leaves(p, done)) {
@@ -407,13 +404,14 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_combine_kernel(const __gri
   ptx::launch_dependents();
   // The first loads need none of each other's results, unless groups of ranks share their tokens.
   const u32 epoch = running_epoch(counter_of(p.peers, p.buffers.combined));
+  const u32 weights_epoch = p.weights_known ? running_epoch(counter_of(p.peers, p.buffers.dispatched)) - 1 : epoch;
   Runs runs = load_runs(p);
   if (p.wire.dp_size > 1) gather(p, runs);
   Ahead ahead{};
   if (works) ahead = look(p, runs, item);
-  if (p.send && !kExact) send_weights(p, runs, epoch);
+  if (p.send && !kExact && !p.weights_known) send_weights(p, runs, epoch);
   if (p.wire.dp_size == 1) gather(p, runs);
-  if (works) work<T, kExact, kUnroll>(p, runs, item, ahead, epoch);
+  if (works) work<T, kExact, kUnroll>(p, runs, item, ahead, epoch, weights_epoch);
   if (clerk) {
     // By a warp that sends few weights or none: a release waits for the stores before it.
     if (p.send && warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.combine_begun, epoch);

@@ -96,6 +96,7 @@ CudaBuffers plan_cuda_buffers(const CudaWire& w, u64 base, i64* bytes) {
   b.headers = {lines(2 * w.ranks)};
   b.ids = {words(rows * w.id_words)};
   b.weights = {base + u64(m.reserve<u64>(w.exact ? 0 : rows * w.per_token))};
+  b.known_weights = {base + u64(m.reserve<u64>(w.exact ? 0 : rows * w.per_token))};
   b.rows = {words(rows * w.row_words)};
   b.parts = {words(2 * i64(w.parts) * w.max_tokens * w.y_words)};
   *bytes = m.bytes();

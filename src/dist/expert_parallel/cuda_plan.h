@@ -73,6 +73,7 @@ struct CudaBuffers {
   sym<u64> headers;                        // [2][ranks], a line apart: tokens of the source's group | epoch << 32
   sym<Word> ids;                           // [2][ranks][source_tokens][id_words]: units of two indices | epoch << 32
   sym<u64> weights;                        // [2][ranks][source_tokens][per_token]: weight | epoch << 32
+  sym<u64> known_weights;                  // the same, of dispatches
   sym<Word> rows;                          // [2][ranks][source_tokens][row_words]
   sym<Word> parts;                         // [2][parts][max_tokens][y_words], complemented
 
@@ -85,6 +86,9 @@ struct CudaBuffers {
   }
   WEFT_HD sym<u64> weights_at(const CudaWire& w, int half, int source, int token) const {
     return weights + ((half * w.ranks + source) * i64(w.source_tokens) + token) * w.per_token;
+  }
+  WEFT_HD sym<u64> known_weights_at(const CudaWire& w, int half, int source, int token) const {
+    return known_weights + ((half * w.ranks + source) * i64(w.source_tokens) + token) * w.per_token;
   }
   WEFT_HD sym<Word> row_at(const CudaWire& w, int half, int source, int token) const {
     return rows + ((half * w.ranks + source) * i64(w.source_tokens) + token) * w.row_words;

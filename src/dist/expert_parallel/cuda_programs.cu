@@ -109,6 +109,7 @@ class Site {
     const DispatchArgs args{.x = view(x_, cast ? case_.cast_from : case_.x_dtype, {m, s.hidden_dim}),
                             .x_scale = cast ? TensorView{} : view(scales_, DType::kF32, {m, scales}),
                             .indices = of_routing(indices_, DType::kI32, routing),
+                            .weights = case_.early ? of_routing(weights_, DType::kF32, routing) : TensorView{},
                             .out_num_tokens = view(counts_, DType::kI32, {local}),
                             .expert_x = view(expert_x_, case_.x_dtype, {local, cap, s.hidden_dim}),
                             .expert_x_scale = view(expert_scales_, DType::kF32, {local, cap, scales})};

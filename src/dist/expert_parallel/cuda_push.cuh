@@ -20,6 +20,7 @@ struct CudaDispatchParams {
   bool scales_in_words;   // 16 bytes at a time
   const i32* indices;     // [tokens, per_token]
   bool indices_in_words;  // 16 bytes at a time
+  const float* weights;   // null, or: combine's, as many
   u32 tokens;
   const u32* bound;  // null, or: only so many tokens
   // Null = not wanted.
@@ -226,7 +227,8 @@ __device__ __forceinline__ void push(const CudaDispatchParams& p, const Own& own
   }
 }
 
-// [cta] By the herald: the number of tokens, and that this call has begun: here, then at the others.
+// [cta] By the herald: the number of tokens, the weights if they are known, and that this call has begun: here, then at
+// the others.
 __device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own& own, u32 epoch) {
   if (warp_of_cta() == 0) {
     const int peer = lane_of_warp();
@@ -236,6 +238,10 @@ __device__ __forceinline__ void announce(const CudaDispatchParams& p, const Own&
   }
   // By another warp: a release waits for the stores before it.
   if (warp_of_cta() == kCudaWarps - 1) tell_begun(p.peers, p.buffers, p.buffers.dispatch_begun, epoch);
+  if (p.weights != nullptr)
+    send_weights(p.peers, p.buffers.known_weights_at(p.wire, epoch & 1, p.peers.rank, 0),
+                 p.weights + i64(own.begin) * p.wire.per_token, own.count * p.wire.per_token, int(threadIdx.x),
+                 kCudaThreads, epoch);
 }
 
 __device__ __forceinline__ void hear_all(const CudaDispatchParams& p, u32 epoch) {

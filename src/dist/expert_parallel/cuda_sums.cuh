@@ -16,7 +16,8 @@ struct CudaCombineParams {
   bool packed;    // without gaps, as CudaRoute::begins says; else [local experts, capacity]
   const i32* indices;
   const float* weights;
-  int tokens;  // rows of the output
+  bool weights_known;  // the dispatch took them along
+  int tokens;          // rows of the output
   std::byte* out;
   i64 out_stride;
   DType out_dtype;

@@ -114,6 +114,8 @@ class CudaCheck {
     a.expert_x = on_gpu(host.expert_x, expert_x_);
     a.expert_x_scale = on_gpu(host.expert_x_scale, expert_scales_);
     a.bound_m = host.bound_m == nullptr ? nullptr : bound_.as<u32>();
+    a.weights = on_gpu(host.weights, weights_);
+    WEFT_TRY(to_gpu(host.weights, a.weights));
     if (a.bound_m != nullptr)
       WEFT_CUDA_TRY(cudaMemcpyAsync(bound_.data(), host.bound_m, sizeof(u32), cudaMemcpyDefault, stream_));
     WEFT_TRY(to_gpu(host.x, a.x));

@@ -71,6 +71,17 @@ __device__ __forceinline__ void hear_begun(const CudaPeers& peers, const CudaBuf
   __syncwarp();
 }
 
+// [lane] Weights [count] go to all peers, tagged: number `first` and every so many-th that follows.
+__device__ __forceinline__ void send_weights(const CudaPeers& peers, sym<u64> to, const float* weights, int count,
+                                             int first, int step, u32 epoch) {
+#pragma unroll 1
+  for (int i = first; i < count; i += step) {
+    const u64 unit = tagged(__float_as_uint(weights[i]), epoch);
+#pragma unroll 1
+    for (int d = 1; d < peers.ranks; ++d) ptx::st_relaxed_sys(peers.at(to, peers.after(d)) + i, unit);
+  }
+}
+
 // [cta] The last of a call: this CTA has read the epoch and cleared what it read.
 __device__ __forceinline__ void depart(const CudaPeers& peers, sym<EpochWord> word) {
   __syncthreads();

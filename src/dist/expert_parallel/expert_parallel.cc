@@ -211,6 +211,10 @@ Status AllToAll::check(const Exec& exec, const DispatchArgs& a) const {
     WEFT_TRY(expect_rows("x", a.x, m, l.x_bytes));
     if (l.scale_bytes > 0) WEFT_TRY(expect_rows("x_scale", a.x_scale, m, l.scale_bytes));
   }
+  if (given(a.weights)) {
+    WEFT_TRY(expect_tensor("dispatch: weights", a.weights, DType::kF32, {m, l.per_token}));
+    WEFT_TRY(expect_dense(kDispatch, "weights", a.weights));
+  }
   WEFT_TRY(expect_places("expert_x", a.expert_x, local, l.capacity, l.x_bytes));
   WEFT_TRY(expect_places("expert_x_scale", a.expert_x_scale, local, l.capacity, l.scale_bytes));
   if (given(a.out_num_tokens)) {

@@ -40,6 +40,9 @@ struct DispatchArgs {
                          // cast_x_to_fp8: x [m, hidden_dim] f32, bf16 or f16, row stride allowed; no x_scale
   TensorView indices;    // [m, experts_per_token] i32, dense: experts of a token, all different; -1 = none
   const u32* bound_m = nullptr;  // read during the call: only the first *bound_m <= m tokens count
+  // [m, experts_per_token] f32, dense: the weights that combine will be given, where they are known already; on all
+  // ranks or on none. On GPUs the combines of this dispatch then begin to send without waiting for the others'.
+  TensorView weights{};
 
   TensorView out_num_tokens{};  // [local_experts] i32
   TensorView expert_x{};        // [local_experts, capacity, ...] rows as of x, dense

@@ -337,10 +337,12 @@ Result<u64> CallChecker::run(const CheckedCalls& calls, u64 call) {
   const i64 given = i64(step.own_indices.size()) / s.experts_per_token;
   bound_ = u32(step.tokens);
   const TensorView indices = TensorView::dense(step.own_indices.data(), DType::kI32, {given, s.experts_per_token});
+  const TensorView weights = TensorView::dense(step.weights.data(), DType::kF32, {given, s.experts_per_token});
   const DispatchArgs to{.x = leading_rows(x_, given),
                         .x_scale = case_.options.cast_x_to_fp8 ? TensorView{} : leading_rows(scales_, given),
                         .indices = indices,
                         .bound_m = case_.bound ? &bound_ : nullptr,
+                        .weights = case_.early ? weights : TensorView{},
                         .out_num_tokens = counts_.view,
                         .expert_x = expert_x_.view,
                         .expert_x_scale = expert_scales_.view,
@@ -356,10 +358,7 @@ Result<u64> CallChecker::run(const CheckedCalls& calls, u64 call) {
   fill_y(step);
   TensorView y = y_.view;
   if (case_.packed) y = TensorView::dense(y.data, y.dtype, {y.dim(0) * y.dim(1), s.hidden_dim});
-  WEFT_TRY(calls.combine({.expert_y = y,
-                          .indices = indices,
-                          .weights = TensorView::dense(step.weights.data(), DType::kF32, {given, s.experts_per_token}),
-                          .out = leading_rows(out_, given)}));
+  WEFT_TRY(calls.combine({.expert_y = y, .indices = indices, .weights = weights, .out = leading_rows(out_, given)}));
   WEFT_TRY(check_out(step));
   u64 hash = 0;
   for (const std::byte b : out_.storage.span()) hash = mix64(hash + u64(b) + 1);

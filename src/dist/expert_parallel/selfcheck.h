@@ -28,6 +28,7 @@ struct CheckCase {
   bool split = false;        // halves, with work between them
   bool map = false;          // rows are taken from gathered_x() by row_map instead of being copied
   bool packed = false;       // expert_y without gaps
+  bool early = false;        // dispatch is given the weights
 };
 
 // Routing of a group's tokens [tokens, per_token], and weights as many.
