@@ -8,6 +8,7 @@ set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tools=memcheck,racecheck seconds=100 only=.
 while [ $# -gt 0 ]; do
+  [ $# -gt 1 ] || { sed -n 2,6p "$0" >&2; exit 2; }
   case $1 in
     --tools) tools=$2 ;;
     --seconds) seconds=$2 ;;
@@ -38,6 +39,8 @@ ep_exact $small --tokens 9 --dtype bf16 --combine exact --split
 ep_cast $small --tokens 9 --cast bf16
 CASES
 )
+
+[ -n "$cases" ] || { echo "sanitize.sh: --only $only: no case has such a name" >&2; exit 2; }
 
 # one GPU TOOL NAME PROGRAM ARGUMENTS...
 one() {
