@@ -1,5 +1,7 @@
 #include "layers/mlp_layer.h"
 
+#include <algorithm>
+
 #include "dist/exchange/testing.h"
 #include "layers/mlp_layer_testing.h"
 
@@ -9,14 +11,13 @@ namespace {
 using namespace testing;
 
 MlpDevice cpu() {
-  const auto bytes = [](const TensorView& view) { return size_t(view.shape.elements()) * sizeof(float); };
   return {.run = [](const auto& work) { return run_team(2, work); },
-          .write = [=](const TensorView& to, const float* from) -> Status {
-            std::memcpy(to.data, from, bytes(to));
+          .write = [](const TensorView& to, const float* from) -> Status {
+            std::copy_n(from, to.shape.elements(), to.as<float>());
             return {};
           },
-          .read = [=](const TensorView& from, float* to) -> Status {
-            std::memcpy(to, from.data, bytes(from));
+          .read = [](const TensorView& from, float* to) -> Status {
+            std::copy_n(from.as<const float>(), from.shape.elements(), to);
             return {};
           }};
 }
