@@ -204,7 +204,6 @@ WEFT_HD i64 share_packs(i64 elements, int ranks) {
 // packs before it writes them.
 template <class T, Fault F = Fault::kNone, class M>
 WEFT_HD bool all_reduce_one_shot_words(M& m, const AllReduceWords& b, const T* x, T* y, i64 elements) {
-  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
   const i64 packs = bare_packs(elements * i64(sizeof(T)));
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
@@ -214,28 +213,16 @@ WEFT_HD bool all_reduce_one_shot_words(M& m, const AllReduceWords& b, const T* x
     constexpr int kCount = decltype(count)::value;
     Pack<T> part[kCount];
     load_packs(own, first, step, part);
-    for (int k = 0; k < kCount; ++k) {
-      const BareWords bare = bare_numbers(part[k]);
-      peers(m, [&](int p) { m.put_words(place(m.rank(), first + k * step), p, bare); });
-    }
+    for (int k = 0; k < kCount; ++k) put_to_all(m, place, first + k * step, bare_numbers(part[k]));
     return true;
   });
   flush_all(m);
   const bool heard = each_pack<kTakeAhead<M>>(m, all, packs, [&](auto count, i64 first, i64 step) {
-    constexpr int kCount = decltype(count)::value;
-    Pack<T> part[kCount];
+    Pack<T> part[decltype(count)::value];
     load_packs(own, first, step, part);
-    TakenPacks<kCount, M> taken;
-    if (!taken.take(m, epoch, place, first, step)) return false;
-    for (int k = 0; k < kCount; ++k) {
-      float sums[kElements];
-      sum_packs(m, part[k], taken, k, sums);
-      Pack<T> rounded;
-      store_sums(rounded.values, sums, kElements);
-      store_pack(Part<T>{y, elements}, first + k * step, rounded);
-      if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, first + k * step)); });
-    }
-    return true;
+    return take_sums<T, F>(m, epoch, place, part, first, step, [&](int, i64 pack, const Pack<T>& rounded) {
+      store_pack(Part<T>{y, elements}, pack, rounded);
+    });
   });
   if (!heard) return false;
   finish(m, b.epoch, epoch);
@@ -247,10 +234,9 @@ WEFT_HD bool all_reduce_one_shot_words(M& m, const AllReduceWords& b, const T* x
 // [cta] comes after the row's last. x [rows, row_packs] packs, not changed before its row is taken.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool all_reduce_rows_words(M& m, const AllReduceWords& b, const T* x, i64 rows, i64 row_packs, Hooks&& hooks) {
-  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
-  const Part<const T> own{x, rows * row_packs * kElements};
+  const Part<const T> own{x, rows * row_packs * Pack<T>::kElements};
   const i64 step = m.lanes();
   // f(count, first pack, its number in the row), two packs of a lane at a time.
   const auto each = [&](i64 row, auto&& f) {
@@ -264,30 +250,17 @@ WEFT_HD bool all_reduce_rows_words(M& m, const AllReduceWords& b, const T* x, i6
       constexpr int kCount = decltype(count)::value;
       Pack<T> part[kCount];
       load_packs(own, first, step, part);
-      for (int k = 0; k < kCount; ++k) {
-        const BareWords bare = bare_numbers(part[k]);
-        peers(m, [&](int p) { m.put_words(place(m.rank(), first + k * step), p, bare); });
-      }
+      for (int k = 0; k < kCount; ++k) put_to_all(m, place, first + k * step, bare_numbers(part[k]));
       return true;
     });
   }
   flush_all(m);
   for (i64 row = m.cta(); row < rows; row += m.ctas()) {
     const bool heard = each(row, [&](auto count, i64 first, i64 at) {
-      constexpr int kCount = decltype(count)::value;
-      Pack<T> part[kCount];
+      Pack<T> part[decltype(count)::value];
       load_packs(own, first, step, part);
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, place, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        float sums[kElements];
-        sum_packs(m, part[k], taken, k, sums);
-        Pack<T> rounded;
-        store_sums(rounded.values, sums, kElements);
-        hooks.take(k, row, at + k * step, rounded);
-        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, first + k * step)); });
-      }
-      return true;
+      return take_sums<T, F>(m, epoch, place, part, first, step,
+                             [&](int k, i64, const Pack<T>& rounded) { hooks.take(k, row, at + k * step, rounded); });
     });
     if (!heard) return false;
     hooks.row(row);
@@ -300,9 +273,8 @@ WEFT_HD bool all_reduce_rows_words(M& m, const AllReduceWords& b, const T* x, i6
 // sums of a pack exist only once this rank has sent it, so x may be y here, too.
 template <class T, Fault F = Fault::kNone, class M>
 WEFT_HD bool all_reduce_two_shot_words(M& m, const AllReduceWords& b, const T* x, T* y, i64 elements) {
-  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
-  const i64 packs = share_packs<T>(elements, m.ranks()), share = packs * kElements;
+  const i64 packs = share_packs<T>(elements, m.ranks()), share = packs * Pack<T>::kElements;
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
   const auto result = [&](int source, i64 pack) { return b.sums.template at<F>(source, m.ranks(), epoch, pack); };
   const auto size_of = [&](int p) {
@@ -312,54 +284,28 @@ WEFT_HD bool all_reduce_two_shot_words(M& m, const AllReduceWords& b, const T* x
   const auto part_of = [&](int p) { return Part<const T>{x + p * share, size_of(p)}; };
   const auto target_of = [&](int p) { return Part<T>{y + p * share, size_of(p)}; };
   const auto scatter = [&](const Lanes& crew) {
-    return each_pack<kSendAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      peers(m, [&](int p) {
-        Pack<T> part[kCount];
-        load_packs(part_of(p), first, step, part);
-        for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
-        m.flush(p);
-      });
-      return true;
+    return scatter_numbers<T, kSendAhead>(m, crew, packs, place, [&](int p, i64 first, i64 step, auto& part) {
+      load_packs(part_of(p), first, step, part);
     });
   };
   const auto sum = [&](const Lanes& crew) {
     const Part<const T> mine = part_of(m.rank());
     return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      Pack<T> own[kCount];
+      Pack<T> own[decltype(count)::value];
       load_packs(mine, first, step, own);
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, place, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step;
-        float sums[kElements];
-        sum_packs(m, own[k], taken, k, sums);
-        Pack<T> rounded;
-        store_sums(rounded.values, sums, kElements);
+      const auto visit = [&](int, i64 pack, const Pack<T>& rounded) {
         const BareWords bare = bare_numbers(rounded);
-        peers(m, [&](int p) { m.put_words(result(m.rank(), pack), p, bare); });
+        put_to_all(m, result, pack, bare);
         store_pack(target_of(m.rank()), pack, numbers_of<T>(bare));
-        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
-      }
+      };
+      if (!take_sums<T, F>(m, epoch, place, own, first, step, visit)) return false;
       flush_all(m);
       return true;
     });
   };
   const auto gather = [&](const Lanes& crew) {
-    return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, result, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step;
-        for (int p = 0; p < m.ranks(); ++p) {
-          if (p == m.rank()) continue;
-          store_pack(target_of(p), pack, numbers_of<T>(taken.of(p, k)));
-          if constexpr (F != Fault::kNoCredit) m.empty_words(result(p, pack));
-        }
-      }
-      return true;
+    return gather_numbers<T, F>(m, crew, packs, epoch, result, [&](int p, i64 pack, const Pack<T>& numbers) {
+      store_pack(target_of(p), pack, numbers);
     });
   };
   if (!in_crews(m, scatter, sum, gather)) return false;

@@ -43,62 +43,33 @@ WEFT_HD bool in_uneven_crews(M& m, const int (&shares)[sizeof...(Roles)], Roles&
 // one. packs: the most of any rank, the same on every rank. False = the communicator failed.
 template <class T, bool All, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool sum_experts(M& m, const ExpertWords& b, i64 packs, const Hooks& hooks) {
-  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
   const auto result = [&](int source, i64 pack) { return b.sums.template at<F>(source, m.ranks(), epoch, pack); };
   const auto scatter = [&](const Lanes& crew) {
-    return each_pack<Hooks::kSumAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      peers(m, [&](int p) {
-        Pack<T> part[kCount];
-        hooks.sum(p, first, step, part);
-        for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
-        m.flush(p);
-      });
-      return true;
-    });
+    return scatter_numbers<T, Hooks::kSumAhead>(
+        m, crew, packs, place, [&](int p, i64 first, i64 step, auto& part) { hooks.sum(p, first, step, part); });
   };
   const auto sum = [&](const Lanes& crew) {
     return each_pack<Hooks::kSumAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      Pack<T> own[kCount];
+      Pack<T> own[decltype(count)::value];
       hooks.sum(m.rank(), first, step, own);
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, place, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step;
-        float sums[kElements];
-        sum_packs(m, own[k], taken, k, sums);
-        Pack<T> rounded;
-        store_sums(rounded.values, sums, kElements);
+      const auto visit = [&](int, i64 pack, Pack<T> rounded) {
         if constexpr (All) {
           const BareWords bare = bare_numbers(rounded);
-          peers(m, [&](int p) { m.put_words(result(m.rank(), pack), p, bare); });
+          put_to_all(m, result, pack, bare);
           rounded = numbers_of<T>(bare);
         }
         hooks.keep(m.rank(), pack, rounded);
-        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
-      }
+      };
+      if (!take_sums<T, F>(m, epoch, place, own, first, step, visit)) return false;
       if constexpr (All) flush_all(m);
       return true;
     });
   };
   const auto gather = [&](const Lanes& crew) {
-    return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, result, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step;
-        for (int p = 0; p < m.ranks(); ++p) {
-          if (p == m.rank()) continue;
-          hooks.keep(p, pack, numbers_of<T>(taken.of(p, k)));
-          if constexpr (F != Fault::kNoCredit) m.empty_words(result(p, pack));
-        }
-      }
-      return true;
-    });
+    return gather_numbers<T, F>(m, crew, packs, epoch, result,
+                                [&](int p, i64 pack, const Pack<T>& numbers) { hooks.keep(p, pack, numbers); });
   };
   // As the work is: a rank sums as much for each of the others as for itself.
   const int others = m.ranks() > 1 ? m.ranks() - 1 : 1;

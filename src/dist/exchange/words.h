@@ -217,6 +217,66 @@ WEFT_HD void sum_packs(M& m, const Pack<T>& own, const Taken& taken, int k, floa
   }
 }
 
+// `bare` to every peer, at its place(this rank, pack).
+template <class M, class Place>
+WEFT_HD void put_to_all(M& m, Place&& place, i64 pack, const BareWords& bare) {
+  peers(m, [&](int p) { m.put_words(place(m.rank(), pack), p, bare); });
+}
+
+// Every peer p gets the packs of load(p, first, step, its packs) at its place(this rank, pack). [crew]
+template <class T, int Ahead, class M, class Place, class Load>
+WEFT_HD bool scatter_numbers(M& m, const Lanes& crew, i64 packs, Place&& place, Load&& load) {
+  return each_pack<Ahead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+    constexpr int kCount = decltype(count)::value;
+    peers(m, [&](int p) {
+      Pack<T> part[kCount];
+      load(p, first, step, part);
+      for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
+      m.flush(p);
+    });
+    return true;
+  });
+}
+
+// visit(k, pack, sum) for N packs first, first + step ...: the sums over ranks of `own` and of what the peers sent to
+// place(), rounded. Leaves the places empty. False = the communicator failed.
+template <class T, Fault F, int N, class M, class Place, class Visit>
+WEFT_HD bool take_sums(M& m, u32 epoch, Place&& place, const Pack<T> (&own)[N], i64 first, i64 step, Visit&& visit) {
+  constexpr int kElements = Pack<T>::kElements;
+  TakenPacks<N, M> taken;
+  if (!taken.take(m, epoch, place, first, step)) return false;
+  for (int k = 0; k < N; ++k) {
+    const i64 pack = first + k * step;
+    float sums[kElements];
+    sum_packs(m, own[k], taken, k, sums);
+    Pack<T> rounded;
+    store_sums(rounded.values, sums, kElements);
+    visit(k, pack, rounded);
+    if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
+  }
+  return true;
+}
+
+// keep(p, pack, numbers) for the packs that each peer p has sent to place(). Leaves the places empty. [crew]
+// False = the communicator failed.
+template <class T, Fault F, class M, class Place, class Keep>
+WEFT_HD bool gather_numbers(M& m, const Lanes& crew, i64 packs, u32 epoch, Place&& place, Keep&& keep) {
+  return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
+    constexpr int kCount = decltype(count)::value;
+    TakenPacks<kCount, M> taken;
+    if (!taken.take(m, epoch, place, first, step)) return false;
+    for (int k = 0; k < kCount; ++k) {
+      const i64 pack = first + k * step;
+      for (int p = 0; p < m.ranks(); ++p) {
+        if (p == m.rank()) continue;
+        keep(p, pack, numbers_of<T>(taken.of(p, k)));
+        if constexpr (F != Fault::kNoCredit) m.empty_words(place(p, pack));
+      }
+    }
+    return true;
+  });
+}
+
 // Rank p gets the bytes to(p) and puts them to its from(this rank), all ranks at once; `packs` is the most of any
 // message, the same on every rank. to(rank) == from(rank) is left in place. [cta] False = the communicator failed.
 template <Fault F = Fault::kNone, class M, class To, class From>

@@ -67,39 +67,20 @@ WEFT_HD bool reduce_scatter(M& m, const ReduceScatterBuffers<T>& b, TilesOf&& ti
 // the own shard of the sums goes.
 template <class T, Fault F = Fault::kNone, class M, class Hooks>
 WEFT_HD bool reduce_scatter_words(M& m, const ReduceScatterBuffers<T>& b, i64 packs, Hooks&& hooks) {
-  constexpr int kElements = Pack<T>::kElements;
   const u32 epoch = m.epoch(b.epoch);
   const auto place = [&](int source, i64 pack) { return b.inbox.template at<F>(source, m.ranks(), epoch, pack); };
   const auto send = [&](const Lanes& crew) {
-    return each_pack<kSendAhead>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      peers(m, [&](int p) {
-        Pack<T> part[kCount];
-        load_packs(hooks.part(p), first, step, part);
-        for (int k = 0; k < kCount; ++k) m.put_words(place(m.rank(), first + k * step), p, bare_numbers(part[k]));
-        m.flush(p);
-      });
-      return true;
+    return scatter_numbers<T, kSendAhead>(m, crew, packs, place, [&](int p, i64 first, i64 step, auto& part) {
+      load_packs(hooks.part(p), first, step, part);
     });
   };
   const auto sum = [&](const Lanes& crew) {
     const Part<const T> mine = hooks.part(m.rank());
     return each_pack<kTakeAhead<M>>(m, crew, packs, [&](auto count, i64 first, i64 step) {
-      constexpr int kCount = decltype(count)::value;
-      Pack<T> own[kCount];
+      Pack<T> own[decltype(count)::value];
       load_packs(mine, first, step, own);
-      TakenPacks<kCount, M> taken;
-      if (!taken.take(m, epoch, place, first, step)) return false;
-      for (int k = 0; k < kCount; ++k) {
-        const i64 pack = first + k * step;
-        float sums[kElements];
-        sum_packs(m, own[k], taken, k, sums);
-        Pack<T> rounded;
-        store_sums(rounded.values, sums, kElements);
-        store_pack(hooks.target(), pack, rounded);
-        if constexpr (F != Fault::kNoCredit) peers(m, [&](int p) { m.empty_words(place(p, pack)); });
-      }
-      return true;
+      return take_sums<T, F>(m, epoch, place, own, first, step,
+                             [&](int, i64 pack, const Pack<T>& rounded) { store_pack(hooks.target(), pack, rounded); });
     });
   };
   if (!in_crews(m, send, sum)) return false;
