@@ -28,7 +28,7 @@ endif()
 
 # The host's side of the CUDA code, with a runtime that needs no GPU in place of the real one.
 if(WEFT_HAVE_CUDA)
-  add_executable(test_cuda_host tests/cuda_host/fake_cuda.cc tests/cuda_host/test.cu)
+  add_executable(test_cuda_host tests/cuda_host/fake_cuda.cc tests/cuda_host/fake_driver.cc tests/cuda_host/test.cu)
   set_target_properties(test_cuda_host PROPERTIES CUDA_RUNTIME_LIBRARY None)
   target_link_libraries(test_cuda_host PRIVATE weft_core GTest::gtest GTest::gtest_main)
   target_include_directories(test_cuda_host SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})

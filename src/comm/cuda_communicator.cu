@@ -5,6 +5,8 @@
 #include <optional>
 #include <thread>
 
+#include "device/cuda/one_thread.cuh"
+
 namespace weft {
 
 Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
@@ -18,7 +20,7 @@ Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
     return error(Code::kUnimplemented, "CUDA communicator: {} ranks, at most {}", world.size(), kMostCudaRanks);
   if (options.deadline <= std::chrono::nanoseconds(0))
     return error(Code::kInvalidArgument, "CUDA communicator: deadline: expected more than 0");
-  WEFT_CUDA_TRY(cudaSetDevice(device));
+  WEFT_TRY(use_device(device));
   const Deadline deadline = Deadline::after(std::chrono::seconds(30));  // of start-up: contexts take seconds
   WEFT_ASSIGN(auto arena, CudaArena::create(world, device, options.arena_bytes, deadline, options.sharing));
   int sms = 0;

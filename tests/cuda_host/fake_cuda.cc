@@ -1,121 +1,52 @@
 #include "fake_cuda.h"
 
-#include <cuda.h>
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <new>
-#include <string_view>
+#include <utility>
+
+#include "fake_state.h"
 
 namespace weft::fake_cuda {
 namespace {
 
-// Device memory that can be opened by others: its file, and where it is mapped.
-struct Block {
-  int fd;
-  size_t bytes;
-};
-std::mutex g_mutex;
-std::map<void*, Block> g_blocks;  // by address; under g_mutex
+thread_local int t_device = -1;
 std::atomic<void*> g_pinned{nullptr};
-thread_local int t_device = 0;
 
-int new_file(size_t bytes) {
-  const int fd = ::memfd_create("fake-gpu", MFD_CLOEXEC);
-  return ::ftruncate(fd, off_t(bytes)) == 0 ? fd : -1;
+Stream* stream_of(cudaStream_t stream) {  // under the mutex
+  if (stream == nullptr) return &state().default_stream;
+  Stream* const known = reinterpret_cast<Stream*>(stream);
+  expect(state().streams.contains(known), "no such stream");
+  return known;
 }
-void* map_file(int fd, size_t bytes, void* at = nullptr) {
-  return ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
+Event* event_of(cudaEvent_t event) {  // under the mutex
+  Event* const known = reinterpret_cast<Event*>(event);
+  expect(state().events.contains(known), "no such event");
+  return known;
 }
-
-// ---- the driver ----
-
-struct Allocation {
-  int fd;
-};
-Allocation* allocation(CUmemGenericAllocationHandle handle) {
-  return reinterpret_cast<Allocation*>(handle);
+void enqueue(cudaStream_t stream) {
+  std::lock_guard lock(state().mutex);
+  Stream& to = *stream_of(stream);
+  if (to.capture == nullptr) ++to.enqueued;
+  to.asked = false;
 }
-
-CUresult CUDAAPI get_error_string(CUresult, const char** text) {
-  *text = "operation not supported";
-  return CUDA_SUCCESS;
+void finish(Stream& stream, u64 count) {  // under the mutex
+  if (stream.done >= count) return;
+  stream.done = count;
+  for (const auto& [other, needed] : stream.after) finish(*other, needed);
 }
-CUresult CUDAAPI granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
-  *bytes = 64 << 10;
-  return CUDA_SUCCESS;
+void finish(cudaStream_t stream) {
+  std::lock_guard lock(state().mutex);
+  Stream& all = *stream_of(stream);
+  finish(all, all.enqueued);
 }
-CUresult CUDAAPI create(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp*,
-                        unsigned long long) {
-  *handle = reinterpret_cast<CUmemGenericAllocationHandle>(new Allocation{new_file(bytes)});
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI release(CUmemGenericAllocationHandle handle) {
-  ::close(allocation(handle)->fd);
-  delete allocation(handle);
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI export_handle(void* out, CUmemGenericAllocationHandle handle, CUmemAllocationHandleType,
-                               unsigned long long) {
-  if (!behaviour().exports) return CUDA_ERROR_NOT_SUPPORTED;
-  *static_cast<int*>(out) = ::fcntl(allocation(handle)->fd, F_DUPFD_CLOEXEC, 0);
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI import_handle(CUmemGenericAllocationHandle* handle, void* fd, CUmemAllocationHandleType) {
-  const int own = ::fcntl(int(reinterpret_cast<intptr_t>(fd)), F_DUPFD_CLOEXEC, 0);
-  if (own < 0) return CUDA_ERROR_INVALID_VALUE;
-  *handle = reinterpret_cast<CUmemGenericAllocationHandle>(new Allocation{own});
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI reserve(CUdeviceptr* address, size_t bytes, size_t, CUdeviceptr, unsigned long long) {
-  void* base = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  *address = reinterpret_cast<CUdeviceptr>(base);
-  return base == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
-}
-CUresult CUDAAPI free_address(CUdeviceptr address, size_t bytes) {
-  return ::munmap(reinterpret_cast<void*>(address), bytes) == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-CUresult CUDAAPI map(CUdeviceptr address, size_t bytes, size_t, CUmemGenericAllocationHandle handle,
-                     unsigned long long) {
-  struct stat file{};
-  if (::fstat(allocation(handle)->fd, &file) != 0 || size_t(file.st_size) != bytes) return CUDA_ERROR_INVALID_VALUE;
-  void* at = map_file(allocation(handle)->fd, bytes, reinterpret_cast<void*>(address));
-  return at == MAP_FAILED ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-}
-CUresult CUDAAPI unmap(CUdeviceptr address, size_t bytes) {
-  ::mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI set_access(CUdeviceptr, size_t, const CUmemAccessDesc*, size_t) {
-  return CUDA_SUCCESS;
-}
-CUresult CUDAAPI encode_tiled() {
-  return CUDA_SUCCESS;
-}
-
-const std::map<std::string_view, void*>& entry_points() {
-  static const std::map<std::string_view, void*> all = {
-      {"cuGetErrorString", reinterpret_cast<void*>(get_error_string)},
-      {"cuMemGetAllocationGranularity", reinterpret_cast<void*>(granularity)},
-      {"cuMemCreate", reinterpret_cast<void*>(create)},
-      {"cuMemRelease", reinterpret_cast<void*>(release)},
-      {"cuMemExportToShareableHandle", reinterpret_cast<void*>(export_handle)},
-      {"cuMemImportFromShareableHandle", reinterpret_cast<void*>(import_handle)},
-      {"cuMemAddressReserve", reinterpret_cast<void*>(reserve)},
-      {"cuMemAddressFree", reinterpret_cast<void*>(free_address)},
-      {"cuMemMap", reinterpret_cast<void*>(map)},
-      {"cuMemUnmap", reinterpret_cast<void*>(unmap)},
-      {"cuMemSetAccess", reinterpret_cast<void*>(set_access)},
-      {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(encode_tiled)},
-  };
-  return all;
+void expect_done(const std::map<Stream*, u64>& work, const char* what) {  // under the mutex
+  if (behaviour().stream_query) return;
+  for (const auto& [stream, count] : work) expect(stream->done >= count, what);
 }
 
 // What names memory of another process: /proc/<pid>/fd/<fd>.
@@ -130,8 +61,43 @@ Behaviour& behaviour() {
   static Behaviour all;
   return all;
 }
+State& state() {
+  static State all;
+  return all;
+}
+void expect(bool good, const char* what) {
+  if (good) return;
+  std::fprintf(stderr, "fake_cuda: %s\n", what);
+  std::abort();
+}
+void expect_all_done(const char* what) {
+  if (behaviour().stream_query) return;
+  for (const Stream* stream : state().streams) expect(stream->done == stream->enqueued, what);
+}
+int new_file(size_t bytes) {
+  const int fd = ::memfd_create("fake-gpu", MFD_CLOEXEC);
+  return ::ftruncate(fd, off_t(bytes)) == 0 ? fd : -1;
+}
+void* map_file(int fd, size_t bytes, void* at) {
+  return ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
+}
 void* last_pinned() {
   return g_pinned;
+}
+std::string alive() {
+  std::lock_guard lock(state().mutex);
+  std::string all;
+  const auto add = [&](size_t count, const char* what) {
+    if (count > 0) all += (all.empty() ? "" : ", ") + std::to_string(count) + " " + what;
+  };
+  add(state().blocks.size(), "pieces of device memory");
+  add(state().pinned.size(), "pieces of host memory");
+  add(state().allocations.size(), "memory handles");
+  add(state().windows.size(), "windows");
+  add(state().streams.size(), "streams");
+  add(state().events.size(), "events");
+  add(state().graphs.size(), "graphs");
+  return all;
 }
 
 }  // namespace weft::fake_cuda
@@ -148,10 +114,8 @@ cudaError_t cudaDriverGetVersion(int* version) {
 }
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* found) {
-  const auto entry = entry_points().find(name);
-  const bool known = entry != entry_points().end();
-  *function = known ? entry->second : nullptr;
-  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  *function = entry_point(name);
+  *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
 const char* cudaGetErrorString(cudaError_t) {
@@ -169,11 +133,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
+  const Alone alone;  // makes a context
   t_device = device;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = t_device;
+  *device = std::max(t_device, 0);
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
@@ -206,30 +171,30 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  return cudaSuccess;
+  return cudaSuccess;  // for the default stream; no thread knows what the others enqueue
 }
 
 cudaError_t cudaMalloc(void** address, size_t bytes) {
   const int fd = new_file(bytes);
   *address = map_file(fd, bytes);
   if (*address == MAP_FAILED) return cudaErrorMemoryAllocation;
-  std::lock_guard lock(g_mutex);
-  g_blocks[*address] = {fd, bytes};
+  std::lock_guard lock(state().mutex);
+  state().blocks[*address] = {fd, bytes};
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* address) {
   if (address == nullptr) return cudaSuccess;
-  std::lock_guard lock(g_mutex);
-  const auto block = g_blocks.find(address);
-  if (block == g_blocks.end()) return cudaErrorInvalidValue;
+  std::lock_guard lock(state().mutex);
+  const auto block = state().blocks.find(address);
+  expect(block != state().blocks.end(), "no such device memory");
   ::munmap(address, block->second.bytes);
   ::close(block->second.fd);
-  g_blocks.erase(block);
+  state().blocks.erase(block);
   return cudaSuccess;
 }
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* address) {
-  std::lock_guard lock(g_mutex);
-  const Block& block = g_blocks.at(address);
+  std::lock_guard lock(state().mutex);
+  const Block& block = state().blocks.at(address);
   const IpcName name{::getpid(), block.fd, block.bytes};
   std::memcpy(handle, &name, sizeof(name));
   return cudaSuccess;
@@ -242,8 +207,8 @@ cudaError_t cudaIpcOpenMemHandle(void** address, cudaIpcMemHandle_t handle, unsi
   const int fd = ::open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) return cudaErrorInvalidValue;
   *address = map_file(fd, name.bytes);
-  std::lock_guard lock(g_mutex);
-  g_blocks[*address] = {fd, name.bytes};
+  std::lock_guard lock(state().mutex);
+  state().blocks[*address] = {fd, name.bytes};
   return cudaSuccess;
 }
 cudaError_t cudaIpcCloseMemHandle(void* address) {
@@ -252,9 +217,15 @@ cudaError_t cudaIpcCloseMemHandle(void* address) {
 cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
   *address = ::operator new(bytes, std::align_val_t(64));
   g_pinned = *address;
+  std::lock_guard lock(state().mutex);
+  state().pinned.insert(*address);
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* address) {
+  {
+    std::lock_guard lock(state().mutex);
+    expect(state().pinned.erase(address) == 1, "no such pinned memory");
+  }
   ::operator delete(address, std::align_val_t(64));
   return cudaSuccess;
 }
@@ -263,11 +234,13 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  enqueue(stream);
   return cudaMemcpy(to, from, bytes, kind);
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride, size_t bytes,
-                              size_t rows, cudaMemcpyKind, cudaStream_t) {
+                              size_t rows, cudaMemcpyKind, cudaStream_t stream) {
+  enqueue(stream);
   for (size_t r = 0; r < rows; ++r)
     std::memcpy(static_cast<char*>(to) + r * to_stride, static_cast<const char*>(from) + r * from_stride, bytes);
   return cudaSuccess;
@@ -276,63 +249,112 @@ cudaError_t cudaMemset(void* address, int value, size_t bytes) {
   if (bytes > 0) std::memset(address, value, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t stream) {
+  enqueue(stream);
   return cudaMemset(address, value, bytes);
 }
-cudaError_t cudaMemset2DAsync(void* address, size_t stride, int value, size_t bytes, size_t rows, cudaStream_t) {
+cudaError_t cudaMemset2DAsync(void* address, size_t stride, int value, size_t bytes, size_t rows, cudaStream_t stream) {
+  enqueue(stream);
   for (size_t r = 0; r < rows; ++r) std::memset(static_cast<char*>(address) + r * stride, value, bytes);
   return cudaSuccess;
 }
 
-// Streams, events and graphs are things that are made and ended once, which sanitizers check.
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
-  *stream = reinterpret_cast<cudaStream_t>(new int(0));
+  std::lock_guard lock(state().mutex);
+  state().ever.push_back(std::make_unique<Stream>());
+  *stream = reinterpret_cast<cudaStream_t>(*state().streams.insert(state().ever.back().get()).first);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete reinterpret_cast<int*>(stream);
+  std::lock_guard lock(state().mutex);
+  Stream* const ended = stream_of(stream);
+  expect_done({{ended, ended->enqueued}}, "a stream is ended before its work is done");
+  state().streams.erase(ended);
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  finish(stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamQuery(cudaStream_t) {
-  return behaviour().stream_query ? behaviour().stream_query() : cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (behaviour().stream_query) return behaviour().stream_query();
+  {
+    std::lock_guard lock(state().mutex);
+    if (!std::exchange(stream_of(stream)->asked, true)) return cudaErrorNotReady;
+  }
+  finish(stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  std::lock_guard lock(state().mutex);
+  const Event& heard = *event_of(event);
+  Stream& waits = *stream_of(stream);
+  if (heard.capture != nullptr) {
+    waits.capture = heard.capture;
+    return cudaSuccess;
+  }
+  for (const auto& [other, count] : heard.after) waits.after[other] = std::max(waits.after[other], count);
+  ++waits.enqueued;
   return cudaSuccess;
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  *graph = reinterpret_cast<cudaGraph_t>(new int(0));
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  std::lock_guard lock(state().mutex);
+  Stream* const origin = stream_of(stream);
+  expect(std::exchange(origin->capture, origin) == nullptr, "a stream is captured twice at a time");
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  std::lock_guard lock(state().mutex);
+  Stream* const origin = stream_of(stream);
+  expect(origin->capture == origin, "no capture to end");
+  for (Stream* const part : state().streams)
+    if (part->capture == origin) part->capture = nullptr;
+  *graph = reinterpret_cast<cudaGraph_t>(*state().graphs.insert(new Graph).first);
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t, unsigned long long) {
-  *executable = reinterpret_cast<cudaGraphExec_t>(new int(0));
+  std::lock_guard lock(state().mutex);
+  *executable = reinterpret_cast<cudaGraphExec_t>(*state().graphs.insert(new Graph).first);
   return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  enqueue(stream);
+  std::lock_guard lock(state().mutex);
+  Graph* const known = reinterpret_cast<Graph*>(graph);
+  expect(state().graphs.contains(known), "no such graph");
+  known->launched[stream_of(stream)] = stream_of(stream)->enqueued;
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete reinterpret_cast<int*>(graph);
+  std::lock_guard lock(state().mutex);
+  Graph* const ended = reinterpret_cast<Graph*>(graph);
+  expect(state().graphs.erase(ended) == 1, "no such graph");
+  expect_done(ended->launched, "a graph is ended before its last launch is done");
+  delete ended;
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  delete reinterpret_cast<int*>(graph);
-  return cudaSuccess;
+  return cudaGraphDestroy(reinterpret_cast<cudaGraph_t>(graph));
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  *event = reinterpret_cast<cudaEvent_t>(new int(0));
+  std::lock_guard lock(state().mutex);
+  *event = reinterpret_cast<cudaEvent_t>(*state().events.insert(new Event).first);
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<int*>(event);
+  std::lock_guard lock(state().mutex);
+  Event* const ended = event_of(event);
+  state().events.erase(ended);
+  delete ended;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  std::lock_guard lock(state().mutex);
+  Event& told = *event_of(event);
+  Stream* const recorded = stream_of(stream);
+  told.capture = recorded->capture;
+  told.after = recorded->after;
+  told.after[recorded] = recorded->enqueued;
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) {
@@ -353,6 +375,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
   return cudaSuccess;
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void*, void**) {
+  enqueue(config->stream);
   if (behaviour().launched) behaviour().launched(*config);
   return cudaSuccess;
 }

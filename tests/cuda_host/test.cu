@@ -47,6 +47,66 @@ Status exchange_words(CudaCommunicator& comm) {
   return comm.world().barrier(soon());
 }
 
+// Whatever a test has made has ended with it.
+class NothingIsLeft : public ::testing::EmptyTestEventListener {
+  void OnTestEnd(const ::testing::TestInfo&) override { EXPECT_EQ(fake_cuda::alive(), ""); }
+};
+[[maybe_unused]] const bool kWatched = [] {
+  ::testing::UnitTest::GetInstance()->listeners().Append(new NothingIsLeft);
+  return true;
+}();
+
+// What the tests below rely on.
+TEST(CudaHost, TheFakeRuntimeEndsTheProcessWhereHandlesOrMemoryAreMisused) {
+  const auto stream = make_stream();
+  ASSERT_TRUE(stream.ok());
+  const auto work = [&] { return cuda_status(cudaStreamWaitEvent(stream->get(), make_event()->get(), 0), "work"); };
+  EXPECT_DEATH(
+      {
+        auto graph = capture_graph(stream->get(), [] { return Status(); });
+        (void)cudaGraphLaunch(graph->get(), stream->get());
+        graph->reset();
+      },
+      "a graph is ended before its last launch is done");
+  EXPECT_DEATH(
+      {
+        auto other = make_stream();
+        (void)cudaGraphLaunch(capture_graph(other->get(), [] { return Status(); })->get(), other->get());
+      },
+      "a graph is ended before");
+  EXPECT_DEATH(
+      {
+        const auto worlds = make_thread_worlds(1);
+        auto comm = CudaCommunicator::create(*worlds[0], {.arena_bytes = 1 << 20});
+        (void)work();
+        comm->reset();
+      },
+      "memory is unmapped before the work of all streams is done");
+  EXPECT_DEATH(
+      {
+        auto other = make_stream();
+        (void)cudaStreamWaitEvent(other->get(), make_event()->get(), 0);
+      },
+      "a stream is ended before its work is done");
+  EXPECT_DEATH(
+      {
+        const auto buffer = DeviceBuffer::create(100);
+        (void)cudaFree(buffer->data());
+      },
+      "no such device memory");
+  EXPECT_DEATH((void)(*CudaDriver::get())->mem_release(1), "no such memory handle");
+  EXPECT_DEATH(
+      {
+        const auto often = [] {
+          for (int i = 0; i < 1'000'000; ++i) (void)cudaSetDevice(0);
+        };
+        std::thread other(often);
+        often();
+        other.join();
+      },
+      "two threads make contexts");
+}
+
 TEST(CudaHost, TheDriverGetsAQueueForEachStream) {
   const char* set = std::getenv("CUDA_DEVICE_MAX_CONNECTIONS");
   ASSERT_NE(set, nullptr);  // by a static initialiser

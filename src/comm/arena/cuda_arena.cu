@@ -1,10 +1,11 @@
 #include "comm/arena/cuda_arena.cuh"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
-#include <mutex>
 
 #include "comm/bootstrap/exchange.h"
+#include "device/cuda/one_thread.cuh"
 
 namespace weft {
 namespace {
@@ -25,22 +26,11 @@ CUmemAllocationProp memory_of(int device, bool exported) {
   return properties;
 }
 
-// Rank threads make contexts, and map and release each other's memory, one after another: a rare fault of the heap at
-// start-up has not been explained (docs/gpu.md), and here is where threads meet inside the driver.
-std::mutex& one_thread() {
-  static std::mutex mutex;
-  return mutex;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<CudaArena>> CudaArena::create(World& world, int device, size_t bytes, Deadline deadline,
                                                      CudaSharing sharing) {
   WEFT_ASSIGN(const CudaDriver* driver, CudaDriver::get());
-  {
-    const std::lock_guard lock(one_thread());
-    WEFT_CUDA_TRY(cudaFree(nullptr));  // makes the current device's context
-  }
   std::unique_ptr<CudaArena> arena(new CudaArena(*driver, world, device));
 
   Card card{bytes, {}};
@@ -144,6 +134,7 @@ Status CudaArena::map_descriptors(Deadline deadline, Status& driver) {
 }
 
 Status CudaArena::allocate_own(bool exported) {
+  const std::lock_guard lock(one_driver_thread());
   const CUmemAllocationProp memory = memory_of(device_, exported);
   handles_.assign(size_t(ranks_), 0);
   WEFT_DRIVER_TRY(driver_, mem_create(&handles_[size_t(rank_)], stride_, &memory, 0));
@@ -167,7 +158,7 @@ Status CudaArena::import_peers(const std::vector<Fd>& fds) {
 }
 
 Status CudaArena::map_window() {
-  const std::lock_guard lock(one_thread());
+  const std::lock_guard lock(one_driver_thread());
   WEFT_DRIVER_TRY(driver_, mem_address_reserve(&window_, stride_ * size_t(ranks_), 0, 0, 0));
   for (; mapped_ < ranks_; ++mapped_)
     WEFT_DRIVER_TRY(driver_, mem_map(window_ + size_t(mapped_) * stride_, stride_, 0, handles_[size_t(mapped_)], 0));
@@ -182,14 +173,19 @@ Status CudaArena::map_window() {
 }
 
 void CudaArena::release_window() {
-  const std::lock_guard lock(one_thread());
+  const std::lock_guard lock(one_driver_thread());
+  const auto end = [&](CUresult ended, const char* what) {
+    if (ended != CUDA_SUCCESS && !world_.failure().raised())  // a lost context refuses everything
+      std::fprintf(stderr, "weft: rank %d: %s\n", rank_, driver_status(driver_, ended, what).message().c_str());
+  };
   bases_.clear();
-  for (int rank = 0; rank < mapped_; ++rank) (void)driver_.mem_unmap(window_ + size_t(rank) * stride_, stride_);
+  for (int rank = 0; rank < mapped_; ++rank)
+    end(driver_.mem_unmap(window_ + size_t(rank) * stride_, stride_), "mem_unmap");
   mapped_ = 0;
-  if (window_) (void)driver_.mem_address_free(std::exchange(window_, 0), stride_ * size_t(ranks_));
+  if (window_) end(driver_.mem_address_free(std::exchange(window_, 0), stride_ * size_t(ranks_)), "mem_address_free");
   // A thread rank releases only what it made: its peers' handles are theirs, their memory lives while mapped.
   for (size_t rank = 0; rank < handles_.size(); ++rank)
-    if ((int(rank) == rank_ || imported_) && handles_[rank]) (void)driver_.mem_release(handles_[rank]);
+    if ((int(rank) == rank_ || imported_) && handles_[rank]) end(driver_.mem_release(handles_[rank]), "mem_release");
   handles_.clear();
 }
 

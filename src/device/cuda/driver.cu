@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "device/cuda/one_thread.cuh"
 #include "device/cuda/runtime.cuh"
 
 namespace weft {
@@ -63,9 +64,20 @@ Status driver_status(const CudaDriver& driver, CUresult result, const char* what
                text ? text : "unknown fault of the CUDA driver");
 }
 
+std::mutex& one_driver_thread() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 int cuda_device_count() {
+  const std::lock_guard lock(one_driver_thread());
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+Status use_device(int device) {
+  const std::lock_guard lock(one_driver_thread());
+  return cuda_status(cudaSetDevice(device), "cudaSetDevice");
 }
 
 Result<std::string> cuda_device_name() {
