@@ -93,6 +93,11 @@ Status expect_turn(const char* op, bool sent, bool send) {
   return {};
 }
 
+// A tensor without rows may have no address.
+bool given(const TensorView& view) {
+  return view.shape.rank() > 0;
+}
+
 bool in_words(const TensorView& view, i64 row_bytes) {
   return (reinterpret_cast<uintptr_t>(view.data) | uintptr_t(row_bytes)) % 16 == 0;
 }
@@ -221,7 +226,7 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   }
   if (a.out_num_tokens.data != nullptr)
     WEFT_TRY(expect_table(kDispatch, "out_num_tokens", a.out_num_tokens, DType::kI32, {local}));
-  if (a.weights.data != nullptr)
+  if (given(a.weights))
     WEFT_TRY(expect_table(kDispatch, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
   if (a.row_map.data != nullptr || a.row_experts.data != nullptr)
     return error(Code::kUnimplemented, "dispatch: row_map, row_experts: not on GPUs yet");
@@ -270,7 +275,7 @@ Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int ph
                    .early = early()},
                   stream, p));
   dispatch_sent_ = !receive;
-  weights_known_ = p.weights != nullptr;
+  weights_known_ = !wire_.exact && given(a.weights);
   return {};
 }
 
