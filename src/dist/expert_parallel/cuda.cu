@@ -226,8 +226,7 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   }
   if (a.out_num_tokens.data != nullptr)
     WEFT_TRY(expect_table(kDispatch, "out_num_tokens", a.out_num_tokens, DType::kI32, {local}));
-  if (given(a.weights))
-    WEFT_TRY(expect_table(kDispatch, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
+  if (given(a.weights)) WEFT_TRY(expect_table(kDispatch, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
   if (a.row_map.data != nullptr || a.row_experts.data != nullptr)
     return error(Code::kUnimplemented, "dispatch: row_map, row_experts: not on GPUs yet");
   return comm_->status();
