@@ -21,7 +21,7 @@ else()
       set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
     endif()
     if(WEFT_CCACHE)
-      set(CMAKE_CUDA_COMPILER_LAUNCHER ${WEFT_CCACHE})
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${WEFT_LAUNCHER})
     endif()
     set(CMAKE_CUDA_ARCHITECTURES OFF)  # named below: CMake's list cannot say compute_90a,code=sm_90a alone
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
