@@ -28,10 +28,6 @@ struct LayerFlags {
       command.add_option("--mode", mode, how + "; ep = so, with whole experts instead of columns of all")
           ->check(CLI::IsMember({"ar", "ag_rs", "ep"}))
           ->capture_default_str();
-      command
-          .add_option("--variant", variant, "How rows of x come: auto, split, push (of ag_moe), beside (the routing)")
-          ->check(CLI::IsMember({"auto", "split", "push", "beside"}))
-          ->capture_default_str();
     } else {
       command.add_option("--mode", mode, how)->check(CLI::IsMember({"ar", "ag_rs"}))->capture_default_str();
       command.add_option("--variant", variant, "Of the fused operators: auto, split, push, copy")
@@ -71,7 +67,6 @@ Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config
                                            .ffn = config.moe.ffn,
                                            .normalise = config.moe.normalise,
                                            .mode = flags.mode,
-                                           .variant = flags.variant,
                                            .regimes = flags.regimes,
                                            .repeats = flags.repeats};
     return times ? bench_cuda_moe_layer(options) : check_cuda_moe_layer(options);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "base/tensor.h"
 #include "comm/cuda_testing.cuh"
@@ -127,14 +128,15 @@ inline Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, cons
   return size > 0 ? std::sqrt(wrong / size) : 0.0;
 }
 
-// Five runs of call(), which gives this rank's y, must have the same bits, and distance(y) be small. Every rank's
-// answer is what the worst one saw. Collective.
+// Five runs of call(), which gives this rank's y, must have the same bits, and distance(y) be small; to each another
+// rank comes late. Every rank's answer is what the worst one saw. Collective.
 template <class Call, class Distance>
 Result<CudaMlpCheckRow> check_calls(CudaCommunicator& comm, cudaStream_t stream, i64 m, Call&& call,
                                     Distance&& distance) {
   CudaMlpCheckRow row{m, 0, true, false};
   std::vector<bf16> first;
   for (int run = 0; run < 5; ++run) {
+    if (run % comm.size() == comm.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
     WEFT_ASSIGN(const TensorView y, call());
     std::vector<bf16> bits(size_t(y.shape.elements()));
     WEFT_TRY(comm.synchronize(stream));

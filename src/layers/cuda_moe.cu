@@ -6,6 +6,9 @@
 namespace weft {
 namespace {
 
+// Up to so many tokens x is gathered before the routing, which every rank then does for all.
+constexpr i64 kRouteAllMost = 128;
+
 // [tokens, per_token] of `memory`, [tokens, per_token, 2]: ids, or the weights behind them.
 TensorView choices(const DeviceBuffer& memory, bool weights, i64 tokens, i64 per_token) {
   TensorView view = dense_view(memory, weights ? DType::kF32 : DType::kI32, {tokens, per_token});
@@ -17,8 +20,7 @@ TensorView choices(const DeviceBuffer& memory, bool weights, i64 tokens, i64 per
 
 }  // namespace
 
-Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeLayerShape& s,
-                                          const CudaMoeLayerOptions& options) {
+Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeLayerShape& s, LayerMode mode) {
   const auto expect = [](const char* field, bool holds, const char* expected, i64 found) -> Status {
     if (holds) return {};
     return error(Code::kInvalidArgument, "moe layer: {}: expected {}, found {}", field, expected, found);
@@ -31,9 +33,9 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
                   "a multiple of 8 to 512", s.experts));
   WEFT_TRY(expect("per_token", s.per_token >= 1 && s.per_token <= std::min<i64>(32, s.experts),
                   "1 to the number of experts, at most 32", s.per_token));
-  if (options.mode == LayerMode::kAuto)
+  if (mode == LayerMode::kAuto)
     return error(Code::kInvalidArgument, "moe layer: mode: expected ar or ag_rs, found auto");
-  CudaMoeLayer layer(comm, s, options.mode);
+  CudaMoeLayer layer(comm, s, mode);
   const Range eights = split_range(s.ffn / 8, comm.size(), comm.rank());
   layer.columns_ = {eights.begin * 8, eights.end * 8};
   // Before anything that waits for other ranks: a lazy load may wait for a kernel that waits.
@@ -51,24 +53,15 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
   WEFT_TRY(bytes(layer.offsets_, s.experts + 1, 4));
   WEFT_TRY(bytes(layer.activated_, pairs * columns, 2));
   const CudaMoeShape down{.max_m = m, .max_rows = pairs, .n = s.hidden};
-  if (options.mode == LayerMode::kAr) {
+  if (mode == LayerMode::kAr) {
     WEFT_ASSIGN(layer.reduce_, CudaMoeAr::create(comm, down));
     return std::move(layer);
   }
-  const AllGatherShape routing{.max_bytes_per_rank = split_range(m, comm.size(), 0).size() * s.per_token * 8};
-  WEFT_ASSIGN(layer.gather_routing_, CudaAllGather::create(comm, routing));
-  layer.beside_ = options.variant == "beside" && comm.size() > 1;
-  if (!layer.beside_) {
-    const std::string variant = options.variant == "beside" ? "auto" : options.variant;  // of one rank
-    WEFT_ASSIGN(layer.gather_, CudaAgMoe::create(comm, {.max_m = m, .k = s.hidden}, {.variant = variant}));
-  }
-  if (comm.size() > 1 && (layer.beside_ || options.variant == "auto")) {
-    layer.gathered_rows_ = layer.beside_ ? m : std::min(m, kAgMoeSplitMost);
-    const i64 most = split_range(layer.gathered_rows_, comm.size(), 0).size();
+  if (comm.size() > 1) {
+    const i64 most = split_range(m, comm.size(), 0).size();
+    WEFT_ASSIGN(layer.gather_routing_, CudaAllGather::create(comm, {.max_bytes_per_rank = most * s.per_token * 8}));
     WEFT_ASSIGN(layer.gather_x_, CudaAllGather::create(comm, {.max_bytes_per_rank = most * s.hidden * 2}));
-    WEFT_TRY(bytes(layer.all_x_, layer.gathered_rows_ * s.hidden, 2));
-  }
-  if (layer.beside_) {
+    WEFT_TRY(bytes(layer.all_x_, m * s.hidden, 2));
     WEFT_ASSIGN(layer.side_, make_stream());
     WEFT_ASSIGN(layer.forked_, make_event());
     WEFT_ASSIGN(layer.joined_, make_event());
@@ -98,27 +91,37 @@ Status CudaMoeLayer::check(const CudaMoeLayerArgs& a) const {
   return expect_layer_weights("down", a.down, {shape_.experts, shape_.hidden, columns});
 }
 
-// Every rank's routing_ of all tokens. Sharded, each rank asks the router for its own, unless all of x is there.
-Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x, bool all) {
+// Whether this rank asks the router for all tokens; else for its own, and the routing is gathered.
+bool CudaMoeLayer::routes_all(i64 m) const {
+  return !gather_x_ || m <= kRouteAllMost;
+}
+// Whether x is gathered beside the routing. Not where ranks share the GPU: both gathers wait for other ranks and must
+// find room at the same time.
+bool CudaMoeLayer::forks(i64 m) const {
+  return !routes_all(m) && early();
+}
+
+// Every rank's routing_ of all tokens; x: the rows to route.
+Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x) {
   const TensorView logits = dense_view(logits_, DType::kBF16, {x.dim(0), shape_.experts});
-  const DeviceBuffer& routing = all ? routing_ : own_routing_;
+  const DeviceBuffer& routing = routes_all(a.m) ? routing_ : own_routing_;
   WEFT_TRY(cuda_gemm(stream, {.x = x, .w = a.router, .y = logits, .constant_w = early()}));
   WEFT_TRY(cuda_moe_route(stream, {.logits = logits,
                                    .ids = choices(routing, false, x.dim(0), shape_.per_token),
                                    .weights = choices(routing, true, x.dim(0), shape_.per_token),
                                    .normalise = shape_.normalise,
                                    .early = early()}));
-  if (all) return {};
+  if (routes_all(a.m)) return {};
   return gather_routing_->run(stream, dense_view(own_routing_, DType::kI32, {x.dim(0), 2 * shape_.per_token}),
                               dense_view(routing_, DType::kI32, {a.m, 2 * shape_.per_token}),
-                              beside_ ? comm_->max_ctas() / 2 : 0);
+                              forks(a.m) ? comm_->max_ctas() / 2 : 0);
 }
 
-// All tokens' rows. Beside the routing unless ranks share the GPU: both gathers wait for other ranks and must find room
-// at the same time. gate_up() joins.
+// All tokens' rows. If it forks, run() joins.
 Status CudaMoeLayer::gather_x(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& all) {
-  cudaStream_t on = forks() ? side_.get() : stream;
-  if (forks()) {
+  const bool beside = forks(a.m);
+  cudaStream_t on = beside ? side_.get() : stream;
+  if (beside) {
     WEFT_CUDA_TRY(cudaEventRecord(forked_.get(), stream));
     WEFT_CUDA_TRY(cudaStreamWaitEvent(on, forked_.get(), 0));
   }
@@ -130,23 +133,8 @@ Status CudaMoeLayer::gather_x(cudaStream_t stream, const CudaMoeLayerArgs& a, co
     WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, row_bytes, a.x.data, size_t(a.x.byte_strides[0]), row_bytes,
                                     size_t(mine.size()), cudaMemcpyDefault, on));
   }
-  WEFT_TRY(gather_x_->run(on, shard, all, forks() ? comm_->max_ctas() / 2 : 0));
-  return forks() ? cuda_status(cudaEventRecord(joined_.get(), on), "moe layer") : Status();
-}
-
-Status CudaMoeLayer::gate_up(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x,
-                             const CudaMoeArgs& down, const TensorView& map) {
-  if (gathers_in_gemm(a.m))
-    return gather_->run(
-        stream, {.x = x, .m = a.m, .map = map, .offsets = down.offsets, .w = a.gate_up, .y = down.a, .swiglu = true});
-  if (forks()) WEFT_CUDA_TRY(cudaStreamWaitEvent(stream, joined_.get(), 0));
-  return cuda_grouped_gemm(stream, {.x = x,
-                                    .map = map,
-                                    .offsets = down.offsets,
-                                    .w = a.gate_up,
-                                    .y = down.a,
-                                    .swiglu = true,
-                                    .early = early() && !forks()});
+  WEFT_TRY(gather_x_->run(on, shard, all, beside ? comm_->max_ctas() / 2 : 0));
+  return beside ? cuda_status(cudaEventRecord(joined_.get(), on), "moe layer") : Status();
 }
 
 Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
@@ -161,13 +149,11 @@ Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
                          .w = a.down,
                          .y = a.y};
   TensorView x = a.x;
-  const bool gathers = gather_x_ && a.m <= gathered_rows_;
-  if (gathers) {
+  if (gather_x_) {
     x = dense_view(all_x_, DType::kBF16, {a.m, shape_.hidden});
     WEFT_TRY(gather_x(stream, a, x));
   }
-  const bool all = !gather_routing_ || (gathers && !beside_);
-  WEFT_TRY(route(stream, a, all ? x : a.x, all));
+  WEFT_TRY(route(stream, a, routes_all(a.m) ? x : a.x));
   WEFT_TRY(cuda_sort_experts(stream, {.ids = ids(a.m),
                                       .offsets = down.offsets,
                                       .map = map,
@@ -175,7 +161,14 @@ Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
                                       .weights = weights(a.m),
                                       .placed = down.weights,
                                       .early = early()}));
-  WEFT_TRY(gate_up(stream, a, x, down, map));
+  if (forks(a.m)) WEFT_CUDA_TRY(cudaStreamWaitEvent(stream, joined_.get(), 0));
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = x,
+                                      .map = map,
+                                      .offsets = down.offsets,
+                                      .w = a.gate_up,
+                                      .y = down.a,
+                                      .swiglu = true,
+                                      .early = early() && !forks(a.m)}));
   return scatter_ ? scatter_->run(stream, down) : reduce_->run(stream, down);
 }
 

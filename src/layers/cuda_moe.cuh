@@ -4,7 +4,7 @@
 #include <memory>
 #include <optional>
 
-#include "dist/ag_moe/ag_moe.cuh"
+#include "dist/all_gather/all_gather.cuh"
 #include "dist/moe_ar/moe_ar.cuh"
 #include "layers/layer_mode.h"
 
@@ -19,13 +19,6 @@ struct CudaMoeLayerShape {
   bool normalise = true;  // a token's weights add up to 1
 };
 
-struct CudaMoeLayerOptions {
-  LayerMode mode = LayerMode::kAgRs;  // not kAuto
-  // kAgRs: how rows of x come. "beside" the routing, by all_gather on a stream of its own, or by ag_moe's variant;
-  // auto: few by all_gather before the routing, which every rank then does for all, more by ag_moe.
-  std::string variant = "auto";
-};
-
 // All on this rank's GPU, bf16, 16-byte aligned, dense but for x.
 struct CudaMoeLayerArgs {
   TensorView x;        // [rows(m), hidden], row stride a multiple of 16 bytes
@@ -38,10 +31,9 @@ struct CudaMoeLayerArgs {
 
 class CudaMoeLayer {
  public:
-  // Collective. The communicator must outlive it. One instance serves every layer of these widths.
+  // Collective. The communicator must outlive it. One instance serves every layer of these widths. mode: kAgRs or kAr.
   // Errors: kInvalidArgument naming the field; kResourceExhausted.
-  static Result<CudaMoeLayer> create(CudaCommunicator& comm, const CudaMoeLayerShape& shape,
-                                     const CudaMoeLayerOptions& options = {});
+  static Result<CudaMoeLayer> create(CudaCommunicator& comm, const CudaMoeLayerShape& shape, LayerMode mode);
 
   // This rank's columns of gate and of up, which are its columns of down: whole eights.
   Range columns() const { return columns_; }
@@ -64,25 +56,19 @@ class CudaMoeLayer {
       : comm_(&comm), shape_(shape), mode_(mode) {}
   Status check(const CudaMoeLayerArgs& args) const;
   bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }  // LaunchShape::early
-  bool forks() const { return beside_ && early(); }
-  bool gathers_in_gemm(i64 m) const { return gather_ && m > gathered_rows_; }
+  bool routes_all(i64 m) const;
+  bool forks(i64 m) const;
   Status gather_x(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& all);
-  Status route(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& x, bool all);
-  Status gate_up(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& x, const CudaMoeArgs& down,
-                 const TensorView& map);
+  Status route(cudaStream_t stream, const CudaMoeLayerArgs& args, const TensorView& x);
 
   CudaCommunicator* comm_;
   CudaMoeLayerShape shape_;
   LayerMode mode_;
   Range columns_;
-  // kAgRs:
-  std::optional<CudaAllGather> gather_routing_, gather_x_;
-  i64 gathered_rows_ = 0;  // up to so many by gather_x_, more by
-  std::optional<CudaAgMoe> gather_;
-  bool beside_ = false;
-  CudaStream side_;  // gather_x_'s where it runs beside the routing
+  std::optional<CudaAllGather> gather_routing_, gather_x_;  // kAgRs of more than one rank
+  CudaStream side_;                                         // gather_x_'s where it runs beside the routing
   CudaEvent forked_, joined_;
-  std::optional<CudaMoeRs> scatter_;
+  std::optional<CudaMoeRs> scatter_;               // kAgRs
   std::optional<CudaMoeAr> reduce_;                // kAr
   DeviceBuffer logits_, own_routing_, routing_;    // own_routing_: of this rank's rows; [tokens, per_token, 2]
   DeviceBuffer offsets_, map_, places_, weights_;  // of the sort

@@ -49,7 +49,7 @@ class RankMoe {
                                                     .per_token = o_.per_token,
                                                     .ffn = o_.ffn,
                                                     .normalise = o_.normalise},
-                                                   {.mode = mode, .variant = o_.variant}));
+                                                   mode));
       by_column_.emplace(std::move(layer));
       experts_ = {0, o_.experts};
       columns_ = by_column_->columns().size();

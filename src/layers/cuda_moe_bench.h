@@ -9,8 +9,7 @@ struct CudaMoeLayerBenchOptions {
   std::vector<i64> m;                                   // tokens of all ranks
   i64 hidden = 0, experts = 0, per_token = 0, ffn = 0;  // ffn: of an expert
   bool normalise = true;
-  std::string mode = "ag_rs";    // or ar: columns of all experts; ep: whole experts
-  std::string variant = "auto";  // CudaMoeLayerOptions::variant
+  std::string mode = "ag_rs";  // or ar: columns of all experts; ep: whole experts
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;
 };

@@ -352,10 +352,10 @@ TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {
           ranks,
           [mode](CudaCommunicator& comm, cudaStream_t stream) -> Status {
             constexpr i64 kHidden = 64, kFfn = 40, kExperts = 8;
-            WEFT_ASSIGN(auto layer,
-                        CudaMoeLayer::create(
-                            comm, {.max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn},
-                            {.mode = mode}));
+            WEFT_ASSIGN(
+                auto layer,
+                CudaMoeLayer::create(
+                    comm, {.max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn}, mode));
             WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
             const auto view = [&](const Shape& shape) {
               return TensorView::dense(memory.data(), DType::kBF16, shape, DeviceKind::kCuda);
@@ -371,6 +371,7 @@ TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {
                                         .y = view({mine, kHidden})});
             };
             for (const i64 m : {600, 9, 1, 0}) WEFT_TRY(run(m, 2 * columns));
+            WEFT_TRY(comm.synchronize(stream));
             const std::string wrong = run(9, columns).message(), many = run(601, 2 * columns).message();
             if (!wrong.starts_with("gate_up: expected")) return error(Code::kAborted, "{}", wrong);
             return many.find("m = 601") != std::string::npos ? Status() : error(Code::kAborted, "{}", many);
