@@ -12,7 +12,7 @@ struct GroupedGemmPlan {
   GemmTileShape tile;
   int tiles_n = 0;
   int ctas = 0;       // persistent CTAs, each takes every ctas-th tile; how many tiles there are is known on the device
-  double clocks = 0;  // the model's estimate for rows spread evenly over the experts
+  double clocks = 0;  // the model's estimate for rows spread at random over the experts
 };
 
 // The tile that the model of plan_gemm_sm90(), with reading the weights as a floor, expects to be fastest for up to
