@@ -52,6 +52,7 @@ PUBLIC = {
     "ops/gemm/cuda_plan.h",
     "ops/gemm/cuda_sm90.cuh",
     "ops/gemm/cuda_small_configs.cuh",
+    "ops/gemm/gemm_small.cuh",
     "dist/all_reduce/cuda_bench.h",
     "dist/expert_parallel/cuda.cuh",
     "dist/expert_parallel/cuda_bench.h",

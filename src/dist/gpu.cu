@@ -12,7 +12,7 @@ namespace {
 template <class Op, class Shape, class Tune>
 Result<std::shared_ptr<Op>> make_fused(Communicator& comm, const Shape& shape, const FusedOptions& fused,
                                        const Tune& tune) {
-  CudaFusedOptions options{.variant = fused.variant};
+  CudaFusedOptions options{.variant = fused.variant, .constant_w = fused.constant_w};
   if (fused.tunes) {
     WEFT_ASSIGN(options.tuned, tune());
   }

@@ -21,6 +21,8 @@ struct FusedOptions {
   // be null; not used elsewhere).
   bool tunes = false;
   TuningCache* cache = nullptr;
+  // No work still under way on a call's stream writes the weights: those of few rows may be read ahead.
+  bool constant_w = false;
 };
 
 namespace gpu {

@@ -22,7 +22,7 @@ Result<std::unique_ptr<TensorParallel>> TensorParallel::create(Communicator& com
   }
   if (comm.device() == DeviceKind::kCuda) WEFT_TRY(gpu::load_kernels());
   TuningCache cache;
-  FusedOptions fused{.variant = options.variant};
+  FusedOptions fused{.variant = options.variant, .constant_w = true};
   if (options.tuning) {
     auto opened = comm.rank() == 0 ? TuningCache::open(*options.tuning) : Result<TuningCache>(TuningCache());
     WEFT_TRY(agree(comm.world(), opened.status(), Deadline::after(std::chrono::seconds(60))));

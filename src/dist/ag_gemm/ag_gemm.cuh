@@ -52,6 +52,7 @@ class CudaAgGemm {
   CudaCommunicator* comm_;
   CudaAgGemmShape shape_;
   FusedChoice choice_;
+  bool constant_w_ = false;
   // The most rows of each variant, 0 = it cannot run.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   FusedWords words_, few_words_;

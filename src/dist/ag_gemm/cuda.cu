@@ -39,6 +39,7 @@ Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmSh
                  kOp, shape.max_m, shape.k);
   CudaAgGemm op(comm, shape);
   WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
+  op.constant_w_ = options.constant_w;
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());
   return std::move(op);

@@ -89,7 +89,7 @@ struct Few : FewRowsCrew {
       int missing = 0;
       each_row(first, count, [&](int, int row) {
         const uint4 w = ptx::ld_relaxed_sys(reinterpret_cast<const uint4*>(words + i64(row) * row_bytes));
-        if (w.x != kNothing && w.y != kNothing && w.z != kNothing && w.w != kNothing) return;
+        if (is_whole(w)) return;
         whole = false;
         missing = row;
       });
@@ -109,9 +109,8 @@ struct Few : FewRowsCrew {
   }
   template <class Sums>
   __device__ __forceinline__ void emit(const Sums& sums, u32) const {
-    const int column = sums.column();
-    sums.each([&](int token, const float4& sum) {
-      if (column < n) *reinterpret_cast<uint2*>(y + token * y_stride + column * 2) = Sums::rounded(sum);
+    sums.each(0, sums.m, [&](int, int row, int column, const sm90::SmallEight& eight) {
+      if (column < n) *reinterpret_cast<uint4*>(y + row * y_stride + column * 2) = Sums::rounded(eight);
     });
   }
 };
@@ -154,7 +153,7 @@ Status CudaAgGemm::run_few(cudaStream_t stream, const TensorView& x, i64 m, cons
   few.n = int(w.dim(0));
   const TensorView gathered = TensorView::dense(comm_->at(few_gathered_, comm_->rank()), DType::kBF16,
                                                 {Few::kBuffers * few_rows_, shape_.k}, DeviceKind::kCuda);
-  return launch_few_rows(kOp, stream, *comm_, gathered, m, w, few);
+  return launch_few_rows(kOp, stream, *comm_, gathered, m, w, constant_w_, few);
 }
 
 }  // namespace weft

@@ -63,8 +63,9 @@ class RankBench {
 
   Status make(const std::string& name) {
     const i64 n = options_.n, k = options_.k;
+    const CudaFusedOptions options{.variant = name, .constant_w = true};  // as a model's are
     if (gathers_) {
-      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k}, {.variant = name}));
+      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k}, options));
       auto shared = std::make_shared<CudaAgGemm>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
@@ -72,7 +73,7 @@ class RankBench {
                       },
                       y_.data()});
     } else if (options_.op == "gemm_rs") {
-      WEFT_ASSIGN(auto op, CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
+      WEFT_ASSIGN(auto op, CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k}, options));
       auto shared = std::make_shared<CudaGemmRs>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
@@ -80,7 +81,7 @@ class RankBench {
                       },
                       y_.data()});
     } else {
-      WEFT_ASSIGN(auto op, CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k}, {.variant = name}));
+      WEFT_ASSIGN(auto op, CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k}, options));
       auto shared = std::make_shared<CudaGemmAr>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),

@@ -1,9 +1,9 @@
 // What the fused operators for few rows share: their hooks' common half, and the launch.
 #pragma once
 #include "base/divide.h"
-#include "device/cuda/tensor_map.cuh"
 #include "dist/exchange/fused_crew.cuh"
 #include "ops/gemm/cuda_small_configs.cuh"
+#include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
 
@@ -12,8 +12,15 @@ namespace weft {
 // cvt.rn.bf16x2 gives is 0x7fff.
 inline constexpr u32 kNothing = ~0u;
 
+// Whether all four words have come.
+__device__ __forceinline__ bool is_whole(const uint4& words) {
+  return words.x != kNothing && words.y != kNothing && words.z != kNothing && words.w != kNothing;
+}
+
 // Counts calls, greets and hears all peers: see FusedCrew.
 struct FewRowsCrew : FusedCrew {
+  bool alone;  // no other rank is on this GPU: CTAs that wait for this kernel to end would take its place
+  __device__ __forceinline__ bool overlaps() const { return alone; }
   __device__ __forceinline__ u32 epoch() const { return running_epoch(counter()); }
   __device__ __forceinline__ int first_row(u32) const { return 0; }
   __device__ __forceinline__ void begin(int, u32) const {}
@@ -27,43 +34,28 @@ struct FewRowsCrew : FusedCrew {
   __device__ __forceinline__ void leave() const { ptx::red_add_relaxed_gpu(counter(), epoch_share()); }
 };
 
+// Loads the kernels, and what the launch asks of the device.
 template <class Hooks>
 Status prepare_few_rows(const char* op) {
-  return sm90::each_small_config([&](auto config) {
-    using Config = decltype(config);
-    return prepare_kernel(op, reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config, Hooks>),
-                          Config::kSharedBytes);
-  });
+  WEFT_TRY(cuda_small_gemm_room().status());
+  return sm90::prepare_small<Hooks>(op);
 }
 
 // The product of m <= kFewRows rows, those of `x` from hooks.first_row() on, and w [n, k], as the hooks say.
+// `constant_w`: as CudaFusedOptions has it.
 template <class Hooks>
 Status launch_few_rows(const char* op, cudaStream_t stream, const CudaCommunicator& comm, const TensorView& x, i64 m,
-                       const TensorView& w, const Hooks& hooks) {
+                       const TensorView& w, bool constant_w, Hooks hooks) {
   int sms = 0;
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, comm.device()));
-  const i64 k = x.dim(1);
-  const ResidentGemmPlan plan = plan_resident_gemm_sm90(m, w.dim(0), k, comm.max_ctas(), comm.max_ctas() == sms);
-  return sm90::with_small_config(plan.gemm, [&](auto config) -> Status {
-    using Config = decltype(config);
-    sm90::SmallParams<Hooks> params{};
-    WEFT_ASSIGN(params.x, bf16_tensor_map(x, Config::kTokens));
-    params.w = params.x;
-    if (w.dim(0) > 0) {
-      WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kRows));
-    }
-    params.m = int(m);
-    params.k_blocks = int(divide_up(k, Config::kBlock));
-    params.tiles = plan.gemm.tiles;
-    params.split = plan.gemm.split;
-    params.hooks = hooks;
-    return launch(op, sm90::gemm_small_sm90_kernel<Config, Hooks>,
-                  {.grid = unsigned(plan.ctas),
-                   .block = Config::kThreads,
-                   .shared_bytes = Config::kSharedBytes,
-                   .cluster = plan.gemm.split},
-                  stream, params);
-  });
+  hooks.alone = comm.max_ctas() == sms;
+  // Other ranks' CTAs on this GPU may stand anywhere, so that no cluster is sure to find a place.
+  SmallGemmRoom room = SmallGemmRoom::without_clusters(comm.max_ctas());
+  if (hooks.alone) {
+    WEFT_ASSIGN(room, cuda_small_gemm_room());
+  }
+  const SmallGemmPlan plan = plan_small_gemm_sm90(m, w.dim(0), w.dim(1), room);
+  return sm90::launch_small(op, stream, x, m, w, plan, constant_w && hooks.alone, hooks);
 }
 
 }  // namespace weft

@@ -26,6 +26,8 @@ struct CudaFusedOptions {
   std::string variant = "auto";  // or split, push, copy
   // For auto: instead of the rule below, up to the last entry's rows. The same on every rank.
   std::vector<TunedVariant> tuned = {};
+  // No work still under way on a call's stream writes w: of few rows it is then read while the kernel before ends.
+  bool constant_w = false;
 };
 
 inline const char* fused_variant_name(FusedVariant variant) {

@@ -12,6 +12,10 @@ namespace {
 
 constexpr const char* kOp = "gemm_rs";
 
+struct RowRange {
+  int begin, end;
+};
+
 enum class Reach {
   kOwner,    // rows are summed by their owner alone
   kTwoShot,  // who sends the sums to all
@@ -35,96 +39,124 @@ struct Few : FewRowsCrew {
   __device__ __forceinline__ sym<std::byte> sum_at(int row, int column, u32 epoch) const {
     return outcome + ((i64(epoch & 1) * kFewRows + row) * n + column) * 2;
   }
-  __device__ __forceinline__ void send(sym<std::byte> to, int peer, uint2 words) const {
-    ptx::st_relaxed_sys(reinterpret_cast<u64*>(peers.at(to, peer)), u64(words.y) << 32 | words.x);
+  __device__ __forceinline__ void send(sym<std::byte> to, int peer, const uint4& words) const {
+    ptx::st_relaxed_sys(reinterpret_cast<uint4*>(peers.at(to, peer)), words);
   }
-  // Up to kBatch words of `source`, `stride` bytes apart, put into `held` as they come; leaves kNothing behind.
-  static constexpr int kBatch = 4;
-  __device__ __forceinline__ void take(sym<std::byte> from, i64 stride, int count, int source, u32 epoch,
-                                       uint2 (&held)[kBatch]) const {
-    std::byte* first = peers.at(from, peers.rank);
-    wait_until(peers.fault, {source, from.offset, epoch}, [&](u32& seen) {
+  // Words that others sent here, as many as `count`, put into `held` as they come; leaves kNothing behind. at(i) says
+  // where the i-th lies, source(i) who sends it; below 0: nobody, `held` stays.
+  template <int Most, class At, class Source>
+  __device__ __forceinline__ void take(int count, u32 epoch, uint4 (&held)[Most], At&& at, Source&& source) const {
+    WaitFor wait{-1, inbox.offset, epoch};
+    wait_until(peers.fault, wait, [&](u32& seen) {
       seen = epoch - 1;
-      bool all = true;
+      int missing = -1;
 #pragma unroll
-      for (int u = 0; u < kBatch; ++u) {
-        if (u >= count) break;
-        const u64 word = ptx::ld_relaxed_sys(reinterpret_cast<const u64*>(first + u * stride));
-        held[u] = {u32(word), u32(word >> 32)};
-        all = all && held[u].x != kNothing && held[u].y != kNothing;
+      for (int i = 0; i < Most; ++i) {
+        if (i >= count || source(i) < 0) continue;
+        held[i] = ptx::ld_relaxed_sys(reinterpret_cast<const uint4*>(peers.at(at(i), peers.rank)));
+        if (!is_whole(held[i])) missing = source(i);
       }
-      return all;
+      wait.peer = missing;
+      return missing < 0;
     });
 #pragma unroll
-    for (int u = 0; u < kBatch; ++u)
-      if (u < count) ptx::st_relaxed_sys(reinterpret_cast<u64*>(first + u * stride), ~u64(0));
+    for (int i = 0; i < Most; ++i)
+      if (i < count && source(i) >= 0)
+        ptx::st_relaxed_sys(reinterpret_cast<uint4*>(peers.at(at(i), peers.rank)),
+                            {kNothing, kNothing, kNothing, kNothing});
   }
-  __device__ __forceinline__ void store(int row, int column, uint2 words) const {
-    *reinterpret_cast<uint2*>(y + (row - y_begin) * y_stride + column * 2) = words;
+  __device__ __forceinline__ void store(int row, int column, const uint4& words) const {
+    *reinterpret_cast<uint4*>(y + (row - y_begin) * y_stride + column * 2) = words;
   }
-  __device__ __forceinline__ static void add(float4& sum, uint2 words) {
-    sum.x += __uint_as_float(words.x << 16);
-    sum.y += __uint_as_float(words.x & 0xffff0000u);
-    sum.z += __uint_as_float(words.y << 16);
-    sum.w += __uint_as_float(words.y & 0xffff0000u);
+  __device__ __forceinline__ static void add(float4& sum, u32 first, u32 second) {
+    sum.x += __uint_as_float(first << 16);
+    sum.y += __uint_as_float(first & 0xffff0000u);
+    sum.z += __uint_as_float(second << 16);
+    sum.w += __uint_as_float(second & 0xffff0000u);
+  }
+  __device__ __forceinline__ RowRange rows_of(int rank, int m) const {
+    if (reach == Reach::kOneShot) return {0, m};
+    return {rows.begin(rank), rows.begin(rank) + rows.size(rank)};
   }
 
+  // Products leave, peers' rows first; own ones are kept.
+  template <class Sums>
+  __device__ __forceinline__ void send_products(const Sums& sums, u32 epoch) const {
+    const bool one_shot = reach == Reach::kOneShot;
+    for (int d = one_shot ? peers.ranks : 1; d <= peers.ranks; ++d) {
+      const int owner = peers.after(d);
+      const auto [begin, end] = rows_of(owner, sums.m);
+      sums.each(begin, end, [&](int unit, int row, int column, const sm90::SmallEight& eight) {
+        if (column >= n) return;
+        const uint4 words = Sums::rounded(eight);
+        const sym<std::byte> to = product_at(peers.rank, row - begin, column, epoch);
+        if (owner != peers.rank) {
+          send(to, owner, words);
+          return;
+        }
+        sums.kept(row, unit) = words;
+        if (one_shot)
+          for (int e = 1; e < peers.ranks; ++e) send(to, peers.after(e), words);
+      });
+    }
+  }
+  // Own rows are added up in rank order and stored, of kTwoShot sent to all.
+  template <class Sums>
+  __device__ __forceinline__ void sum_own_rows(const Sums& sums, u32 epoch) const {
+    constexpr int kSources = 4;  // whose words are looked for together
+    const int rank = peers.rank;
+    const auto [begin, end] = rows_of(rank, sums.m);
+    const auto mine = sums.share(begin, end);
+    for (int unit = sums.thread; unit < mine.units; unit += Sums::kThreads) {
+      const int row = mine.row(unit), column = sums.column(unit);
+      if (column >= n) continue;
+      sm90::SmallEight total{{-0.0f, -0.0f, -0.0f, -0.0f}, {-0.0f, -0.0f, -0.0f, -0.0f}};  // + x: no bit of x changes
+      for (int first = 0; first < peers.ranks; first += kSources) {
+        uint4 held[kSources];
+#pragma unroll
+        for (int i = 0; i < kSources; ++i)
+          if (first + i == rank) held[i] = sums.kept(row, unit);
+        take(
+            peers.ranks - first, epoch, held, [&](int i) { return product_at(first + i, row - begin, column, epoch); },
+            [&](int i) { return first + i == rank ? -1 : first + i; });
+#pragma unroll
+        for (int i = 0; i < kSources; ++i) {
+          if (first + i >= peers.ranks) continue;
+          add(total.low, held[i].x, held[i].y);
+          add(total.high, held[i].z, held[i].w);
+        }
+      }
+      const uint4 words = Sums::rounded(total);
+      if (reach == Reach::kTwoShot)
+        for (int d = 1; d < peers.ranks; ++d) send(sum_at(row, column, epoch), peers.after(d), words);
+      store(row, column, words);
+    }
+  }
+  // kTwoShot: the owners' sums of all other rows are stored.
+  template <class Sums>
+  __device__ __forceinline__ void take_sums(const Sums& sums, u32 epoch) const {
+    constexpr int kBatch = 4;
+    for (int d = 1; d < peers.ranks; ++d) {
+      const int owner = peers.after(d);
+      const auto [begin, end] = rows_of(owner, sums.m);
+      const auto theirs = sums.share(begin, end);
+      for (int unit = sums.thread; unit < theirs.units; unit += kBatch * Sums::kThreads) {
+        const auto of = [&](int i) { return unit + i * Sums::kThreads; };
+        uint4 held[kBatch];
+        take(
+            kBatch, epoch, held, [&](int i) { return sum_at(theirs.row(of(i)), sums.column(of(i)), epoch); },
+            [&](int i) { return of(i) < theirs.units && sums.column(of(i)) < n ? owner : -1; });
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i)
+          if (of(i) < theirs.units && sums.column(of(i)) < n) store(theirs.row(of(i)), sums.column(of(i)), held[i]);
+      }
+    }
+  }
   template <class Sums>
   __device__ __forceinline__ void emit(const Sums& sums, u32 epoch) const {
-    const int column = sums.column(), rank = peers.rank;
-    const bool one_shot = reach == Reach::kOneShot, inside = column < n;
-    const int own_begin = one_shot ? 0 : rows.begin(rank), own_end = one_shot ? sums.m : own_begin + rows.size(rank);
-    sums.each([&](int row, const float4& sum) {
-      if (!inside) return;
-      const uint2 words = Sums::rounded(sum);
-      if (row >= own_begin && row < own_end) sums.kept(row) = words;
-      for (int d = 1; d < peers.ranks; ++d) {
-        const int peer = peers.after(d), local = one_shot ? row : row - rows.begin(peer);
-        if (one_shot || (local >= 0 && local < rows.size(peer)))
-          send(product_at(rank, local, column, epoch), peer, words);
-      }
-    });
-    if (!inside) return;
-    const int step = sums.step();
-    for (int row = sums.first(own_begin); row < own_end; row += kBatch * step) {
-      const int count = min(kBatch, (own_end - row + step - 1) / step);
-      float4 total[kBatch];
-      for (int source = 0; source < peers.ranks; ++source) {
-        uint2 held[kBatch];
-        if (source != rank) {
-          take(product_at(source, row - own_begin, column, epoch), i64(step) * n * 2, count, source, epoch, held);
-        } else {
-#pragma unroll
-          for (int u = 0; u < kBatch; ++u)
-            if (u < count) held[u] = sums.kept(row + u * step);
-        }
-#pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-          if (source == 0) total[u] = {-0.0f, -0.0f, -0.0f, -0.0f};  // to which adding changes no bit
-          if (u < count) add(total[u], held[u]);
-        }
-      }
-#pragma unroll
-      for (int u = 0; u < kBatch; ++u) {
-        if (u >= count) break;
-        const uint2 words = Sums::rounded(total[u]);
-        if (reach == Reach::kTwoShot)
-          for (int d = 1; d < peers.ranks; ++d) send(sum_at(row + u * step, column, epoch), peers.after(d), words);
-        store(row + u * step, column, words);
-      }
-    }
-    if (reach != Reach::kTwoShot) return;
-    for (int d = 1; d < peers.ranks; ++d) {
-      const int owner = peers.after(d), begin = rows.begin(owner), end = begin + rows.size(owner);
-      for (int row = sums.first(begin); row < end; row += kBatch * step) {
-        const int count = min(kBatch, (end - row + step - 1) / step);
-        uint2 held[kBatch];
-        take(sum_at(row, column, epoch), i64(step) * n * 2, count, owner, epoch, held);
-#pragma unroll
-        for (int u = 0; u < kBatch; ++u)
-          if (u < count) store(row + u * step, column, held[u]);
-      }
-    }
+    send_products(sums, epoch);
+    sum_own_rows(sums, epoch);
+    if (reach == Reach::kTwoShot) take_sums(sums, epoch);
   }
 };
 
@@ -165,7 +197,7 @@ Status CudaGemmRs::run_few(cudaStream_t stream, const TensorView& a, const Tenso
   few.y_stride = y.byte_strides[0];
   few.y_begin = everywhere ? 0 : few.rows.begin(comm_->rank());
   few.n = int(shape_.n);
-  return launch_few_rows(kOp, stream, *comm_, a, m, w, few);
+  return launch_few_rows(kOp, stream, *comm_, a, m, w, constant_w_, few);
 }
 
 }  // namespace weft

@@ -67,6 +67,7 @@ class CudaGemmRs {
   CudaCommunicator* comm_;
   CudaGemmRsShape shape_;
   FusedChoice choice_;
+  bool constant_w_ = false;
   // The most rows of each variant, 0 = it cannot run, and the bytes of a source's slot in its stage.
   i64 split_rows_ = 0, push_rows_ = 0, copy_rows_ = 0;
   i64 push_slot_ = 0, copy_slot_ = 0;

@@ -13,8 +13,9 @@ namespace {
 
 class GemmBench {
  public:
-  GemmBench(cudaStream_t stream, Cublas& cublas, const CublasLt* lt, const CudaGemmBenchOptions& options, int sms)
-      : stream_(stream), cublas_(cublas), lt_(lt), options_(options), sms_(sms) {}
+  GemmBench(cudaStream_t stream, Cublas& cublas, const CublasLt* lt, const CudaGemmBenchOptions& options, int sms,
+            const SmallGemmRoom& room)
+      : stream_(stream), cublas_(cublas), lt_(lt), options_(options), sms_(sms), room_(room) {}
 
   // `plan`, `small`: null = cuda_gemm()'s own.
   Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, const GemmPlan* plan = nullptr,
@@ -95,11 +96,11 @@ class GemmBench {
  private:
   static std::string describe(const GemmTileShape& tile) { return fmt::format("{}x{}", tile.m, tile.n); }
   static std::string describe(const SmallGemmPlan& plan) {
-    return fmt::format("128x{}, K / {}", plan.tokens, plan.split);
+    return fmt::format("{}x{}, K / {}, {} CTAs", plan.x_rows, plan.columns, plan.split, plan.ctas);
   }
   std::string describe_plan(i64 m, i64 n, i64 k) const {
-    const auto small = plan_small_gemm_sm90(m, n, k, sms_);
-    return small ? describe(*small) : describe(plan_gemm_sm90(m, n, k, sms_).tile);
+    return small_gemm_is_faster_sm90(m, n, k) ? describe(plan_small_gemm_sm90(m, n, k, room_))
+                                              : describe(plan_gemm_sm90(m, n, k, sms_).tile);
   }
   Result<DeviceBuffer> random(i64 elements, u32 seed) {
     WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(elements) * 2));
@@ -136,6 +137,7 @@ class GemmBench {
   const CublasLt* lt_;
   const CudaGemmBenchOptions& options_;
   const int sms_;
+  const SmallGemmRoom room_;
 };
 
 }  // namespace
@@ -151,15 +153,19 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
   WEFT_ASSIGN(const auto cublas, Cublas::open(stream.get()));
   report.cublas = cublas->version();
   const auto lt = CublasLt::open(stream.get());
-  GemmBench bench(stream.get(), *cublas, lt.ok() ? lt->get() : nullptr, options, properties.multiProcessorCount);
+  WEFT_ASSIGN(const SmallGemmRoom room, cuda_small_gemm_room());
+  GemmBench bench(stream.get(), *cublas, lt.ok() ? lt->get() : nullptr, options, properties.multiProcessorCount, room);
   for (const auto& [n, k] : options.n_k) {
     for (const i64 m : options.m) {
       if (options.every_tile) {
-        for (int split = 1; m <= kSmallGemmMostTokens && split <= std::min<i64>(8, (k + 63) / 64); ++split) {
-          SmallGemmPlan plan = plan_resident_gemm_sm90(m, n, k, properties.multiProcessorCount, true).gemm;
-          plan.split = split;
-          WEFT_ASSIGN(auto row, bench.run(m, n, k, nullptr, &plan));
-          report.rows.push_back(std::move(row));
+        if (m <= kSmallGemmMostRows) {
+          for (const int columns : small_gemm_columns(m))
+            for (const int split : {1, 2, 4, 8}) {
+              const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, columns, split);
+              if (!plan || plan->ctas * 2 < properties.multiProcessorCount || plan->turns() > 3) continue;
+              WEFT_ASSIGN(auto row, bench.run(m, n, k, nullptr, &*plan));
+              report.rows.push_back(std::move(row));
+            }
         }
         if (m <= 32) continue;
         for (const GemmTileShape& tile : gemm_tile_shapes()) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "ops/gemm/cuda_small_plan.h"
 
 namespace weft {
@@ -54,59 +56,67 @@ TEST(CudaGemmPlan, TakesTheTileThatWasFastest) {
   EXPECT_EQ(tile(512, 1280, 8192), (GemmTileShape{128, 64, 8}));
 }
 
-TEST(CudaSmallGemmPlan, CutsKUntilMostMultiprocessorsHaveWork) {
-  const SmallGemmPlan gate_up = *plan_small_gemm_sm90(64, 12800, 5120, kSms);
-  EXPECT_EQ(gate_up.tokens, 64);
-  EXPECT_EQ(gate_up.tiles, 100);
-  EXPECT_EQ(gate_up.split, 1);
-  EXPECT_EQ(plan_small_gemm_sm90(3, 12800, 5120, kSms)->split, 1);
-  EXPECT_EQ(plan_small_gemm_sm90(64, 5120, 6400, kSms)->split, 2);
-  const SmallGemmPlan down = *plan_small_gemm_sm90(3, 5120, 6400, kSms);
-  EXPECT_EQ(down.tokens, 8);
-  EXPECT_EQ(down.split, 5);  // 200 CTAs, two to some multiprocessors
-  EXPECT_EQ(plan_small_gemm_sm90(16, 6400, 5120, kSms)->split, 4);
-  EXPECT_EQ(plan_small_gemm_sm90(16, 8192, 7168, kSms)->split, 2);
-  for (const i64 m : {1, 8, 9, 16, 33, 50, 64})
-    for (const i64 n : {8, 1000, 20000})
-      for (const i64 k : {8, 100, 6400}) {
-        const auto plan = plan_small_gemm_sm90(m, n, k, kSms);
-        ASSERT_TRUE(plan);
-        EXPECT_GE(plan->tokens, m);
-        EXPECT_TRUE(plan->tokens == 8 || plan->tokens / 2 < m);
-        EXPECT_GE(plan->tiles * 128, n);
-        EXPECT_GE(plan->split, 1);
-        EXPECT_LE(plan->split, std::min<i64>(8, (k + 63) / 64));
-      }
+// Of an H200, whose broken units leave some multiprocessors out of larger clusters.
+constexpr SmallGemmRoom kRoom{{132, 66, 30, 15}};
+
+TEST(CudaSmallGemmPlan, TakesTheCutThatWasFastest) {
+  const auto expect_cut = [](i64 m, i64 n, i64 k, int columns, int split) {
+    const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, kRoom);
+    EXPECT_EQ(plan.columns, columns) << m << " " << n << " " << k;
+    EXPECT_EQ(plan.split, split) << m << " " << n << " " << k;
+    EXPECT_EQ(plan.turns(), 1) << m << " " << n << " " << k;
+  };
+  for (const i64 m : {1, 16, 32, 64}) {
+    expect_cut(m, 12800, 5120, 104, 1);
+    expect_cut(m, 5120, 6400, 80, 2);
+    expect_cut(m, 14336, 8192, 112, 1);
+  }
+  expect_cut(128, 5120, 6400, 80, 2);
+  expect_cut(128, 2560, 5120, 96, 4);
+  expect_cut(64, 2560, 5120, 40, 2);
+  expect_cut(64, 5120, 1024, 40, 1);
 }
 
-TEST(CudaSmallGemmPlan, TakesMoreRowsWhereThePlainKernelWouldIdle) {
-  EXPECT_EQ(plan_small_gemm_sm90(128, 1280, 8192, kSms)->split, 8);
-  EXPECT_EQ(plan_small_gemm_sm90(100, 2560, 5120, kSms)->split, 4);
-  EXPECT_FALSE(plan_small_gemm_sm90(128, 5120, 6400, kSms));
-  EXPECT_FALSE(plan_small_gemm_sm90(65, 12800, 5120, kSms));
-  EXPECT_FALSE(plan_small_gemm_sm90(129, 1280, 8192, kSms));
+TEST(CudaSmallGemmPlan, LeavesManyRowsOfLargeOrShortWeightsToTheTiles) {
+  EXPECT_TRUE(small_gemm_is_faster_sm90(64, 38016, 5120));
+  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 5120, 6400));
+  EXPECT_TRUE(small_gemm_is_faster_sm90(65, 1280, 8192));
+  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 12800, 5120));
+  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 5120, 1024));
+  EXPECT_FALSE(small_gemm_is_faster_sm90(129, 5120, 6400));
 }
 
-TEST(CudaSmallGemmPlan, CtasOfKernelsThatWaitForOthersAreAllResident) {
-  const ResidentGemmPlan gate_up = plan_resident_gemm_sm90(128, 12800, 5120, kSms, true);
-  EXPECT_EQ(gate_up.gemm.split, 1);
-  EXPECT_EQ(gate_up.ctas, 100);
-  const ResidentGemmPlan down = plan_resident_gemm_sm90(128, 5120, 6400, kSms, true);
-  EXPECT_EQ(down.gemm.split, 2);
-  EXPECT_EQ(down.ctas, 80);
-  for (const i64 m : {1, 8, 33, 65, 128})
+TEST(CudaSmallGemmPlan, CoversEveryColumnWithACompiledTileThatFits) {
+  for (const i64 m : {1, 8, 9, 33, 64, 65, 100, 128})
     for (const i64 n : {0, 8, 1000, 5120, 40000})
       for (const i64 k : {8, 100, 6400})
-        for (const int ctas : {16, 33, 66, kSms})
-          for (const bool alone : {false, true}) {
-            const ResidentGemmPlan plan = plan_resident_gemm_sm90(m, n, k, ctas, alone);
-            EXPECT_GE(plan.gemm.tokens, m);
-            EXPECT_GE(plan.gemm.tiles * 128, n);
+        for (const int ctas : {1, 16, 33, 132})
+          for (const bool clusters : {false, true}) {
+            const SmallGemmRoom room = clusters ? kRoom.within(ctas) : SmallGemmRoom::without_clusters(ctas);
+            const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, room);
+            const auto compiled = small_gemm_columns(m);
+            EXPECT_NE(std::find(compiled.begin(), compiled.end(), plan.columns), compiled.end());
+            EXPECT_GE(plan.tiles * plan.columns, n);
+            EXPECT_LT((plan.tiles - 1) * plan.columns, std::max<i64>(n, 1));
             EXPECT_GE(plan.ctas, 1);
             EXPECT_LE(plan.ctas, ctas);
-            EXPECT_EQ(plan.ctas % plan.gemm.split, 0);
-            EXPECT_LE(plan.gemm.split, alone ? (k + 63) / 64 : 1);
+            EXPECT_EQ(plan.ctas % plan.split, 0);
+            EXPECT_LE(plan.split, clusters ? (k + 63) / 64 : 1);
+            EXPECT_GE(plan.x_rows, m);
+            EXPECT_GE(plan.stages, 2);
+            if (m <= 64) {
+              EXPECT_EQ(plan.stages % 2, 0);
+            }
+            EXPECT_GE(plan.used_bytes, plan.stages * (plan.columns + plan.x_rows) * 128);
+            EXPECT_LE(plan.used_bytes + 16 * plan.stages + 1024, 232448);
           }
+}
+
+TEST(CudaSmallGemmPlan, RefusesCutsThatDoNotFit) {
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 64, kRoom, 24, 2));  // one block of K
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, SmallGemmRoom::without_clusters(132), 40, 2));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, kRoom.within(3), 40, 4));
+  EXPECT_TRUE(plan_small_gemm_sm90_cut(128, 5120, 6400, kRoom, 256, 4));
 }
 
 }  // namespace

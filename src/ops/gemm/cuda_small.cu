@@ -1,6 +1,6 @@
+#include <atomic>
+
 #include "base/divide.h"
-#include "device/cuda/runtime.cuh"
-#include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/cuda_small_configs.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
@@ -14,6 +14,7 @@ struct Plain {
   std::byte* y;
   i64 row_stride;  // bytes
   int n;
+  __device__ __forceinline__ bool overlaps() const { return true; }
   __device__ __forceinline__ u32 epoch() const { return 0; }
   __device__ __forceinline__ int first_row(u32) const { return 0; }
   __device__ __forceinline__ void begin(int, u32) const {}
@@ -23,53 +24,56 @@ struct Plain {
   __device__ __forceinline__ void leave() const {}
   template <class Sums>
   __device__ __forceinline__ void emit(const Sums& sums, u32) const {
-    const int column = sums.column();
-    sums.each([&](int token, const float4& sum) {
-      if (column < n) *reinterpret_cast<uint2*>(y + token * row_stride + column * 2) = Sums::rounded(sum);
+    sums.each(0, sums.m, [&](int, int row, int column, const sm90::SmallEight& eight) {
+      if (column < n) *reinterpret_cast<uint4*>(y + row * row_stride + column * 2) = Sums::rounded(eight);
     });
   }
 };
 
-template <class Config>
-auto kernel_of() {
-  return sm90::gemm_small_sm90_kernel<Config, Plain>;
-}
-
-template <class Config>
-Status prepare() {
-  return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
-}
-
-template <class Config>
-Status run(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
-  sm90::SmallParams<Plain> params{};
-  WEFT_ASSIGN(params.x, bf16_tensor_map(args.x, Config::kTokens));
-  WEFT_ASSIGN(params.w, bf16_tensor_map(args.w, Config::kRows));
-  params.m = int(args.y.dim(0));
-  params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
-  params.tiles = plan.tiles;
-  params.split = plan.split;
-  // One CTA per tile leaves multiprocessors free: the next kernel's first CTAs would crowd there, two and two.
-  const bool early = args.constant_w && plan.split > 1 && Config::kResident > 1;
-  params.constant_w = early;
-  params.hooks = {args.y.data, args.y.byte_strides[0], int(args.y.dim(1))};
-  static OncePerDevice prepared;
-  WEFT_TRY(prepared.run(prepare<Config>));
-  return launch(kOp, kernel_of<Config>(),
-                {.grid = unsigned(plan.tiles * plan.split),
-                 .block = Config::kThreads,
-                 .shared_bytes = Config::kSharedBytes,
-                 .cluster = plan.split,
-                 .early = early},
-                stream, params);
+// Of a kernel with as much shared memory as there is: a CTA to a multiprocessor.
+Result<SmallGemmRoom> find_room() {
+  using Config = sm90::SmallConfig<64, 2>;
+  const auto kernel = reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config, Plain>);
+  WEFT_TRY(prepare_kernel(kOp, kernel, sm90::kSmallSharedBytes));
+  SmallGemmRoom room;
+  for (size_t i = 0; i < room.clusters.size(); ++i) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {1u << i, 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = 1u << i;
+    config.blockDim = Config::kThreads;
+    config.dynamicSmemBytes = sm90::kSmallSharedBytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    WEFT_CUDA_TRY(cudaOccupancyMaxActiveClusters(&room.clusters[i], kernel, &config));
+  }
+  return room;
 }
 
 }  // namespace
 
+Result<SmallGemmRoom> cuda_small_gemm_room() {
+  constexpr int kDevices = 64;
+  static std::atomic<u64> known[kDevices];  // four counts of 16 bits, 0 = not asked yet
+  int device = 0;
+  WEFT_CUDA_TRY(cudaGetDevice(&device));
+  SmallGemmRoom room;
+  if (const u64 counts = device < kDevices ? known[device].load(std::memory_order_relaxed) : 0; counts != 0) {
+    for (size_t i = 0; i < room.clusters.size(); ++i) room.clusters[i] = int(counts >> 16 * i & 0xffff);
+    return room;
+  }
+  WEFT_ASSIGN(room, find_room());
+  u64 counts = 0;
+  for (size_t i = 0; i < room.clusters.size(); ++i) counts |= u64(room.clusters[i]) << 16 * i;
+  if (device < kDevices) known[device].store(counts, std::memory_order_relaxed);
+  return room;
+}
+
 Status prepare_cuda_gemm_small() {
-  const auto load = [](auto config) { return prepare<decltype(config)>(); };
-  WEFT_TRY(sm90::each_small_config<bf16>(load));
-  return sm90::each_small_config<f16>(load);
+  WEFT_TRY(cuda_small_gemm_room().status());
+  WEFT_TRY((sm90::prepare_small<Plain, bf16>(kOp)));
+  return sm90::prepare_small<Plain, f16>(kOp);
 }
 
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
@@ -77,13 +81,15 @@ Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const Smal
   WEFT_TRY(expect_gemm_matrices(args));
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0) return {};
-  if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 || m > plan.tokens || plan.split < 1 ||
-      plan.split > 8 || plan.split > (k + 63) / 64 || plan.tiles != divide_up(n, 128))
-    return error(Code::kInvalidArgument, "gemm: {} tokens in {} tiles, K cut by {}, do not fit [{}, {}, {}]",
-                 plan.tokens, plan.tiles, plan.split, m, n, k);
-  const auto start = [&](auto config) { return run<decltype(config)>(stream, args, plan); };
-  return args.x.dtype == DType::kF16 ? sm90::with_small_config<f16>(plan, start)
-                                     : sm90::with_small_config<bf16>(plan, start);
+  if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 || m > kSmallGemmMostRows ||
+      m > plan.x_rows || plan.columns < 8 || plan.tiles != divide_up(n, plan.columns) || plan.split < 1 ||
+      plan.split > divide_up(k, 64))
+    return error(Code::kInvalidArgument, "gemm: {} rows, {} tiles of {} columns, K cut by {}, do not fit [{}, {}, {}]",
+                 plan.x_rows, plan.tiles, plan.columns, plan.split, m, n, k);
+  const Plain hooks{args.y.data, args.y.byte_strides[0], int(n)};
+  return args.x.dtype == DType::kF16
+             ? sm90::launch_small<f16>(kOp, stream, args.x, m, args.w, plan, args.constant_w, hooks)
+             : sm90::launch_small<bf16>(kOp, stream, args.x, m, args.w, plan, args.constant_w, hooks);
 }
 
 }  // namespace weft

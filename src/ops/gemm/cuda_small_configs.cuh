@@ -1,31 +1,78 @@
-// The tiles that the GEMM for few rows is compiled for.
+// The tiles that the GEMM for few rows is compiled for, and its launch.
 #pragma once
 #include "base/status.h"
+#include "device/cuda/runtime.cuh"
+#include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/cuda_small_plan.h"
 #include "ops/gemm/cuda_small_sm90.cuh"
 
-namespace weft::sm90 {
+namespace weft {
 
-// Calls f with every configuration of T.
+namespace sm90 {
+
+inline constexpr int kSmallSharedBytes = 232448;
+
+// Calls f with every configuration of T: those of small_gemm_columns().
 template <class T = bf16, class F>
 Status each_small_config(F&& f) {
-  WEFT_TRY(f(SmallConfig<8, 6, 6, T>{}));
-  WEFT_TRY(f(SmallConfig<16, 6, 6, T>{}));
-  WEFT_TRY(f(SmallConfig<32, 5, 5, T>{}));
-  WEFT_TRY(f(SmallConfig<64, 11, 5, T>{}));
-  return f(SmallConfig<128, 8, 4, T>{});
+  const auto all = [&]<int... Columns>(auto groups, std::integer_sequence<int, Columns...>) {
+    Status outcome;
+    (void)((outcome = f(SmallConfig<Columns, decltype(groups)::value, T>{}), outcome.ok()) && ...);
+    return outcome;
+  };
+  WEFT_TRY(
+      all(std::integral_constant<int, 1>{}, std::integer_sequence<int, 32, 40, 48, 56, 64, 80, 96, 104, 112, 128>{}));
+  return all(std::integral_constant<int, 2>{}, std::integer_sequence<int, 64, 80, 96, 112, 128, 160, 192, 200, 224>{});
 }
 
-// Calls f with the configuration of `plan`; kInvalidArgument where there is none.
-template <class T = bf16, class F>
-Status with_small_config(const SmallGemmPlan& plan, F&& f) {
-  Status outcome = error(Code::kInvalidArgument, "gemm: no small kernel is compiled for {} tokens", plan.tokens);
+template <class Config, class Hooks>
+Status prepare_small_kernel(const char* op) {
+  static OncePerDevice prepared;
+  return prepared.run([&] {
+    return prepare_kernel(op, reinterpret_cast<const void*>(gemm_small_sm90_kernel<Config, Hooks>), kSmallSharedBytes);
+  });
+}
+// Loads the kernels with these hooks on the current device.
+template <class Hooks, class T = bf16>
+Status prepare_small(const char* op) {
+  return each_small_config<T>([&](auto config) { return prepare_small_kernel<decltype(config), Hooks>(op); });
+}
+
+// The product of m rows of `x`, from hooks.first_row() on, and w [n, k], as the hooks say. `early`: nothing that still
+// runs on the stream writes w, and no other rank wants this GPU.
+template <class T = bf16, class Hooks>
+Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,
+                    const SmallGemmPlan& plan, bool early, const Hooks& hooks) {
+  Status outcome =
+      error(Code::kInvalidArgument, "{}: no kernel for {} rows is compiled for {} columns", op, m, plan.columns);
   const Status visited = each_small_config<T>([&](auto config) -> Status {
     using Config = decltype(config);
-    if (Config::kTokens == plan.tokens) outcome = f(config);
+    if (Config::kColumns != plan.columns || Config::kRowGroups != (m > 64 ? 2 : 1)) return {};
+    WEFT_TRY((prepare_small_kernel<Config, Hooks>(op)));
+    SmallParams<Hooks> params{};
+    WEFT_ASSIGN(params.x, bf16_tensor_map(x, plan.x_rows));
+    params.w = params.x;
+    if (w.dim(0) > 0) {
+      WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kColumns));
+    }
+    params.m = int(m);
+    params.k_blocks = int((w.dim(1) + Config::kBlock - 1) / Config::kBlock);
+    params.tiles = plan.tiles;
+    params.split = plan.split;
+    params.layout = {plan.x_rows, plan.stages, plan.used_bytes};
+    params.early = early;
+    params.hooks = hooks;
+    outcome = launch(op, gemm_small_sm90_kernel<Config, Hooks>,
+                     {.grid = unsigned(plan.ctas),
+                      .block = Config::kThreads,
+                      .shared_bytes = size_t(plan.used_bytes + 16 * plan.stages + 1024),
+                      .cluster = plan.split,
+                      .early = early},
+                     stream, params);
     return {};
   });
   return visited.ok() ? outcome : visited;
 }
 
-}  // namespace weft::sm90
+}  // namespace sm90
+}  // namespace weft

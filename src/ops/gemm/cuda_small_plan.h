@@ -1,33 +1,56 @@
-// How the Hopper GEMM for few rows cuts a shape: a pure function, so that CPU tests can check it.
+// How the Hopper GEMM for few rows cuts a shape: pure functions, so that CPU tests can check them.
 #pragma once
+#include <array>
 #include <optional>
+#include <span>
 
 #include "base/types.h"
 
 namespace weft {
 
-// `tokens` x 128 weight rows per CTA, K cut over a cluster of `split` CTAs.
+inline constexpr int kSmallGemmMostRows = 128;
+
+// How many clusters of 1, 2, 4 and 8 CTAs a GPU holds at once, a CTA to a multiprocessor. Larger clusters may leave
+// some multiprocessors out, as the chip's broken units allow.
+struct SmallGemmRoom {
+  std::array<int, 4> clusters{};
+  // What is left where only `ctas` CTAs may run.
+  SmallGemmRoom within(int ctas) const;
+  // Where nothing is known of clusters, there are none of several CTAs.
+  static SmallGemmRoom without_clusters(int ctas) { return {{ctas, 0, 0, 0}}; }
+};
+
+// A CTA takes `columns` columns of y and a part of K.
 struct SmallGemmPlan {
-  int tokens = 0;  // 8, 16, 32, 64 or 128
-  int tiles = 0;   // of 128 weight rows
-  int split = 0;
+  int columns = 0;     // of small_gemm_columns(m)
+  int tiles = 0;       // of as many columns
+  int split = 0;       // parts of K, the CTAs of a cluster: 1, 2, 4 or 8
+  int ctas = 0;        // clusters of `split`, which take the tiles in turns
+  int x_rows = 0;      // of a block in shared memory: m in whole eights
+  int stages = 0;      // blocks of x and w in shared memory; even up to 64 rows
+  int used_bytes = 0;  // of shared memory, by the blocks or by the sums in their place
+  double us = 0;       // the model's estimate
+
+  int turns() const { return (tiles * split + ctas - 1) / ctas; }
 };
 
-// For kernels that wait for other ranks: all CTAs that share tiles are resident at once. Up to `ctas` CTAs, a
-// multiprocessor each, K cut by a power of two, whose clusters the chip places without waste; not at all where `alone`
-// is false, as other ranks' CTAs may stand anywhere. 0 < m <= kSmallGemmMostTokens; k > 0; n >= 0.
-inline constexpr int kSmallGemmMostTokens = 128;
-struct ResidentGemmPlan {
-  SmallGemmPlan gemm;
-  int ctas = 0;  // clusters of gemm.split, which take the tiles in turns
-};
-ResidentGemmPlan plan_resident_gemm_sm90(i64 m, i64 n, i64 k, int ctas, bool alone);
+// The widths that the kernel is compiled for, to 64 rows and above.
+std::span<const int> small_gemm_columns(i64 m);
 
-// Whether the GEMM for few rows is the faster one, and its cut of K. Up to 32 rows two CTAs share a multiprocessor, and
-// the cut is the one whose CTAs keep most of the memory's bandwidth busy by the figures below; above, a CTA has a
-// multiprocessor of its own and the cut of plan_resident_gemm_sm90(). Above 64 rows only where the plain kernel's tiles
-// would leave most multiprocessors idle: the cut is 4 or more. m, n, k > 0. Measured on H200s: 128 rows, N = 1280,
-// K = 8192: 15 us against 23; N = 2560, K = 5120: 15 against 17; N = 5120, K = 6400: 24 against 23.
-std::optional<SmallGemmPlan> plan_small_gemm_sm90(i64 m, i64 n, i64 k, int sms);
+// The cut that the model below expects to be fastest. All its CTAs are resident at once, so that kernels may wait in it
+// for other ranks. Model: a fixed cost, the sums, more with every part of K, and the slowest of three streams: the
+// weights of a multiprocessor, weights and rows of x out of L2, and blocks, however narrow. Fitted to 40 shapes with
+// every cut on H200s; its choice is 0.6 % slower than the best of them on average and 7 % at worst. 0 < m <=
+// kSmallGemmMostRows; n >= 0; k, room.clusters[0] > 0.
+SmallGemmPlan plan_small_gemm_sm90(i64 m, i64 n, i64 k, const SmallGemmRoom& room);
+// With this cut; nullopt where the kernel cannot run it.
+std::optional<SmallGemmPlan> plan_small_gemm_sm90_cut(i64 m, i64 n, i64 k, const SmallGemmRoom& room, int columns,
+                                                      int split);
+
+// Whether this GEMM is faster than the tiles of cuda_plan.h: above 64 rows for weights of 2048 columns or more that
+// memory reads in little more than the time that the tiles would leave multiprocessors idle. Measured on H200s with 128
+// rows: 21.2 us against 23.1 for N = 5120, K = 6400, 13.1 against 14.9 for 2560 x 5120, 38 and 38 for 12800 x
+// 5120, 66.5 and 64.4 for 14336 x 8192, 6.3 and 6.1 for 5120 x 1024.
+bool small_gemm_is_faster_sm90(i64 m, i64 n, i64 k);
 
 }  // namespace weft

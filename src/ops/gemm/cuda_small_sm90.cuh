@@ -1,14 +1,17 @@
-// The Hopper GEMM for up to 128 rows: y [m, n] = x [m, k] w [n, k]^T with the operands swapped, so that the matrix
-// unit's 64 rows are weights and its width the tokens. A CTA takes 128 weight rows and one part of K; the CTAs of a
-// cluster share the rows, and add their fp32 parts, in order, through each other's shared memory. Reading the weights
-// is all that takes time, so they stream past L2's other contents (evict first) through a deep ring of their own, which
-// fills before x is there. What else happens is asked of hooks, so that the fused operators share the kernel:
+// The Hopper GEMM for up to 128 rows: y [m, n] = x [m, k] w [n, k]^T. Reading the weights is all that takes time, so
+// they are spread over nearly all multiprocessors: a CTA takes kColumns columns of y and one part of K, and the CTAs of
+// a cluster share the columns. x is the matrix unit's 64 rows, of which those behind m are whatever lies there, the
+// weights its width. Above 64 rows two multipliers take 64 rows each; below, every other block of K each. The fp32
+// parts of all multipliers are added in order, through the shared memory of the cluster. Weights stream past L2's other
+// contents (evict first) through a deep ring, which fills before x is there. What else happens is asked of hooks, so
+// that the fused operators share the kernel:
+//   overlaps()                whether the next kernel on the stream may start before this one ends
 //   epoch()                   the number of the call, once the kernel before on the stream has ended
 //   first_row(epoch)          of x in its tensor map
 //   begin(thread, epoch)      by the 256 multiplying threads, before all else
 //   greet(epoch)              by the warp that loads x, before all else
 //   arrived(blocks, i, epoch) by that warp: waits until x's block i of these is there; returns how many are
-//   emit(sums, epoch)         by a multiplying warp: takes the tile's sums
+//   emit(sums, epoch)         by a multiplying thread: takes the tile's sums
 //   end(epoch)                by the warp that loads x, after all tiles
 //   leave()                   by one thread, after all others
 #pragma once
@@ -19,18 +22,23 @@
 
 namespace weft::sm90 {
 
-template <int Tokens, int StagesW, int StagesX, class T = bf16>
+template <int Columns, int RowGroups, class T = bf16>
 struct SmallConfig {
   using Element = T;
-  static constexpr int kTokens = Tokens, kStagesW = StagesW, kStagesX = StagesX, kRows = 128, kBlock = 64;
-  static constexpr int kBytesW = kRows * kBlock * 2, kBytesX = Tokens * kBlock * 2;
-  static constexpr int kPitch = kRows + 4;  // floats of a token's sums: fragments are written without bank conflicts
-  static constexpr int kRings = StagesW * kBytesW + StagesX * kBytesX, kSums = Tokens * kPitch * 4;
-  static constexpr int kUsedBytes = kRings > kSums ? kRings : kSums;
-  static constexpr int kSharedBytes = kUsedBytes + 2 * (StagesW + StagesX) * 8 + 1024;
-  static constexpr int kThreads = 320;  // two multipliers of 64 weight rows, a warp that loads w, one that loads x
-  static constexpr int kResident = 2 * (kSharedBytes + 1024) <= 233472 ? 2 : 1;  // CTAs per multiprocessor
-  static_assert(kBytesX % 1024 == 0 && kSharedBytes <= 232448);
+  static constexpr int kColumns = Columns, kRowGroups = RowGroups, kBlock = 64;
+  static constexpr int kParts = 3 - RowGroups;  // of each sum in a CTA
+  // Floats of a row of sums: 8 or 24 of 32 banks on from row to row, so that fragments are written without conflicts.
+  static constexpr int kPitch = Columns + (Columns % 16 == 0 ? 8 : 0);
+  static constexpr int kThreads = 320;  // two multipliers, a warp that loads w, one that loads x
+  static_assert(Columns % 8 == 0 && Columns <= 256 && (RowGroups == 1 || RowGroups == 2));
+};
+
+// What the host computes for a launch.
+struct SmallLayout {
+  int x_rows = 0;  // in a block: m rounded up to eights
+  int stages = 0;
+  int used_bytes = 0;  // rings, or sums in their place
+  WEFT_HD int x_bytes() const { return x_rows * 128; }
 };
 
 // Blocks of K that a CTA multiplies.
@@ -38,114 +46,197 @@ struct SmallBlocks {
   int first, count;
 };
 
-// The sums of a CTA's tile, in shared memory of its cluster. Each CTA takes a share of the tokens, each warp a share of
-// those, each lane four columns.
+// Eight neighbouring sums of a row.
+struct SmallEight {
+  float4 low, high;
+};
+
+// The sums of a CTA's tile, in shared memory of its cluster. Each CTA takes every split-th row, each multiplying thread
+// eight neighbouring columns of a row at a time.
 template <class Config>
 struct SmallSums {
-  float* partial;  // [kTokens][kPitch] of this CTA
-  int part, split, m, tile, warp, lane;
+  float* partial;  // [kParts][m][kPitch] of this CTA
+  int part, split, m, tile, thread;
 
-  // This lane's first of four columns of y.
-  __device__ __forceinline__ int column() const { return tile * Config::kRows + lane * 4; }
-  __device__ __forceinline__ int step() const { return split * 8; }
-  // This warp's first token from `begin` on; the others follow in step().
-  __device__ __forceinline__ int first(int begin) const {
-    const int ahead = (part + split * warp - begin) % step();
-    return begin + (ahead < 0 ? ahead + step() : ahead);
+  static constexpr int kUnits = Config::kColumns / 8, kThreads = 256;
+  // This CTA's rows of [begin, end) in eights of columns, of which a thread takes every 256th from its own number on.
+  struct Share {
+    int first, split, units;
+    __device__ __forceinline__ int row(int unit) const { return first + unit / kUnits * split; }
+    __device__ __forceinline__ static int local_column(int unit) { return unit % kUnits * 8; }
+  };
+  __device__ __forceinline__ Share share(int begin, int end) const {
+    const int ahead = (part - begin) % split, first = begin + (ahead < 0 ? ahead + split : ahead);
+    return {first, split, first < end ? ((end - first - 1) / split + 1) * kUnits : 0};
   }
-  // visit(token, sums) for this warp's tokens; all lanes, also those behind the last column.
+  __device__ __forceinline__ int column(int unit) const { return tile * Config::kColumns + Share::local_column(unit); }
+  // visit(row, column, sums) for this thread's eights of [begin, end), also for those behind the last column.
   template <class Visit>
-  __device__ __forceinline__ void each(Visit&& visit) const {
-    constexpr int kBatch = 4;  // loads under way at once
-    for (int token = first(0); token < m; token += kBatch * step()) {
-      float4 sums[kBatch] = {};
-      const u32 mine = ptx::shared_address(at(token));
-      for (int p = 0; p < split; ++p) {
-        const u32 theirs = ptx::map_to_cta(mine, u32(p));
+  __device__ __forceinline__ void each(int begin, int end, Visit&& visit) const {
+    constexpr int kBatch = 4 / Config::kParts;  // CTAs whose parts are on the way at once
+    const Share mine = share(begin, end);
+    for (int unit = thread; unit < mine.units; unit += kThreads) {
+      const float* own = at(mine.row(unit), Share::local_column(unit));
+      SmallEight sums{};
+      for (int first = 0; first < split; first += kBatch) {
+        SmallEight held[kBatch][Config::kParts];
 #pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-          if (token + u * step() >= m) break;
-          const float4 more = ptx::ld_shared_cluster_f32x4(theirs + u32(u * step() * Config::kPitch * 4));
-          sums[u].x += more.x, sums[u].y += more.y, sums[u].z += more.z, sums[u].w += more.w;
+        for (int p = 0; p < kBatch; ++p) {
+          if (first + p >= split) break;
+          const u32 theirs = ptx::map_to_cta(ptx::shared_address(own), u32(first + p));
+#pragma unroll
+          for (int g = 0; g < Config::kParts; ++g) {
+            const int from = g * m * Config::kPitch;
+            held[p][g] = split == 1 ? SmallEight{*reinterpret_cast<const float4*>(own + from),
+                                                 *reinterpret_cast<const float4*>(own + from + 4)}
+                                    : SmallEight{ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4)),
+                                                 ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4 + 16))};
+          }
+        }
+#pragma unroll
+        for (int p = 0; p < kBatch; ++p) {
+          if (first + p >= split) break;
+#pragma unroll
+          for (int g = 0; g < Config::kParts; ++g) {
+            add(sums.low, held[p][g].low);
+            add(sums.high, held[p][g].high);
+          }
         }
       }
-#pragma unroll
-      for (int u = 0; u < kBatch; ++u)
-        if (token + u * step() < m) visit(token + u * step(), sums[u]);
+      visit(unit, mine.row(unit), column(unit), sums);
     }
   }
-  // Room for a token's rounded sums, of those that this warp visits, over what each() has read.
-  __device__ __forceinline__ uint2& kept(int token) const { return *reinterpret_cast<uint2*>(at(token)); }
-  __device__ __forceinline__ static uint2 rounded(const float4& sums) {
-    return {ptx::pack<typename Config::Element>(sums.x, sums.y), ptx::pack<typename Config::Element>(sums.z, sums.w)};
+  // Room for the rounded sums of an eight, for the thread that each() has given them to.
+  __device__ __forceinline__ uint4& kept(int row, int unit) const {
+    return *reinterpret_cast<uint4*>(at(row, Share::local_column(unit)));
+  }
+  __device__ __forceinline__ static uint4 rounded(const SmallEight& sums) {
+    using T = typename Config::Element;
+    return {ptx::pack<T>(sums.low.x, sums.low.y), ptx::pack<T>(sums.low.z, sums.low.w),
+            ptx::pack<T>(sums.high.x, sums.high.y), ptx::pack<T>(sums.high.z, sums.high.w)};
   }
 
  private:
-  __device__ __forceinline__ float* at(int token) const { return partial + token * Config::kPitch + lane * 4; }
+  __device__ __forceinline__ float* at(int row, int local_column) const {
+    return partial + row * Config::kPitch + local_column;
+  }
+  __device__ __forceinline__ static void add(float4& sum, const float4& more) {
+    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+  }
 };
 
 template <class Hooks>
 struct SmallParams {
-  CUtensorMap x;  // [m, k], boxes of kTokens x kBlock
-  CUtensorMap w;  // [n, k], boxes of kRows x kBlock
+  CUtensorMap x;  // [m, k], boxes of layout.x_rows x kBlock
+  CUtensorMap w;  // [n, k], boxes of kColumns x kBlock
   int m, k_blocks;
-  int tiles, split;  // tiles of kRows; split = CTAs of a cluster, at most k_blocks
-  bool constant_w;   // launched early: the kernel before on the stream may still run
+  int tiles, split;  // tiles of kColumns; split = CTAs of a cluster, at most k_blocks
+  SmallLayout layout;
+  bool early;  // the kernel before on the stream may still run
   Hooks hooks;
 };
 
-// A ring in shared memory: full = bytes have landed, empty = both multipliers are through.
-template <int Stages, int Bytes>
+// A ring of blocks of x and w in shared memory: full = both have landed, empty = who multiplies them is through.
+template <class Config>
 struct SmallRing {
-  std::byte* data;
-  u64* full;
-  u64* empty;
+  std::byte *x, *w;
+  u64 *full, *empty;
+  int stages, x_bytes;
   int stage = 0;
   u32 parity = 0;
+  static constexpr int kBytesW = Config::kColumns * 128;
+  __device__ __forceinline__ SmallRing(std::byte* shared, const SmallLayout& layout)
+      : x(shared),
+        w(shared + layout.stages * layout.x_bytes()),
+        full(reinterpret_cast<u64*>(shared + layout.used_bytes)),
+        empty(full + layout.stages),
+        stages(layout.stages),
+        x_bytes(layout.x_bytes()) {}
   __device__ __forceinline__ void init() const {
-    for (int i = 0; i < Stages; ++i) {
-      ptx::mbarrier_init(full + i, 1);
-      ptx::mbarrier_init(empty + i, 2);
+    for (int i = 0; i < stages; ++i) {
+      ptx::mbarrier_init(full + i, 2);
+      ptx::mbarrier_init(empty + i, Config::kRowGroups);
     }
   }
-  __device__ __forceinline__ void advance() {
-    if (++stage == Stages) stage = 0, parity ^= 1;
+  __device__ __forceinline__ void advance(int by = 1) {
+    stage += by;
+    if (stage >= stages) stage -= stages, parity ^= 1;
   }
-  __device__ __forceinline__ std::byte* at() const { return data + stage * Bytes; }
+  __device__ __forceinline__ std::byte* x_at() const { return x + stage * x_bytes; }
+  __device__ __forceinline__ std::byte* w_at() const { return w + stage * kBytesW; }
   // [feeder] Until the stage is free; then its bytes may be asked for.
-  __device__ __forceinline__ void expect() const {
+  __device__ __forceinline__ void expect(int bytes) const {
     ptx::mbarrier_wait(empty + stage, parity ^ 1);
-    ptx::mbarrier_arrive_expect(full + stage, Bytes);
+    ptx::mbarrier_arrive_expect(full + stage, u32(bytes));
   }
-  __device__ __forceinline__ void await() const { ptx::mbarrier_wait(full + stage, parity); }
 };
 
+// The tile's sums of a multiplier: of its 64 rows and all blocks of K, or of all rows and every other block from
+// `first`.
+template <class Config>
+__device__ __forceinline__ void small_multiply(SmallRing<Config>& ring, int first, int blocks, int group,
+                                               float (&sums)[Config::kColumns / 2]) {
+  constexpr int kStep = Config::kParts;
+  const bool elected = threadIdx.x % 128 == 0;
+#pragma unroll
+  for (float& sum : sums) sum = 0;
+  u64* empty = nullptr;  // of the block before
+#pragma unroll 1
+  for (int i = first; i < blocks; i += kStep, ring.advance(kStep)) {
+    ptx::mbarrier_wait(ring.full + ring.stage, ring.parity);
+    const u64 x = ptx::wgmma_descriptor(ring.x_at() + group * 64 * 128);
+    const u64 w = ptx::wgmma_descriptor(ring.w_at());
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < Config::kBlock / 16; ++step)
+      ptx::Wgmma<Config::kColumns>::multiply(typename Config::Element{}, sums, x + step * 2, w + step * 2, 1);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<1>();
+    if (elected && empty) ptx::mbarrier_arrive(empty);
+    empty = ring.empty + ring.stage;
+  }
+  ptx::wgmma_wait<0>();
+  if (elected && empty) ptx::mbarrier_arrive(empty);
+}
+
+// A fragment holds, per 8 columns, rows lane / 4 and lane / 4 + 8 of the warp's 16, columns lane % 4 * 2 and + 1.
+template <class Config>
+__device__ __forceinline__ void small_store_sums(const float (&sums)[Config::kColumns / 2], float* partial, int m,
+                                                 int row) {
+  float* to = partial + row * Config::kPitch + threadIdx.x % 4 * 2;
+  if (row < m) {
+#pragma unroll
+    for (int j = 0; j < Config::kColumns / 8; ++j)
+      *reinterpret_cast<float2*>(to + j * 8) = {sums[j * 4], sums[j * 4 + 1]};
+  }
+  if (row + 8 < m) {
+#pragma unroll
+    for (int j = 0; j < Config::kColumns / 8; ++j)
+      *reinterpret_cast<float2*>(to + 8 * Config::kPitch + j * 8) = {sums[j * 4 + 2], sums[j * 4 + 3]};
+  }
+}
+
 template <class Config, class Hooks>
-__global__ void __launch_bounds__(Config::kThreads, Config::kResident)
+__global__ void __launch_bounds__(Config::kThreads)
     gemm_small_sm90_kernel(const __grid_constant__ SmallParams<Hooks> params) {
   extern __shared__ std::byte raw[];
   std::byte* shared = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
-  u64* barriers = reinterpret_cast<u64*>(shared + Config::kUsedBytes);
-  float* partial = reinterpret_cast<float*>(shared);  // [kTokens][kPitch], over the rings once they are drained
-  SmallRing<Config::kStagesW, Config::kBytesW> ring_w{shared, barriers, barriers + Config::kStagesW};
-  barriers += 2 * Config::kStagesW;
-  SmallRing<Config::kStagesX, Config::kBytesX> ring_x{shared + Config::kStagesW * Config::kBytesW, barriers,
-                                                      barriers + Config::kStagesX};
+  float* partial = reinterpret_cast<float*>(shared);  // [kParts][m][kPitch], over the ring once it is drained
+  SmallRing<Config> ring(shared, params.layout);
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int part = int(blockIdx.x) % params.split, clusters = int(gridDim.x) / params.split;
   const int even = params.k_blocks / params.split, extra = params.k_blocks % params.split;
   const SmallBlocks blocks{part * even + min(part, extra), even + (part < extra ? 1 : 0)};
   if (threadIdx.x == 0) {
-    ring_w.init();
-    ring_x.init();
+    ring.init();
     ptx::mbarrier_init_fence();
-    ptx::launch_dependents();
+    if (params.hooks.overlaps()) ptx::launch_dependents();
   }
   __syncthreads();
   u32 epoch = 0;
   int first_row = 0, there = 0;  // blocks of x that have arrived
   if (warp != 8) {
-    if (params.constant_w) ptx::wait_for_previous_grid();  // what follows depends on it: x, and so y
+    if (params.early) ptx::wait_for_previous_grid();  // what follows depends on it: x, and so y
     epoch = params.hooks.epoch();
     first_row = params.hooks.first_row(epoch);
     if (warp == 9)
@@ -153,66 +244,55 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kResident)
     else
       params.hooks.begin(int(threadIdx.x), epoch);
   }
+  // A multiplier's 64 rows; which blocks it multiplies, so that the ring goes round through both of them.
+  const int group = Config::kRowGroups == 2 ? warp / 4 : 0;
+  int first = Config::kRowGroups == 1 ? warp / 4 : 0;
+  if (warp < 8) ring.advance(first);
   for (int tile = int(blockIdx.x) / params.split; tile < params.tiles; tile += clusters) {
     if (warp == 8) {
       if (lane == 0) {
         const u64 evict_first = ptx::policy_evict_first();
-        for (int i = 0; i < blocks.count; ++i, ring_w.advance()) {
-          ring_w.expect();
-          ptx::tma_load_2d_hint(ring_w.at(), &params.w, ring_w.full + ring_w.stage, (blocks.first + i) * Config::kBlock,
-                                tile * Config::kRows, evict_first);
+#pragma unroll 1
+        for (int i = 0; i < blocks.count; ++i, ring.advance()) {
+          ring.expect(ring.kBytesW);
+          ptx::tma_load_2d_hint(ring.w_at(), &params.w, ring.full + ring.stage, (blocks.first + i) * Config::kBlock,
+                                tile * Config::kColumns, evict_first);
         }
       }
     } else if (warp == 9) {
-      for (int i = 0; i < blocks.count; ++i, ring_x.advance()) {
+#pragma unroll 1
+      for (int i = 0; i < blocks.count; ++i, ring.advance()) {
         if (i >= there) there = params.hooks.arrived(blocks, i, epoch);
         if (lane == 0) {
-          ring_x.expect();
-          ptx::tma_load_2d(ring_x.at(), &params.x, ring_x.full + ring_x.stage, (blocks.first + i) * Config::kBlock,
+          ring.expect(ring.x_bytes);
+          ptx::tma_load_2d(ring.x_at(), &params.x, ring.full + ring.stage, (blocks.first + i) * Config::kBlock,
                            first_row);
         }
       }
     } else {
-      const int group = warp / 4;
-      const bool elected = threadIdx.x % 128 == 0;
-      float sums[Config::kTokens / 2];
-      u64 *empty_w = nullptr, *empty_x = nullptr;
-      for (int i = 0; i < blocks.count; ++i, ring_w.advance(), ring_x.advance()) {
-        ring_w.await();
-        ring_x.await();
-        const u64 w = ptx::wgmma_descriptor(ring_w.at() + group * 64 * 128);
-        const u64 x = ptx::wgmma_descriptor(ring_x.at());
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Config::kBlock / 16; ++step)
-          ptx::Wgmma<Config::kTokens>::multiply(typename Config::Element{}, sums, w + step * 2, x + step * 2,
-                                                i + step > 0);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
-        if (elected && i > 0) ptx::mbarrier_arrive(empty_w), ptx::mbarrier_arrive(empty_x);
-        empty_w = ring_w.empty + ring_w.stage, empty_x = ring_x.empty + ring_x.stage;
-      }
-      ptx::wgmma_wait<0>();
-      if (elected) ptx::mbarrier_arrive(empty_w), ptx::mbarrier_arrive(empty_x);
-      ptx::named_barrier(1, 256);  // both multipliers have read the rings to their end
-      // A fragment holds, per 8 tokens, rows lane / 4 and lane / 4 + 8 of the warp's 16, tokens lane % 4 * 2 and + 1.
-      float* to = partial + lane % 4 * 2 * Config::kPitch + warp * 16 + lane / 4;
-#pragma unroll
-      for (int j = 0; j < Config::kTokens / 8; ++j) {
-        to[j * 8 * Config::kPitch] = sums[j * 4];
-        to[(j * 8 + 1) * Config::kPitch] = sums[j * 4 + 1];
-        to[j * 8 * Config::kPitch + 8] = sums[j * 4 + 2];
-        to[(j * 8 + 1) * Config::kPitch + 8] = sums[j * 4 + 3];
-      }
+      float sums[Config::kColumns / 2];
+      small_multiply<Config>(ring, first, blocks.count, group, sums);
+      ptx::named_barrier(1, 256);  // both multipliers have read the ring to its end
+      small_store_sums<Config>(sums, partial + first * params.m * Config::kPitch, params.m,
+                               group * 64 + warp % 4 * 16 + lane / 4);
+      if (Config::kRowGroups == 1) first ^= blocks.count & 1;
     }
     __syncwarp();
-    ptx::cluster_sync();
+    if (params.split == 1)
+      __syncthreads();
+    else
+      ptx::cluster_sync();
     if (warp < 8) {
-      params.hooks.emit(SmallSums<Config>{partial, part, params.split, params.m, tile, warp, lane}, epoch);
+      params.hooks.emit(SmallSums<Config>{partial, part, params.split, params.m, tile, int(threadIdx.x)}, epoch);
       ptx::fence_proxy_async_shared();  // the next tile's copies write where sums stood
       __syncwarp();
     }
-    ptx::cluster_sync();  // shared memory outlives its readers
+    if (params.split == 1) {
+      __syncthreads();
+    } else {  // shared memory outlives its readers
+      ptx::cluster_arrive_relaxed();
+      ptx::cluster_wait();
+    }
   }
   if (warp == 9) params.hooks.end(epoch);
   __syncwarp();

@@ -134,20 +134,27 @@ TEST(CudaGemm, PlannedShapesAgreeWithFp64) {
     WEFT_ASSERT_OK(check(stream->get(), c, cuda_gemm));
 }
 
-TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverKIsCut) {
+TEST(CudaGemm, TheSmallKernelAgreesWithFp64HoweverItIsCut) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
+  const auto whole = cuda_small_gemm_room();
+  WEFT_ASSERT_OK(whole.status());
   for (const Case& c : {Case{1, 8, 8}, Case{8, 136, 512}, Case{9, 1000, 1000, 8}, Case{31, 264, 640},
-                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16}, Case{100, 264, 640},
-                        Case{9, 1000, 1000, 8, DType::kF16}, Case{60, 1600, 2048, 16, DType::kF16}})
-    for (int split = 1; split <= std::min<i64>(8, (c.k + 63) / 64); ++split) {
-      SmallGemmPlan plan = plan_resident_gemm_sm90(c.m, c.n, c.k, 132, true).gemm;
-      plan.split = split;
-      const Status outcome = check(
-          stream->get(), c, [&](cudaStream_t on, const CudaGemmArgs& args) { return cuda_gemm_small(on, args, plan); });
-      ASSERT_TRUE(outcome.ok()) << "split " << split << ": " << outcome.message();
-    }
+                        Case{64, 1280, 72}, Case{50, 520, 1096}, Case{60, 1600, 2048, 16}, Case{65, 8, 8},
+                        Case{100, 264, 640}, Case{128, 1600, 1096, 8}, Case{9, 1000, 1000, 8, DType::kF16},
+                        Case{60, 1600, 2048, 16, DType::kF16}, Case{97, 1600, 2048, 16, DType::kF16}})
+    for (const int columns : small_gemm_columns(c.m))
+      for (const int split : {1, 2, 4, 8})
+        for (const int ctas : {8, 24, 132}) {  // several turns and one
+          const auto plan = plan_small_gemm_sm90_cut(c.m, c.n, c.k, whole->within(ctas), columns, split);
+          if (!plan) continue;
+          const Status outcome = check(stream->get(), c, [&](cudaStream_t on, const CudaGemmArgs& args) {
+            return cuda_gemm_small(on, args, *plan);
+          });
+          ASSERT_TRUE(outcome.ok()) << columns << " columns, K cut by " << split << ", " << plan->ctas
+                                    << " CTAs: " << outcome.message();
+        }
 }
 
 // The kernels of a chain start before the one before has ended; each must see all of its output, and write only then.

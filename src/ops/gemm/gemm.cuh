@@ -16,7 +16,7 @@ struct CudaGemmArgs {
   bool constant_w = false;
 };
 
-// y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile (for up to 64 rows its
+// y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile (for few rows its
 // cut of K) alone, not on the grid. All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n
 // = 0 is a no-op, k = 0 writes zeros. Captures into a graph. Errors: kInvalidArgument naming the tensor; kUnimplemented
 // below compute capability 8.0. Other than Hopper GPUs take the kernels of gemm_sm80.cuh.

@@ -1,11 +1,14 @@
-// gemm on Hopper GPUs for up to 64 rows (cuda_small_sm90.cuh).
+// gemm on Hopper GPUs for up to 128 rows (cuda_small_sm90.cuh).
 #pragma once
 #include "ops/gemm/cuda_small_plan.h"
 #include "ops/gemm/gemm.cuh"
 
 namespace weft {
 
-// y = x w^T as cuda_gemm(), m <= plan.tokens; the bits depend on plan.split. Captures into a graph. Errors:
+// How many clusters of the kernels the current device holds at once.
+Result<SmallGemmRoom> cuda_small_gemm_room();
+
+// y = x w^T as cuda_gemm(), m <= plan.x_rows; the bits depend on plan.split alone. Captures into a graph. Errors:
 // kInvalidArgument naming the tensor, or for a plan that does not fit.
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan);
 
