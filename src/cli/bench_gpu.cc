@@ -9,6 +9,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/dtype.h"
 #include "base/types.h"
 #include "cli/bench_report.h"
 #include "cli/commands.h"
@@ -44,7 +45,8 @@ struct BenchGpuOptions {
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
   std::vector<std::pair<i64, i64>> gemm_n_k;                             // empty: n_k
-  std::string dtype = "bf16";                                            // of gemm
+  std::string dtype = "bf16";                                            // of gemm, ag_gemm, gemm_rs, gemm_ar
+  DType element() const { return dtype == "f16" ? DType::kF16 : DType::kBF16; }
   bool every_tile = false;
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
   i64 experts = 256, top_k = 8, hidden = 7168;  // DeepSeek-V3
@@ -92,9 +94,8 @@ Status bench_collective(const std::string& op, const BenchGpuOptions& options, G
 }
 
 Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
-  const DType dtype = options.dtype == "f16" ? DType::kF16 : DType::kBF16;
   WEFT_ASSIGN(const auto report, bench_cuda_gemm({options.m, options.gemm_n_k.empty() ? options.n_k : options.gemm_n_k,
-                                                  options.repeats, dtype, options.every_tile}));
+                                                  options.repeats, options.element(), options.every_tile}));
   say(options,
       "gemm, {}, {}, cuBLAS {}; us per call in a graph, time / cublasGemmEx's, / cuBLASLt's best algorithm's: median "
       "(quartiles)\n",
@@ -129,12 +130,13 @@ Status bench_gemm(const BenchGpuOptions& options, GpuReport& out) {
 // Qwen3-32B at TP 4: gate and up for the gather, down for the reductions.
 Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
   const auto [n, k] = options.n_k[op == "ag_gemm" ? 0 : 1];
-  WEFT_ASSIGN(const auto report, bench_cuda_fused({options.ranks, op, options.m, n, k, options.variants,
-                                                   options.regimes, options.repeats, !options.trace_path.empty()}));
+  WEFT_ASSIGN(const auto report,
+              bench_cuda_fused({options.ranks, op, options.m, n, k, options.variants, options.regimes, options.repeats,
+                                options.element(), !options.trace_path.empty()}));
   say(options,
-      "{}, bf16, N {} K {}, {} ranks, {}, cuBLAS {}, NCCL {}; us per call in a graph, slowest rank, time / cuBLAS "
+      "{}, {}, N {} K {}, {} ranks, {}, cuBLAS {}, NCCL {}; us per call in a graph, slowest rank, time / cuBLAS "
       "alone: median (quartiles)\n",
-      op, n, k, report.ranks, report.device, report.cublas, report.nccl);
+      op, options.dtype, n, k, report.ranks, report.device, report.cublas, report.nccl);
   Json rows = Json::array();
   double alone_us = 0;  // cuBLAS without communication, which comes first: the floor
   for (const auto& row : report.rows) {
@@ -145,8 +147,14 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuRep
             {row.us, row.us_lower, row.us_upper}, alone_us);
     rows.push_back(variant_json(row));
   }
-  out.json[op] = {{"device", report.device}, {"ranks", report.ranks}, {"n", n},      {"k", k},
-                  {"cublas", report.cublas}, {"nccl", report.nccl},   {"rows", rows}};
+  out.json[op] = {{"device", report.device},
+                  {"ranks", report.ranks},
+                  {"dtype", options.dtype},
+                  {"n", n},
+                  {"k", k},
+                  {"cublas", report.cublas},
+                  {"nccl", report.nccl},
+                  {"rows", rows}};
   out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
   return {};
 }
@@ -361,7 +369,7 @@ void add_bench_gpu(CLI::App& bench) {
         return parse_shape(text) ? "" : fmt::format("{}: expected NxK, both divisible by 8", text);
       });
   command->add_flag("--every-tile", options->every_tile, "Of gemm: every compiled tile instead of the planned one");
-  command->add_option("--dtype", options->dtype, "Of gemm: bf16, f16")
+  command->add_option("--dtype", options->dtype, "Of gemm, ag_gemm, gemm_rs, gemm_ar: bf16, f16")
       ->check(CLI::IsMember({"bf16", "f16"}))
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")

@@ -13,7 +13,10 @@ struct UniqueId {
   char bytes[128];
 };
 using Comm = struct NcclComm*;
-constexpr int kBytes = 0, kBf16 = 9, kSum = 0;
+constexpr int kBytes = 0, kF16 = 6, kBf16 = 9, kSum = 0;
+int type_of(DType dtype) {
+  return dtype == DType::kF16 ? kF16 : kBf16;
+}
 
 struct Library {
   int (*get_version)(int*);
@@ -65,14 +68,16 @@ class Loaded final : public NcclCommunicator {
     (void)library_.get_version(&v);
     return fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
   }
-  Status all_reduce_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
-    return nccl_status(library_, library_.all_reduce(x, y, count, kBf16, kSum, comm_, stream), "ncclAllReduce");
+  Status all_reduce(DType dtype, const void* x, void* y, size_t count, cudaStream_t stream) override {
+    return nccl_status(library_, library_.all_reduce(x, y, count, type_of(dtype), kSum, comm_, stream),
+                       "ncclAllReduce");
   }
-  Status all_gather_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
-    return nccl_status(library_, library_.all_gather(x, y, count, kBf16, comm_, stream), "ncclAllGather");
+  Status all_gather(DType dtype, const void* x, void* y, size_t count, cudaStream_t stream) override {
+    return nccl_status(library_, library_.all_gather(x, y, count, type_of(dtype), comm_, stream), "ncclAllGather");
   }
-  Status reduce_scatter_bf16(const void* x, void* y, size_t count, cudaStream_t stream) override {
-    return nccl_status(library_, library_.reduce_scatter(x, y, count, kBf16, kSum, comm_, stream), "ncclReduceScatter");
+  Status reduce_scatter(DType dtype, const void* x, void* y, size_t count, cudaStream_t stream) override {
+    return nccl_status(library_, library_.reduce_scatter(x, y, count, type_of(dtype), kSum, comm_, stream),
+                       "ncclReduceScatter");
   }
   Status broadcast(void* data, size_t bytes, int root, cudaStream_t stream) override {
     return nccl_status(library_, library_.broadcast(data, data, bytes, kBytes, root, comm_, stream), "ncclBroadcast");

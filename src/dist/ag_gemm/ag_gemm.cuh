@@ -11,8 +11,9 @@
 namespace weft {
 
 struct CudaAgGemmShape {
-  i64 max_m = 0;  // rows of all ranks
-  i64 k = 0;      // divisible by 8
+  i64 max_m = 0;               // rows of all ranks
+  i64 k = 0;                   // divisible by 8
+  DType dtype = DType::kBF16;  // or f16: of x, w and y
 };
 
 class CudaAgGemm {
@@ -30,16 +31,19 @@ class CudaAgGemm {
   static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaAgGemmShape& shape, i64 n,
                                                 TuningCache* cache);
 
-  // y = (rows of all ranks) w^T on `stream`. x [M_r, k] bf16, M_r = split_range(m, ranks, rank), m <= max_m the same on
-  // every rank; w [n, k] bf16, n may differ over ranks and be 0; y [m, n] bf16, not overlapping x; row strides are
-  // multiples of 16 bytes. fp32 sums in K order (m <= kFewRows: in that of the cut of K), rounded once; a pair of NaNs
-  // may become another. m = 0 is a no-op. Captures into a graph; calls of one CudaAgGemm run in one stream order, the
-  // same on every rank. Errors: kInvalidArgument before a launch; the communicator's failure.
+  // y = (rows of all ranks) w^T on `stream`. x [M_r, k] of the shape's dtype, M_r = split_range(m, ranks, rank), m <=
+  // max_m the same on every rank; w [n, k], n may differ over ranks and be 0; y [m, n], not overlapping x; row strides
+  // are multiples of 16 bytes. fp32 sums in K order (m <= kFewRows: in that of the cut of K), rounded once; a pair of
+  // NaNs may become another. m = 0 is a no-op. Captures into a graph; calls of one CudaAgGemm run in one stream order,
+  // the same on every rank. Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
 
  private:
   CudaAgGemm(CudaCommunicator& comm, const CudaAgGemmShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
+  TensorView dense_rows(void* data, i64 rows) const {
+    return TensorView::dense(data, shape_.dtype, {rows, shape_.k}, DeviceKind::kCuda);
+  }
   Status run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
   Status prepare_few();
   Status run_few(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y);
@@ -60,7 +64,7 @@ class CudaAgGemm {
   sym<u32> few_here_;
   sym<std::byte> few_gathered_;
   FlagTable arrived_;
-  sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k] bf16
+  sym<std::byte> pushed_, copied_;  // [2][push_rows_, k], [copy_rows_, k]
   std::unique_ptr<CopyChain> chain_;
   std::unique_ptr<CudaAllGather> gather_;
   DeviceBuffer gathered_;  // of "split": [split_rows_, k]

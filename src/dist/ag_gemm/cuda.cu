@@ -2,6 +2,7 @@
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/ag_gemm/cuda_sm90.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "ops/gemm/gemm.cuh"
@@ -11,23 +12,22 @@ namespace {
 
 constexpr const char* kOp = "ag_gemm";
 
-// Calls f with the configuration of `tile`; exactly cuda_ag_gemm_tiles().
+// Calls f with the configuration of `tile` and the type; exactly cuda_ag_gemm_tiles().
 template <class F>
-Status with_config(const GemmTileShape& tile, F&& f) {
-  if (tile == GemmTileShape{256, 200, 3}) return f(sm90::GemmConfig<256, 200, 3>{});
-  if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3>{});
-  if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3>{});
-  WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
-  return f(sm90::GemmConfig<128, 128, 5>{});
+Status with_config(DType dtype, const GemmTileShape& tile, F&& f) {
+  return with_fused_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    if (tile == GemmTileShape{256, 200, 3}) return f(sm90::GemmConfig<256, 200, 3, T>{});
+    if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3, T>{});
+    if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3, T>{});
+    WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
+    return f(sm90::GemmConfig<128, 128, 5, T>{});
+  });
 }
 
 template <class Config>
 auto kernel_of() {
   return sm90::gemm_sm90_kernel<Config, ag::Params<Config>>;
-}
-
-TensorView bf16_rows(void* data, i64 rows, i64 k) {
-  return TensorView::dense(data, DType::kBF16, {rows, k}, DeviceKind::kCuda);
 }
 
 }  // namespace
@@ -37,6 +37,7 @@ Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmSh
   if (shape.max_m < 0 || shape.max_m > i64(1) << 24 || shape.k < 8 || shape.k % 8 != 0 || shape.k > i64(1) << 24)
     return error(Code::kInvalidArgument, "{}: max_m, k: expected 0 to 2^24 and a multiple of 8 to 2^24, found {}, {}",
                  kOp, shape.max_m, shape.k);
+  WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaAgGemm op(comm, shape);
   WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
   op.constant_w_ = options.constant_w;
@@ -48,7 +49,7 @@ Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmSh
 Status CudaAgGemm::allocate() {
   // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
   for (const GemmTileShape& tile : cuda_ag_gemm_tiles())
-    WEFT_TRY(with_config(tile, [](auto config) {
+    WEFT_TRY(with_config(shape_.dtype, tile, [](auto config) {
       using Config = decltype(config);
       return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
     }));
@@ -84,9 +85,10 @@ Status CudaAgGemm::run(cudaStream_t stream, const TensorView& x, i64 m, const Te
   const NvtxRange range{kOp};
   if (m < 0 || m > shape_.max_m)
     return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);
-  WEFT_TRY(expect_cuda_matrix("ag_gemm: x", x, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.k}));
-  WEFT_TRY(expect_cuda_matrix("ag_gemm: w", w, {-1, shape_.k}));
-  WEFT_TRY(expect_cuda_matrix("ag_gemm: y", y, {m, w.dim(0)}));
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: x", x, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.k},
+                              shape_.dtype));
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: w", w, {-1, shape_.k}, shape_.dtype));
+  WEFT_TRY(expect_cuda_matrix("ag_gemm: y", y, {m, w.dim(0)}, shape_.dtype));
   if (w.dim(0) % 8 != 0 || w.dim(0) > i64(1) << 24)
     return error(Code::kInvalidArgument, "{}: w {}: the rows must be divisible by 8 and at most 2^24", kOp,
                  w.describe());
@@ -104,25 +106,25 @@ Result<std::vector<TunedVariant>> CudaAgGemm::tune(CudaCommunicator& comm, const
   const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
     WEFT_ASSIGN(auto made, create(own, shape, options));
     auto op = std::make_shared<CudaAgGemm>(std::move(made));
-    WEFT_ASSIGN(auto x, random_bf16(split_range(shape.max_m, own.size(), 0).size() * shape.k));
-    WEFT_ASSIGN(auto w, random_bf16(n * shape.k));
-    WEFT_ASSIGN(auto y, random_bf16(shape.max_m * n));
+    WEFT_ASSIGN(auto x, random_elements(shape.dtype, split_range(shape.max_m, own.size(), 0).size() * shape.k));
+    WEFT_ASSIGN(auto w, random_elements(shape.dtype, n * shape.k));
+    WEFT_ASSIGN(auto y, random_elements(shape.dtype, shape.max_m * n));
     return FusedCall([=, &own](cudaStream_t stream, i64 m) {
       const i64 mine = split_range(m, own.size(), own.rank()).size();
       return op->run(stream, x->rows(mine, shape.k), m, w->rows(n, shape.k), y->rows(m, n));
     });
   };
-  return tune_fused(comm, {kOp, fmt::format("n {} k {}", n, shape.k), shape.max_m}, cache, make);
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", n, shape.k), shape.max_m, shape.dtype}, cache, make);
 }
 
 Status CudaAgGemm::run_split(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w,
                              const TensorView& y) {
   WEFT_CHECK(m <= split_rows_, m, split_rows_);
-  const TensorView all = bf16_rows(gathered_.data(), m, shape_.k);
+  const TensorView all = dense_rows(gathered_.data(), m);
   TensorView shard = x;
   if (!x.is_dense()) {
     const Range rows = split_range(m, comm_->size(), comm_->rank());
-    shard = bf16_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size(), shape_.k);
+    shard = dense_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size());
     WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, size_t(shape_.k) * 2, x.data, size_t(x.byte_strides[0]),
                                     size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
   }
@@ -135,7 +137,7 @@ Status CudaAgGemm::run_fused(cudaStream_t stream, const TensorView& x, i64 m, co
   WEFT_CHECK(m <= (plan.variant == FusedVariant::kPush ? push_rows_ : copy_rows_), m, push_rows_, copy_rows_);
   const bool chained = plan.variant == FusedVariant::kCopy;
   if (chained) WEFT_TRY(chain_->fork(stream));
-  WEFT_TRY(with_config(plan.gemm.tile,
+  WEFT_TRY(with_config(shape_.dtype, plan.gemm.tile,
                        [&](auto config) { return launch_fused<decltype(config)>(stream, x, m, w, y, plan); }));
   if (!chained) return {};
   WEFT_TRY(chain_->copy_to_peers(*comm_, "ag_gemm: copies", words_.chain, copied_, x, m));
@@ -151,7 +153,7 @@ Status CudaAgGemm::launch_fused(cudaStream_t stream, const TensorView& x, i64 m,
   ag::Params<Config> params{};
   std::byte* gathered = comm_->at(push ? pushed_ : copied_, comm_->rank());
   WEFT_ASSIGN(params.source.gathered,
-              bf16_tensor_map(bf16_rows(gathered, push ? 2 * push_rows_ : copy_rows_, shape_.k), kAgBlockRows));
+              bf16_tensor_map(dense_rows(gathered, push ? 2 * push_rows_ : copy_rows_), kAgBlockRows));
   params.source.own = params.source.gathered;  // without own rows or columns, what has none is not loaded from
   params.w = params.source.gathered;
   if (x.dim(0) > 0) {

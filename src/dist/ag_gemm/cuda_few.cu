@@ -120,7 +120,7 @@ struct Few : FewRowsCrew {
 Status CudaAgGemm::prepare_few() {
   few_rows_ = std::min(push_rows_, kFewRows);
   if (few_rows_ == 0) return {};
-  WEFT_TRY(prepare_few_rows<Few>(kOp));
+  WEFT_TRY(prepare_few_rows<Few>(kOp, shape_.dtype));
   const i64 bytes = Few::kBuffers * few_rows_ * shape_.k * 2;
   SymmetricLayout layout;
   const FusedLayout fused(layout, comm_->size(), kFlagsPerLine);
@@ -151,7 +151,7 @@ Status CudaAgGemm::run_few(cudaStream_t stream, const TensorView& x, i64 m, cons
   few.y = y.data;
   few.y_stride = y.byte_strides[0];
   few.n = int(w.dim(0));
-  const TensorView gathered = TensorView::dense(comm_->at(few_gathered_, comm_->rank()), DType::kBF16,
+  const TensorView gathered = TensorView::dense(comm_->at(few_gathered_, comm_->rank()), shape_.dtype,
                                                 {Few::kBuffers * few_rows_, shape_.k}, DeviceKind::kCuda);
   return launch_few_rows(kOp, stream, *comm_, gathered, m, w, constant_w_, few);
 }

@@ -17,10 +17,10 @@ constexpr i64 kMaxM = 1100, kMaxN = 424, kPad = 8;
 // One rank's calls with new x and w each, compared with the exact product on the device.
 class CheckedCalls {
  public:
-  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 k, const char* variant) {
-    CheckedCalls calls(comm, k);
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 k, const char* variant, DType dtype = DType::kBF16) {
+    CheckedCalls calls(comm, k, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(auto op, CudaAgGemm::create(comm, {.max_m = kMaxM, .k = k}, {.variant = variant}));
+    WEFT_ASSIGN(auto op, CudaAgGemm::create(comm, {.max_m = kMaxM, .k = k, .dtype = dtype}, {.variant = variant}));
     calls.op_ = std::make_unique<CudaAgGemm>(std::move(op));
     WEFT_ASSIGN(calls.x_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(kMaxN * k) * 2));
@@ -31,26 +31,22 @@ class CheckedCalls {
     const int rank = comm_->rank();
     const Range rows = split_range(c.m, comm_->size(), rank);
     const i64 n = std::max<i64>(0, c.n - 8 * rank), y_stride = n + c.pad;
-    const LaunchShape shape{.grid = 32, .block = 256};
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, x_.as<bf16>(), k_ + c.pad, int(rows.begin),
-                    int(rows.size()), int(k_), 0, 0, counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, w_.as<bf16>(), k_, 0, int(n), int(k_), 1, rank,
-                    counter_.call()));
-    WEFT_TRY(op_->run(stream, bf16_matrix(x_.data(), rows.size(), k_, k_ + c.pad), c.m, bf16_matrix(w_.data(), n, k_),
-                      bf16_matrix(y_.data(), c.m, n, y_stride)));
-    const ProductCheck check{y_.as<bf16>(), y_stride, 0, int(c.m), int(n), int(k_), 0, rank, 1, 0};
-    if (n > 0)
-      WEFT_TRY(launch("check", check_product_kernel, {.grid = 264, .block = 256}, stream, check, counter_.call(),
-                      counter_.wrong()));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, x_.data(), k_ + c.pad, rows, k_, 0, 0));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, w_.data(), k_, {0, n}, k_, 1, rank));
+    WEFT_TRY(op_->run(stream, matrix_of(dtype_, x_.data(), rows.size(), k_, k_ + c.pad), c.m,
+                      matrix_of(dtype_, w_.data(), n, k_), matrix_of(dtype_, y_.data(), c.m, n, y_stride)));
+    const ProductCheck check{y_.data(), y_stride, 0, int(c.m), int(n), int(k_), 0, rank, 1, 0};
+    if (n > 0) WEFT_TRY(counter_.check_product(stream, dtype_, check));
     return counter_.next(stream);
   }
   Status verify(cudaStream_t stream, u32 calls) const { return counter_.verify(*comm_, stream, calls); }
 
  private:
-  CheckedCalls(CudaCommunicator& comm, i64 k) : comm_(&comm), k_(k) {}
+  CheckedCalls(CudaCommunicator& comm, i64 k, DType dtype) : comm_(&comm), k_(k), dtype_(dtype) {}
   CudaCommunicator* comm_;
   i64 k_;
+  DType dtype_;
   CallCounter counter_;
   std::unique_ptr<CudaAgGemm> op_;
   DeviceBuffer x_, w_, y_;
@@ -70,6 +66,50 @@ TEST_P(CudaAgGemmTest, IsExactOnUnevenShapes) {
         const Status outcome = calls.verify(stream, ++count);
         if (!outcome.ok()) return outcome.with_context(fmt::format("m {} n {} k {}", c.m, c.n, k));
       }
+    }
+    return {};
+  }));
+}
+
+TEST_P(CudaAgGemmTest, F16IsExactToo) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    for (const i64 k : {i64(72), i64(512)}) {
+      WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, k, GetParam(), DType::kF16));
+      WEFT_TRY(calls.enqueue(stream, {300, 200}));
+      WEFT_ASSIGN(
+          const auto graph, capture_graph(stream, [&]() -> Status {
+            for (const Case& c : {Case{3, 16}, Case{100, 424}, Case{130, 264, kPad}, Case{515, 424}, Case{kMaxM, 200}})
+              WEFT_TRY(calls.enqueue(stream, c));
+            return {};
+          }));
+      for (int replay = 0; replay < 9; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+      WEFT_TRY(calls.verify(stream, 46));
+    }
+    return {};
+  }));
+}
+
+// A pair of NaNs of all ones looks like a word that has not come.
+TEST(CudaAgGemm, NansOfFewRowsArrive) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    constexpr i64 kM = 11, kN = 24, kK = 136;
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm, {.max_m = kM, .k = kK, .dtype = dtype}));
+      WEFT_ASSIGN(const auto memory, DeviceBuffer::create(size_t(kM * kK + kN * kK + kM * kN) * 2));
+      std::byte* const w = memory.as<std::byte>() + kM * kK * 2;
+      std::byte* const y = w + kN * kK * 2;
+      const i64 mine = split_range(kM, comm.size(), comm.rank()).size();
+      WEFT_CUDA_TRY(cudaMemset(memory.data(), 0, memory.bytes()));
+      if (comm.rank() == 0) WEFT_CUDA_TRY(cudaMemset(memory.data(), 0xff, size_t(mine * kK) * 2));
+      WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+      WEFT_TRY(all_are_ready(comm));
+      for (int call = 0; call < 9; ++call)
+        WEFT_TRY(op.run(stream, matrix_of(dtype, memory.data(), mine, kK), kM, matrix_of(dtype, w, kN, kK),
+                        matrix_of(dtype, y, kM, kN)));
+      WEFT_TRY(comm.synchronize(stream));
+      WEFT_TRY(expect_nans(matrix_of(dtype, y, kM, kN), split_range(kM, comm.size(), 0)));
     }
     return {};
   }));
@@ -122,6 +162,12 @@ TEST(CudaAgGemm, RefusesWrongInputBeforeALaunch) {
         {op.run(stream, bf16_matrix(d + 2, 4, 16), 8, bf16_matrix(d, 8, 16), bf16_matrix(d, 8, 8)), "x: address"},
         {op.run(stream, bf16_matrix(d, 4, 16), 8, bf16_matrix(d, 12, 16), bf16_matrix(d, 8, 12, 16)), "w"},
         {op.run(stream, bf16_matrix(d, 4, 16), 8, bf16_matrix(d, 8, 16), bf16_matrix(d, 7, 8)), "y"},
+        {op.run(stream, matrix_of(DType::kF16, d, 4, 16), 8, bf16_matrix(d, 8, 16), bf16_matrix(d, 8, 8)),
+         "ag_gemm: x: expected bf16"},
+        {op.run(stream, bf16_matrix(d, 4, 16), 8, matrix_of(DType::kF16, d, 8, 16), bf16_matrix(d, 8, 8)),
+         "ag_gemm: w"},
+        {CudaAgGemm::create(comm, {.max_m = 16, .k = 16, .dtype = DType::kF32}).status(),
+         "dtype: expected bf16 or f16"},
         {CudaAgGemm::create(comm, {.max_m = 16, .k = 12}).status(), "k"},
         {CudaAgGemm::create(comm, {.max_m = 16, .k = 16}, {.variant = "pull"}).status(), "pull"},
     });

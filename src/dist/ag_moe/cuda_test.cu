@@ -62,10 +62,10 @@ class CheckedCalls {
     const LaunchShape shape{.grid = 32, .block = 256};
     WEFT_TRY(routing_.enqueue(stream, c.m, counter_.call()));
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, x_.as<bf16>(), k_ + c.pad, int(tokens.begin),
+    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, x_.as<bf16>(), k_ + c.pad, int(tokens.begin),
                     int(tokens.size()), int(k_), 0, 0, counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, w_.as<bf16>(), k_, 0, int(experts_ * n), int(k_), 1,
-                    rank, counter_.call()));
+    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, w_.as<bf16>(), k_, 0, int(experts_ * n), int(k_),
+                    1, rank, counter_.call()));
     WEFT_TRY(op_->run(stream, {.x = bf16_matrix(x_.data(), tokens.size(), k_, k_ + c.pad),
                                .m = c.m,
                                .map = routing_.map(c.m),

@@ -25,10 +25,6 @@ struct Variant {
   void* y;  // where the operator's output comes, nullptr = nowhere
 };
 
-TensorView matrix(void* data, i64 rows, i64 columns) {
-  return TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
-}
-
 class RankBench {
  public:
   RankBench(CudaCommunicator& comm, cudaStream_t stream, const CudaFusedBenchOptions& options)
@@ -48,8 +44,8 @@ class RankBench {
     WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(expected_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(between_, DeviceBuffer::create(size_t(most_ * std::max(n, k)) * 2));
-    WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * k, u32(comm_.rank()) + 1));
-    WEFT_TRY(fill_random_bf16(stream_, w_.data(), n * k, u32(comm_.rank()) + 101));
+    WEFT_TRY(fill_random(stream_, options_.dtype, x_.data(), most_ * k, u32(comm_.rank()) + 1));
+    WEFT_TRY(fill_random(stream_, options_.dtype, w_.data(), n * k, u32(comm_.rank()) + 101));
     for (const std::string& name : options_.variants) WEFT_TRY(make(name));
     for (const i64 m : options_.m) WEFT_TRY(size(m, report));
     for (const i64 m : options_.m)
@@ -58,6 +54,9 @@ class RankBench {
   }
 
  private:
+  TensorView matrix(void* data, i64 rows, i64 columns) const {
+    return TensorView::dense(data, options_.dtype, {rows, columns}, DeviceKind::kCuda);
+  }
   static Deadline deadline() { return Deadline::after(std::chrono::seconds(60)); }
   i64 own_rows(i64 m) const { return split_range(m, comm_.size(), comm_.rank()).size(); }
 
@@ -65,7 +64,7 @@ class RankBench {
     const i64 n = options_.n, k = options_.k;
     const CudaFusedOptions options{.variant = name, .constant_w = true};  // as a model's are
     if (gathers_) {
-      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k}, options));
+      WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaAgGemm>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
@@ -73,7 +72,8 @@ class RankBench {
                       },
                       y_.data()});
     } else if (options_.op == "gemm_rs") {
-      WEFT_ASSIGN(auto op, CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k}, options));
+      WEFT_ASSIGN(auto op,
+                  CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaGemmRs>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
@@ -81,7 +81,8 @@ class RankBench {
                       },
                       y_.data()});
     } else {
-      WEFT_ASSIGN(auto op, CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k}, options));
+      WEFT_ASSIGN(auto op,
+                  CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaGemmAr>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
                         return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
@@ -96,21 +97,24 @@ class RankBench {
   Status unfused(i64 m) {
     const i64 n = options_.n, k = options_.k, share = m / comm_.size();
     if (gathers_) {
-      WEFT_TRY(nccl_->all_gather_bf16(x_.data(), between_.data(), size_t(share * k), stream_));
-      return cublas_->gemm(between_.data(), w_.data(), expected_.data(), int(m), int(n), int(k));
+      WEFT_TRY(nccl_->all_gather(options_.dtype, x_.data(), between_.data(), size_t(share * k), stream_));
+      return cublas_->gemm(between_.data(), w_.data(), expected_.data(), int(m), int(n), int(k), options_.dtype);
     }
-    WEFT_TRY(cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k)));
+    WEFT_TRY(cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k), options_.dtype));
     if (options_.op == "gemm_rs")
-      return nccl_->reduce_scatter_bf16(between_.data(), expected_.data(), size_t(share * n), stream_);
-    return nccl_->all_reduce_bf16(between_.data(), expected_.data(), size_t(m * n), stream_);
+      return nccl_->reduce_scatter(options_.dtype, between_.data(), expected_.data(), size_t(share * n), stream_);
+    return nccl_->all_reduce(options_.dtype, between_.data(), expected_.data(), size_t(m * n), stream_);
   }
 
   std::vector<Variant> variants_of(i64 m) {
     const i64 n = options_.n, k = options_.k;
     std::vector<Variant> variants;
-    variants.push_back(
-        {"cublas", [=, this] { return cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k)); },
-         nullptr});
+    variants.push_back({"cublas",
+                        [=, this] {
+                          return cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k),
+                                               options_.dtype);
+                        },
+                        nullptr});
     variants.push_back(
         {"weft/gemm",
          [=, this] {
@@ -131,8 +135,9 @@ class RankBench {
     WEFT_TRY(variant.call());
     WEFT_TRY(comm_.synchronize(stream_));
     WEFT_TRY(comm_.world().barrier(deadline()));
-    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, variant.y, expected_.data(), elements));
-    // Both sides round a rank's product to bf16 (2^-9 of it) and sum in other orders.
+    WEFT_ASSIGN(const double distance,
+                relative_distance(stream_, options_.dtype, variant.y, expected_.data(), elements));
+    // Both sides round a rank's product (bf16: 2^-9 of it) and sum in other orders.
     if (!(distance <= 0x1p-7))
       return error(Code::kAborted, "{} at m = {}: {} differs from cuBLAS + NCCL by {}", options_.op, m, variant.name,
                    distance);

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/status.h"
 #include "base/types.h"
 #include "device/trace.h"
@@ -17,7 +18,8 @@ struct CudaFusedBenchOptions {
   std::vector<std::string> variants;  // of dist/exchange/fused_plan.h
   std::vector<std::string> regimes;   // sustained, burst
   int repeats = 15;
-  bool trace = false;  // also trace three calls of every weft variant and size
+  DType dtype = DType::kBF16;  // or f16
+  bool trace = false;          // also trace three calls of every weft variant and size
 };
 
 // One variant of one size and regime: microseconds per call on the slowest rank and the ratio to cuBLAS alone in the
@@ -36,7 +38,7 @@ struct CudaFusedBenchReport {
   std::vector<RankTrace> traces;
 };
 
-// bf16, random data, calls captured in graphs. sustained: blocks of 25 ms and more, back to back, after the clocks have
+// Random data, calls captured in graphs. sustained: blocks of 25 ms and more, back to back, after the clocks have
 // settled; burst: blocks of 20 calls after 20 ms of idling. All variants of a size are shuffled into one run, after
 // each result was compared with cuBLAS + NCCL. Errors: kUnavailable without cuBLAS; kAborted for a wrong result.
 Result<CudaFusedBenchReport> bench_cuda_fused(const CudaFusedBenchOptions& options);

@@ -7,6 +7,7 @@
 #include "comm/cuda_testing.cuh"
 #include "comm/machine/pack.h"
 #include "device/cuda/testing.cuh"
+#include "dist/exchange/fused_element.cuh"
 
 namespace weft::gpu_test {
 
@@ -48,25 +49,27 @@ WEFT_HD float element_of(u32 call, int which, int source, i64 row, i64 column) {
   return pick == 0 ? 1.0f : pick == 1 ? -1.0f : 0.0f;
 }
 // Rows [first, first + rows) of a matrix.
-static __global__ void fill_matrix_kernel(bf16* out, i64 stride, int first, int rows, int columns, int which,
-                                          int source, const u32* call) {
+template <class T>
+__global__ void fill_matrix_kernel(T* out, i64 stride, int first, int rows, int columns, int which, int source,
+                                   const u32* call) {
   for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(rows) * columns; i += i64(gridDim.x) * blockDim.x)
-    out[i / columns * stride + i % columns] = bf16(element_of(*call, which, source, first + i / columns, i % columns));
+    out[i / columns * stride + i % columns] = T(element_of(*call, which, source, first + i / columns, i % columns));
 }
 
 // y [rows + guards, n] must be rows [first, first + rows) of the sum over `terms` of x w^T, and the guards untouched
 // (0xffff). Term t: x of source x_source + t, w of source w_source + t, over k - t * k_less columns.
 struct ProductCheck {
-  const bf16* y;
+  const void* y;
   i64 stride;
   int first, rows, n, k;
   int x_source, w_source, terms, k_less, guards = 1;
 };
-static __global__ void check_product_kernel(const ProductCheck c, const u32* call, u32* wrong) {
+template <class T>
+__global__ void check_product_kernel(const ProductCheck c, const u32* call, u32* wrong) {
   for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.rows + c.guards) * c.n;
        i += i64(gridDim.x) * blockDim.x) {
     const int row = int(i / c.n), column = int(i % c.n);
-    const bf16& seen = c.y[row * c.stride + column];
+    const T& seen = static_cast<const T*>(c.y)[row * c.stride + column];
     u16 bits;
     memcpy(&bits, &seen, sizeof(bits));
     float sum = 0;
@@ -87,8 +90,10 @@ class CallCounter {
     for (const void* kernel :
          {reinterpret_cast<const void*>(fill_kernel), reinterpret_cast<const void*>(check_sum_kernel),
           reinterpret_cast<const void*>(check_copy_kernel), reinterpret_cast<const void*>(next_call_kernel),
-          reinterpret_cast<const void*>(delay_kernel), reinterpret_cast<const void*>(fill_matrix_kernel),
-          reinterpret_cast<const void*>(check_product_kernel)})
+          reinterpret_cast<const void*>(delay_kernel), reinterpret_cast<const void*>(fill_matrix_kernel<bf16>),
+          reinterpret_cast<const void*>(fill_matrix_kernel<f16>),
+          reinterpret_cast<const void*>(check_product_kernel<bf16>),
+          reinterpret_cast<const void*>(check_product_kernel<f16>)})
       WEFT_TRY(prepare_kernel("test kernels", kernel, 0));
     CallCounter counter;
     WEFT_ASSIGN(counter.words_, DeviceBuffer::create(2 * sizeof(u32)));
@@ -103,6 +108,21 @@ class CallCounter {
   }
   Status check_copy(cudaStream_t stream, const bf16* y, i64 n, int source, i64 first = 0) const {
     return launch("check", check_copy_kernel, {.grid = 32, .block = 256}, stream, y, n, source, first, call(), wrong());
+  }
+  // x (`which` 0) or w (1) of `dtype`, bf16 or f16.
+  Status fill_matrix(cudaStream_t stream, DType dtype, void* out, i64 stride, const Range& rows, i64 columns, int which,
+                     int source) const {
+    return with_fused_element(dtype, [&](auto element) {
+      using T = decltype(element);
+      return launch("fill", fill_matrix_kernel<T>, {.grid = 32, .block = 256}, stream, static_cast<T*>(out), stride,
+                    int(rows.begin), int(rows.size()), int(columns), which, source, call());
+    });
+  }
+  Status check_product(cudaStream_t stream, DType dtype, const ProductCheck& check) const {
+    return with_fused_element(dtype, [&](auto element) {
+      return launch("check", check_product_kernel<decltype(element)>, {.grid = 264, .block = 256}, stream, check,
+                    call(), wrong());
+    });
   }
   Status next(cudaStream_t stream) const { return launch("next_call", next_call_kernel, {}, stream, call()); }
   // Fails unless `calls` calls ran and none gave a wrong element.
@@ -119,6 +139,12 @@ class CallCounter {
   DeviceBuffer words_;
 };
 
+// Memory is allocated and set by the driver's kernels, which may be loaded for that: both may wait for a peer's kernel
+// on this GPU, and that for this rank. So nobody starts before all have done so.
+inline Status all_are_ready(const CudaCommunicator& comm) {
+  return comm.world().barrier(Deadline::after(std::chrono::seconds(30)));
+}
+
 inline Status delay(cudaStream_t stream, u64 ns) {
   return launch("delay", delay_kernel, {}, stream, ns);
 }
@@ -131,10 +157,27 @@ inline Status expect_refused(const std::vector<std::pair<Status, const char*>>& 
   return {};
 }
 
-inline TensorView bf16_matrix(void* data, i64 rows, i64 columns, i64 stride = 0) {
-  TensorView view = TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
+// A dense matrix of `dtype`, bf16 or f16, is NaN in the rows `nans`, and 0 elsewhere. Synchronises.
+inline Status expect_nans(const TensorView& y, const Range& nans) {
+  std::vector<u16> bits(size_t(y.shape.elements()));
+  WEFT_CUDA_TRY(cudaMemcpy(bits.data(), y.data, bits.size() * 2, cudaMemcpyDefault));
+  const int infinity = y.dtype == DType::kF16 ? 0x7c00 : 0x7f80;
+  for (size_t i = 0; i < bits.size(); ++i) {
+    const i64 row = i64(i) / y.dim(1);
+    const bool nan = row >= nans.begin && row < nans.end;
+    if (nan ? (bits[i] & 0x7fff) <= infinity : (bits[i] & 0x7fff) != 0)
+      return error(Code::kAborted, "{}: row {} is {:#x}", y.describe(), row, bits[i]);
+  }
+  return {};
+}
+
+inline TensorView matrix_of(DType dtype, void* data, i64 rows, i64 columns, i64 stride = 0) {
+  TensorView view = TensorView::dense(data, dtype, {rows, columns}, DeviceKind::kCuda);
   if (stride > 0) view.byte_strides[0] = stride * 2;
   return view;
+}
+inline TensorView bf16_matrix(void* data, i64 rows, i64 columns, i64 stride = 0) {
+  return matrix_of(DType::kBF16, data, rows, columns, stride);
 }
 
 }  // namespace weft::gpu_test

@@ -2,14 +2,15 @@
 #pragma once
 #include "base/divide.h"
 #include "dist/exchange/fused_crew.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "ops/gemm/cuda_small_configs.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
 
-// Words travel without flags and fences: a buffer holds kNothing until a word of two bf16 arrives, and whoever has
-// taken it puts kNothing back before the buffer's turn comes again. No rounded sum has these bits: the NaN that
-// cvt.rn.bf16x2 gives is 0x7fff.
+// Words travel without flags and fences: a buffer holds kNothing until a word of two elements arrives, and whoever
+// has taken it puts kNothing back before the buffer's turn comes again. No rounded sum has these bits: the NaN that
+// cvt.rn gives is 0x7fff, of bf16 and of f16.
 inline constexpr u32 kNothing = ~0u;
 
 // Whether all four words have come.
@@ -36,9 +37,9 @@ struct FewRowsCrew : FusedCrew {
 
 // Loads the kernels, and what the launch asks of the device.
 template <class Hooks>
-Status prepare_few_rows(const char* op) {
+Status prepare_few_rows(const char* op, DType dtype) {
   WEFT_TRY(cuda_small_gemm_room().status());
-  return sm90::prepare_small<Hooks>(op);
+  return with_fused_element(dtype, [&](auto element) { return sm90::prepare_small<Hooks, decltype(element)>(op); });
 }
 
 // The product of m <= kFewRows rows, those of `x` from hooks.first_row() on, and w [n, k], as the hooks say.
@@ -55,7 +56,9 @@ Status launch_few_rows(const char* op, cudaStream_t stream, const CudaCommunicat
     WEFT_ASSIGN(room, cuda_small_gemm_room());
   }
   const SmallGemmPlan plan = plan_small_gemm_sm90(m, w.dim(0), w.dim(1), room);
-  return sm90::launch_small(op, stream, x, m, w, plan, constant_w && hooks.alone, hooks);
+  return with_fused_element(x.dtype, [&](auto element) {
+    return sm90::launch_small<decltype(element)>(op, stream, x, m, w, plan, constant_w && hooks.alone, hooks);
+  });
 }
 
 }  // namespace weft

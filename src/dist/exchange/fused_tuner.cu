@@ -58,7 +58,8 @@ Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const Fused
   for (i64 most = kLeastRows; tuned.empty() || tuned.back().most_m < task.max_m; most *= 2) {
     const i64 m = std::min(most, task.max_m);
     if (m <= 0) break;
-    const std::string key = tuning_key(task.op, fmt::format("m {} {} bf16", m, task.shape), device, comm.size());
+    const std::string key =
+        tuning_key(task.op, fmt::format("m {} {} {}", m, task.shape, dtype_name(task.dtype)), device, comm.size());
     WEFT_ASSIGN(const int chosen, choose_fastest(comm.world(), cache, key, names, [&](int i) -> Result<double> {
                   WEFT_TRY(prepare(variants[i], comm, names[size_t(i)].c_str(), make));
                   return time_us(variants[i], m);
@@ -69,11 +70,11 @@ Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const Fused
   return tuned;
 }
 
-Result<std::shared_ptr<RandomBf16>> random_bf16(i64 elements) {
+Result<std::shared_ptr<RandomElements>> random_elements(DType dtype, i64 elements) {
   WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(std::max<i64>(elements, 1)) * 2));
-  WEFT_TRY(fill_random_bf16(nullptr, buffer.data(), elements, 1));
+  WEFT_TRY(fill_random(nullptr, dtype, buffer.data(), elements, 1));
   WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
-  return std::make_shared<RandomBf16>(std::move(buffer));
+  return std::make_shared<RandomElements>(std::move(buffer), dtype);
 }
 
 }  // namespace weft

@@ -20,23 +20,25 @@ using MakeFused = std::function<Result<FusedCall>(CudaCommunicator&, const CudaF
 struct FusedTask {
   std::string op, shape;  // for the key; the rows are added
   i64 max_m = 0;
+  DType dtype = DType::kBF16;
 };
 
 // The fastest of split, push and copy for 16, 32, 64 ... max_m rows. Collective; see CudaAgGemm::tune().
 Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const FusedTask& task, TuningCache* cache,
                                              const MakeFused& make);
 
-// Random bf16 elements in device memory, as matrices of some rows.
-class RandomBf16 {
+// Random bf16 or f16 elements in device memory, as matrices of some rows.
+class RandomElements {
  public:
-  explicit RandomBf16(DeviceBuffer buffer) : buffer_(std::move(buffer)) {}
+  RandomElements(DeviceBuffer buffer, DType dtype) : buffer_(std::move(buffer)), dtype_(dtype) {}
   TensorView rows(i64 rows, i64 columns) const {
-    return TensorView::dense(buffer_.data(), DType::kBF16, {rows, columns}, DeviceKind::kCuda);
+    return TensorView::dense(buffer_.data(), dtype_, {rows, columns}, DeviceKind::kCuda);
   }
 
  private:
   DeviceBuffer buffer_;
+  DType dtype_;
 };
-Result<std::shared_ptr<RandomBf16>> random_bf16(i64 elements);
+Result<std::shared_ptr<RandomElements>> random_elements(DType dtype, i64 elements);
 
 }  // namespace weft

@@ -1,4 +1,5 @@
 #include "device/cuda/nvtx.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_ar/gemm_ar.cuh"
@@ -13,6 +14,7 @@ constexpr const char* kOp = "gemm_ar";
 
 Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                       const CudaFusedOptions& options) {
+  WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaGemmAr op(comm, shape);
   WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
   const int ranks = comm.size();
@@ -28,20 +30,20 @@ Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsSh
   WEFT_ASSIGN(op.output_, comm.alloc<std::byte>(std::max<i64>(0, shape.max_m * shape.n * 2), kOp));
   if (split_rows > 0)
     WEFT_TRY(
-        keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = split_rows * shape.n, .dtype = DType::kBF16})));
+        keep(op.reduce_, CudaAllReduce::create(comm, {.max_elements = split_rows * shape.n, .dtype = shape.dtype})));
   return std::move(op);
 }
 
 Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
   const NvtxRange range{kOp};
-  WEFT_TRY(expect_cuda_matrix("gemm_ar: a", a, {-1, -1}));
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: a", a, {-1, -1}, shape_.dtype));
   const i64 m = a.dim(0);
   if (m > shape_.max_m || a.dim(1) > shape_.k || a.dim(1) == 0 || a.dim(1) % 8 != 0)
     return error(Code::kInvalidArgument,
                  "{}: a {}: expected at most max_m = {} rows and 8 to k = {} columns, in eights", kOp, a.describe(),
                  shape_.max_m, shape_.k);
-  WEFT_TRY(expect_cuda_matrix("gemm_ar: w", w, {shape_.n, a.dim(1)}));
-  WEFT_TRY(expect_cuda_matrix("gemm_ar: y", y, {m, shape_.n}));
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: w", w, {shape_.n, a.dim(1)}, shape_.dtype));
+  WEFT_TRY(expect_cuda_matrix("gemm_ar: y", y, {m, shape_.n}, shape_.dtype));
   WEFT_TRY(expect_dense(kOp, "y", y));
   if (m == 0 || shape_.n == 0) return {};
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
@@ -62,17 +64,17 @@ Result<std::vector<TunedVariant>> CudaGemmAr::tune(CudaCommunicator& comm, const
   const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
     WEFT_ASSIGN(auto made, create(own, shape, options));
     auto op = std::make_shared<CudaGemmAr>(std::move(made));
-    WEFT_ASSIGN(auto a, random_bf16(shape.max_m * shape.k));
-    WEFT_ASSIGN(auto w, random_bf16(shape.n * shape.k));
+    WEFT_ASSIGN(auto a, random_elements(shape.dtype, shape.max_m * shape.k));
+    WEFT_ASSIGN(auto w, random_elements(shape.dtype, shape.n * shape.k));
     return FusedCall([=](cudaStream_t stream, i64 m) {
       return op->run(stream, a->rows(m, shape.k), w->rows(shape.n, shape.k), op->output(m));
     });
   };
-  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m}, cache, make);
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m, shape.dtype}, cache, make);
 }
 
 TensorView CudaGemmAr::output(i64 m) const {
-  return TensorView::dense(comm_->at(output_, comm_->rank()), DType::kBF16, {m, shape_.n}, DeviceKind::kCuda);
+  return TensorView::dense(comm_->at(output_, comm_->rank()), shape_.dtype, {m, shape_.n}, DeviceKind::kCuda);
 }
 
 }  // namespace weft

@@ -18,7 +18,7 @@ class CudaGemmAr {
   static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                                 TuningCache* cache);
 
-  // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n] bf16, dense, 16-byte
+  // y = the sum over ranks of a w^T on every rank, on `stream`. a, w as CudaGemmRs::run; y [m, n], dense, 16-byte
   // aligned, overlapping neither. The same bits on every rank and run. m = 0 is a no-op. Captures into a graph; calls
   // of one CudaGemmAr run in one stream order, the same on every rank. y = output(m) saves a copy.
   // Errors: kInvalidArgument before a launch; the communicator's failure.

@@ -1,5 +1,6 @@
 #include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
 #include "dist/gemm_rs/cuda_sm90.cuh"
@@ -11,14 +12,17 @@ namespace {
 
 constexpr const char* kOp = "gemm_rs";
 
-// Calls f with the configuration of `tile`; exactly cuda_gemm_rs_tiles().
+// Calls f with the configuration of `tile` and the type; exactly cuda_gemm_rs_tiles().
 template <class F>
-Status with_config(const GemmTileShape& tile, F&& f) {
-  if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3>{});
-  if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3>{});
-  if (tile == GemmTileShape{128, 160, 5}) return f(sm90::GemmConfig<128, 160, 5>{});
-  WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
-  return f(sm90::GemmConfig<128, 128, 5>{});
+Status with_config(DType dtype, const GemmTileShape& tile, F&& f) {
+  return with_fused_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3, T>{});
+    if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3, T>{});
+    if (tile == GemmTileShape{128, 160, 5}) return f(sm90::GemmConfig<128, 160, 5, T>{});
+    WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
+    return f(sm90::GemmConfig<128, 128, 5, T>{});
+  });
 }
 
 template <class Config>
@@ -37,6 +41,7 @@ Result<CudaGemmRs> CudaGemmRs::create(CudaCommunicator& comm, const CudaGemmRsSh
   if (shape.n % 8 != 0 || shape.k % 8 != 0 || shape.k == 0)
     return error(Code::kInvalidArgument, "{}: n, k: expected multiples of 8, k above 0, found {}, {}", kOp, shape.n,
                  shape.k);
+  WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaGemmRs op(comm, shape);
   WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
   op.constant_w_ = options.constant_w;
@@ -48,7 +53,7 @@ Result<CudaGemmRs> CudaGemmRs::create(CudaCommunicator& comm, const CudaGemmRsSh
 Status CudaGemmRs::allocate() {
   // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
   for (const GemmTileShape& tile : cuda_gemm_rs_tiles())
-    WEFT_TRY(with_config(tile, [](auto config) {
+    WEFT_TRY(with_config(shape_.dtype, tile, [](auto config) {
       using Config = decltype(config);
       return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
     }));
@@ -87,21 +92,22 @@ Status CudaGemmRs::allocate() {
   if (split_rows_ == 0) return {};
   WEFT_ASSIGN(product_, DeviceBuffer::create(size_t(split_rows_ * shape_.n) * 2));
   WEFT_ASSIGN(auto scatter,
-              CudaReduceScatter::create(*comm_, {.max_rows = split_rows_, .columns = shape_.n, .dtype = DType::kBF16}));
+              CudaReduceScatter::create(*comm_, {.max_rows = split_rows_, .columns = shape_.n, .dtype = shape_.dtype}));
   scatter_ = std::make_unique<CudaReduceScatter>(std::move(scatter));
   return {};
 }
 
 Status CudaGemmRs::run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
   const NvtxRange range{kOp};
-  WEFT_TRY(expect_cuda_matrix("gemm_rs: a", a, {-1, -1}));
+  WEFT_TRY(expect_cuda_matrix("gemm_rs: a", a, {-1, -1}, shape_.dtype));
   const i64 m = a.dim(0), k = a.dim(1);
   if (m > shape_.max_m || k > shape_.k || k == 0 || k % 8 != 0)
     return error(Code::kInvalidArgument,
                  "{}: a {}: expected at most max_m = {} rows and 8 to k = {} columns, in eights", kOp, a.describe(),
                  shape_.max_m, shape_.k);
-  WEFT_TRY(expect_cuda_matrix("gemm_rs: w", w, {shape_.n, k}));
-  WEFT_TRY(expect_cuda_matrix("gemm_rs: y", y, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.n}));
+  WEFT_TRY(expect_cuda_matrix("gemm_rs: w", w, {shape_.n, k}, shape_.dtype));
+  WEFT_TRY(expect_cuda_matrix("gemm_rs: y", y, {split_range(m, comm_->size(), comm_->rank()).size(), shape_.n},
+                              shape_.dtype));
   WEFT_TRY(expect_dense(kOp, "y", y));
   WEFT_TRY(comm_->status());
   if (m == 0 || shape_.n == 0) return {};
@@ -118,15 +124,15 @@ Result<std::vector<TunedVariant>> CudaGemmRs::tune(CudaCommunicator& comm, const
   const auto make = [&](CudaCommunicator& own, const CudaFusedOptions& options) -> Result<FusedCall> {
     WEFT_ASSIGN(auto made, create(own, shape, options));
     auto op = std::make_shared<CudaGemmRs>(std::move(made));
-    WEFT_ASSIGN(auto a, random_bf16(shape.max_m * shape.k));
-    WEFT_ASSIGN(auto w, random_bf16(shape.n * shape.k));
-    WEFT_ASSIGN(auto y, random_bf16(split_range(shape.max_m, own.size(), 0).size() * shape.n));
+    WEFT_ASSIGN(auto a, random_elements(shape.dtype, shape.max_m * shape.k));
+    WEFT_ASSIGN(auto w, random_elements(shape.dtype, shape.n * shape.k));
+    WEFT_ASSIGN(auto y, random_elements(shape.dtype, split_range(shape.max_m, own.size(), 0).size() * shape.n));
     return FusedCall([=, &own](cudaStream_t stream, i64 m) {
       const i64 mine = split_range(m, own.size(), own.rank()).size();
       return op->run(stream, a->rows(m, shape.k), w->rows(shape.n, shape.k), y->rows(mine, shape.n));
     });
   };
-  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m}, cache, make);
+  return tune_fused(comm, {kOp, fmt::format("n {} k {}", shape.n, shape.k), shape.max_m, shape.dtype}, cache, make);
 }
 
 Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const TensorView& w, sym<std::byte> y) {
@@ -139,13 +145,13 @@ Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const Te
   const Range rows = split_range(m, comm_->size(), comm_->rank());
   const sym<std::byte> own = y + rows.begin * shape_.n * 2;
   const TensorView here =
-      TensorView::dense(comm_->at(own, comm_->rank()), DType::kBF16, {rows.size(), shape_.n}, DeviceKind::kCuda);
+      TensorView::dense(comm_->at(own, comm_->rank()), shape_.dtype, {rows.size(), shape_.n}, DeviceKind::kCuda);
   return run_fused(stream, {a, w, here, own}, plan);
 }
 
 Status CudaGemmRs::run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
   WEFT_CHECK(a.dim(0) <= split_rows_, a.dim(0), split_rows_);
-  const TensorView product = TensorView::dense(product_.data(), DType::kBF16, {a.dim(0), shape_.n}, DeviceKind::kCuda);
+  const TensorView product = TensorView::dense(product_.data(), shape_.dtype, {a.dim(0), shape_.n}, DeviceKind::kCuda);
   WEFT_TRY(cuda_gemm(stream, {a, w, product}));
   return scatter_->run(stream, product, y);
 }
@@ -155,8 +161,8 @@ Status CudaGemmRs::run_fused(cudaStream_t stream, const Operands& operands, cons
   const i64 m = operands.a.dim(0);
   WEFT_CHECK(m <= (chained ? copy_rows_ : push_rows_), m, push_rows_, copy_rows_);
   if (chained) WEFT_TRY(chain_->fork(stream));
-  WEFT_TRY(
-      with_config(plan.gemm.tile, [&](auto config) { return launch_fused<decltype(config)>(stream, operands, plan); }));
+  WEFT_TRY(with_config(shape_.dtype, plan.gemm.tile,
+                       [&](auto config) { return launch_fused<decltype(config)>(stream, operands, plan); }));
   if (!chained) return {};
   WEFT_TRY(copy_to_peers(m, operands, plan));
   return chain_->join(stream);

@@ -1,5 +1,5 @@
 // GEMM + reduce-scatter, or all-reduce, for few rows in one kernel: the hooks that gemm_rs puts into the GEMM for few
-// rows (ops/gemm/cuda_small_sm90.cuh). Products travel as bf16 words that say themselves whether they have come; two
+// rows (ops/gemm/cuda_small_sm90.cuh). Products travel as words of two that say themselves whether they have come; two
 // halves of the inbox, by the parity of the call, keep calls apart. Sums are fp32 in rank order of rounded products,
 // as those of "split".
 #include "dist/exchange/few_rows.cuh"
@@ -68,11 +68,10 @@ struct Few : FewRowsCrew {
   __device__ __forceinline__ void store(int row, int column, const uint4& words) const {
     *reinterpret_cast<uint4*>(y + (row - y_begin) * y_stride + column * 2) = words;
   }
+  template <class T>
   __device__ __forceinline__ static void add(float4& sum, u32 first, u32 second) {
-    sum.x += __uint_as_float(first << 16);
-    sum.y += __uint_as_float(first & 0xffff0000u);
-    sum.z += __uint_as_float(second << 16);
-    sum.w += __uint_as_float(second & 0xffff0000u);
+    add_pair<T>(sum.x, sum.y, first);
+    add_pair<T>(sum.z, sum.w, second);
   }
   __device__ __forceinline__ RowRange rows_of(int rank, int m) const {
     if (reach == Reach::kOneShot) return {0, m};
@@ -101,8 +100,10 @@ struct Few : FewRowsCrew {
     }
   }
   // Own rows are added up in rank order and stored, of kTwoShot sent to all.
-  template <class Sums>
-  __device__ __forceinline__ void sum_own_rows(const Sums& sums, u32 epoch) const {
+  template <class Config>
+  __device__ __forceinline__ void sum_own_rows(const sm90::SmallSums<Config>& sums, u32 epoch) const {
+    using Sums = sm90::SmallSums<Config>;
+    using T = typename Config::Element;
     constexpr int kSources = 4;  // whose words are looked for together
     const int rank = peers.rank;
     const auto [begin, end] = rows_of(rank, sums.m);
@@ -122,8 +123,8 @@ struct Few : FewRowsCrew {
 #pragma unroll
         for (int i = 0; i < kSources; ++i) {
           if (first + i >= peers.ranks) continue;
-          add(total.low, held[i].x, held[i].y);
-          add(total.high, held[i].z, held[i].w);
+          add<T>(total.low, held[i].x, held[i].y);
+          add<T>(total.high, held[i].z, held[i].w);
         }
       }
       const uint4 words = Sums::rounded(total);
@@ -164,7 +165,7 @@ struct Few : FewRowsCrew {
 
 Status CudaGemmRs::prepare_few() {
   if (few_rows_ == 0) return {};
-  WEFT_TRY(prepare_few_rows<Few>(kOp));
+  WEFT_TRY(prepare_few_rows<Few>(kOp, shape_.dtype));
   const int ranks = comm_->size();
   // One-shot sends all rows to every rank; with more than two ranks that is more than two-shot sends.
   few_slot_ = (ranks == 2 ? few_rows_ : divide_up(few_rows_, ranks)) * shape_.n * 2;

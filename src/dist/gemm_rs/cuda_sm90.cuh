@@ -1,10 +1,11 @@
 // GEMM + reduce-scatter in one Hopper kernel: the hooks that gemm_rs puts into the GEMM's main loop (ops/gemm/
-// cuda_sm90.cuh). Tiles of rank + 1's rows come first, the own ones last. A peer's tile leaves as bf16 in fragment
+// cuda_sm90.cuh). Tiles of rank + 1's rows come first, the own ones last. A peer's tile leaves rounded in fragment
 // order, which is how its owner's threads take it up again: no transposition, whole lines. It goes straight into the
 // owner's stage, or is parked for the copy engine. The owner adds the partials, rank - 1's first, to its fp32 sums. Of
 // gemm_ar, finished rows go on to all ranks: those that are ready early by the copy engine, the others by the kernel.
 #pragma once
 #include "dist/exchange/fused_crew.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/rank_rows.h"
 #include "dist/gemm_rs/cuda_plan.h"
 #include "ops/gemm/cuda_sm90.cuh"
@@ -63,7 +64,7 @@ struct Source {
   __device__ __forceinline__ Feeder feeder(std::byte*) const { return {&a}; }
 };
 
-// Where partial tiles are exchanged. A tile is [fragment][multiplier] runs of 64 x kN bf16.
+// Where partial tiles are exchanged. A tile is [fragment][multiplier] runs of 64 x kN elements.
 template <class Config>
 struct Exchange {
   static constexpr int kRunBytes = 64 * Config::kN * 2;
@@ -160,6 +161,7 @@ struct Emit {
   }
 
   struct Store {
+    using Element = typename Config::Element;
     using Sums = float[Config::kFragments][Config::kN / 2];
     const Emit& emit;
     int group;
@@ -205,9 +207,9 @@ struct Emit {
         float(&d)[Config::kN / 2] = sums[i];
 #pragma unroll
         for (int j = 0; j < Exchange<Config>::kWords; ++j)
-          words[j * 128] =
-              make_uint4(ptx::pack_bf16(d[j * 8], d[j * 8 + 1]), ptx::pack_bf16(d[j * 8 + 2], d[j * 8 + 3]),
-                         ptx::pack_bf16(d[j * 8 + 4], d[j * 8 + 5]), ptx::pack_bf16(d[j * 8 + 6], d[j * 8 + 7]));
+          words[j * 128] = make_uint4(
+              ptx::pack<Element>(d[j * 8], d[j * 8 + 1]), ptx::pack<Element>(d[j * 8 + 2], d[j * 8 + 3]),
+              ptx::pack<Element>(d[j * 8 + 4], d[j * 8 + 5]), ptx::pack<Element>(d[j * 8 + 6], d[j * 8 + 7]));
         ptx::fence_proxy_async_shared();
         ptx::mbarrier_arrive(&shared.staged[group]);
         ++handed;
@@ -224,8 +226,8 @@ struct Emit {
         float(&d)[Config::kN / 2] = sums[i];
 #pragma unroll
         for (int j = 0; j < Config::kN / 2; j += 8)
-          ptx::stmatrix_x4(row + j * 4, ptx::pack_bf16(d[j], d[j + 1]), ptx::pack_bf16(d[j + 2], d[j + 3]),
-                           ptx::pack_bf16(d[j + 4], d[j + 5]), ptx::pack_bf16(d[j + 6], d[j + 7]));
+          ptx::stmatrix_x4(row + j * 4, ptx::pack<Element>(d[j], d[j + 1]), ptx::pack<Element>(d[j + 2], d[j + 3]),
+                           ptx::pack<Element>(d[j + 4], d[j + 5]), ptx::pack<Element>(d[j + 6], d[j + 7]));
         if (myself) {
           ptx::named_barrier(group + 1, 128);
           emit.delivery.template carry<Config, 128>(emit.peers, at, group * Config::kFragments + i, staging);
@@ -261,18 +263,14 @@ struct Emit {
 #pragma unroll
             for (int j = 0; j < kBatch; ++j) {
               float* sum = sums[i] + (first + j) * 8;
-              add_pair(sum[0], sum[1], held[j].x);
-              add_pair(sum[2], sum[3], held[j].y);
-              add_pair(sum[4], sum[5], held[j].z);
-              add_pair(sum[6], sum[7], held[j].w);
+              add_pair<Element>(sum[0], sum[1], held[j].x);
+              add_pair<Element>(sum[2], sum[3], held[j].y);
+              add_pair<Element>(sum[4], sum[5], held[j].z);
+              add_pair<Element>(sum[6], sum[7], held[j].w);
             }
           }
         }
       }
-    }
-    __device__ __forceinline__ static void add_pair(float& low, float& high, u32 pair) {
-      low += __uint_as_float(pair << 16);
-      high += __uint_as_float(pair & 0xffff0000u);
     }
   };
   template <class>

@@ -19,10 +19,11 @@ template <class Op>
 class CheckedCalls {
  public:
   static constexpr bool kScatters = std::is_same_v<Op, CudaGemmRs>;
-  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, const char* variant, i64 max_m = kMaxM) {
-    CheckedCalls calls(comm, n, k);
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, const char* variant, i64 max_m = kMaxM,
+                                     DType dtype = DType::kBF16) {
+    CheckedCalls calls(comm, n, k, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = max_m, .n = n, .k = k}, {.variant = variant}));
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = max_m, .n = n, .k = k, .dtype = dtype}, {.variant = variant}));
     calls.op_ = std::make_unique<Op>(std::move(op));
     WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(max_m * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(n * k) * 2));
@@ -33,30 +34,26 @@ class CheckedCalls {
     const int rank = comm_->rank(), ranks = comm_->size();
     const Range rows = kScatters ? split_range(m, ranks, rank) : Range{0, m};
     const i64 k = k_ - 8 * rank;
-    const LaunchShape shape{.grid = 32, .block = 256};
-    TensorView y = bf16_matrix(y_.data(), rows.size(), n_);
+    TensorView y = matrix_of(dtype_, y_.data(), rows.size(), n_);
     int guards = 1;
     if constexpr (!kScatters)  // every other call into the operator's own memory
       if (m % 2 == 1) y = op_->output(m), guards = 0;
     // All of it: the driver's kernels for other sizes would be loaded, which may wait for a peer's kernel on this GPU.
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, a_.as<bf16>(), k + pad, 0, int(m), int(k), 0, rank,
-                    counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, w_.as<bf16>(), k, 0, int(n_), int(k), 1, rank,
-                    counter_.call()));
-    WEFT_TRY(op_->run(stream, bf16_matrix(a_.data(), m, k, k + pad), bf16_matrix(w_.data(), n_, k), y));
-    const ProductCheck check{y.as<bf16>(), n_, int(rows.begin), int(rows.size()), int(n_), int(k_), 0, 0,
-                             ranks,        8,  guards};
-    WEFT_TRY(launch("check", check_product_kernel, {.grid = 264, .block = 256}, stream, check, counter_.call(),
-                    counter_.wrong()));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, a_.data(), k + pad, {0, m}, k, 0, rank));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, w_.data(), k, {0, n_}, k, 1, rank));
+    WEFT_TRY(op_->run(stream, matrix_of(dtype_, a_.data(), m, k, k + pad), matrix_of(dtype_, w_.data(), n_, k), y));
+    const ProductCheck check{y.data, n_, int(rows.begin), int(rows.size()), int(n_), int(k_), 0, 0, ranks, 8, guards};
+    WEFT_TRY(counter_.check_product(stream, dtype_, check));
     return counter_.next(stream);
   }
   Status verify(cudaStream_t stream, u32 calls) const { return counter_.verify(*comm_, stream, calls); }
 
  private:
-  CheckedCalls(CudaCommunicator& comm, i64 n, i64 k) : comm_(&comm), n_(n), k_(k) {}
+  CheckedCalls(CudaCommunicator& comm, i64 n, i64 k, DType dtype) : comm_(&comm), n_(n), k_(k), dtype_(dtype) {}
   CudaCommunicator* comm_;
   i64 n_, k_;
+  DType dtype_;
   CallCounter counter_;
   std::unique_ptr<Op> op_;
   DeviceBuffer a_, w_, y_;
@@ -89,6 +86,61 @@ TEST_P(CudaGemmRsTest, MakesAnAllReduceOnUnevenShapes) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) {
     return check_uneven_shapes<CudaGemmAr>(comm, stream, GetParam());
+  }));
+}
+
+template <class Op>
+Status check_f16(CudaCommunicator& comm, cudaStream_t stream, const char* variant) {
+  for (const auto& [n, k] : {std::pair<i64, i64>{264, 128}, {424, 448}}) {
+    WEFT_ASSIGN(auto calls, CheckedCalls<Op>::create(comm, n, k, variant, kMaxM, DType::kF16));
+    WEFT_TRY(calls.enqueue(stream, 300));
+    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+                  for (const i64 m : {i64(3), i64(100), i64(130), i64(515), kMaxM})
+                    WEFT_TRY(calls.enqueue(stream, m, m % 2 == 1 ? kPad : 0));
+                  return {};
+                }));
+    for (int replay = 0; replay < 9; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_TRY(calls.verify(stream, 46));
+  }
+  return {};
+}
+
+TEST_P(CudaGemmRsTest, F16IsExactToo) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    WEFT_TRY(check_f16<CudaGemmRs>(comm, stream, GetParam()));
+    return check_f16<CudaGemmAr>(comm, stream, GetParam());
+  }));
+}
+
+// No sum is rounded to what looks like a word that has not come.
+TEST(CudaGemmRs, NansOfFewRowsArrive) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    constexpr i64 kM = 11, kN = 24, kK = 136;
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      const CudaGemmRsShape shape{.max_m = kM, .n = kN, .k = kK, .dtype = dtype};
+      WEFT_ASSIGN(auto scatter, CudaGemmRs::create(comm, shape));
+      WEFT_ASSIGN(auto reduce, CudaGemmAr::create(comm, shape));
+      WEFT_ASSIGN(const auto memory, DeviceBuffer::create(size_t(kM * kK + kN * kK + 2 * kM * kN) * 2));
+      std::byte* const w = memory.as<std::byte>() + kM * kK * 2;
+      std::byte* const y = w + kN * kK * 2;
+      const i64 mine = split_range(kM, comm.size(), comm.rank()).size();
+      WEFT_CUDA_TRY(cudaMemset(memory.data(), 0, memory.bytes()));
+      if (comm.rank() == 0) WEFT_CUDA_TRY(cudaMemset(memory.data(), 0xff, size_t(kM * kK) * 2));
+      WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+      WEFT_TRY(all_are_ready(comm));
+      const TensorView a = matrix_of(dtype, memory.data(), kM, kK), weights = matrix_of(dtype, w, kN, kK);
+      const TensorView own = matrix_of(dtype, y, mine, kN), all = matrix_of(dtype, y + kM * kN * 2, kM, kN);
+      for (int call = 0; call < 9; ++call) {
+        WEFT_TRY(scatter.run(stream, a, weights, own));
+        WEFT_TRY(reduce.run(stream, a, weights, all));
+      }
+      WEFT_TRY(comm.synchronize(stream));
+      WEFT_TRY(expect_nans(own, {0, mine}));
+      WEFT_TRY(expect_nans(all, {0, kM}));
+    }
+    return {};
   }));
 }
 
@@ -239,6 +291,7 @@ TEST_P(CudaGemmRsTest, RealValuesAreWithinTheBoundAndRepeatToTheBit) {
     };
     const RealCheck check{a.as<bf16>(), w.as<bf16>(), y.as<bf16>(), again.as<bf16>(), ranks,
                           int(kM),      int(kN),      int(kK),      int(rows.begin),  int(rows.size())};
+    WEFT_TRY(all_are_ready(comm));
     WEFT_TRY(run(y));
     for (int i = 0; i < 20; ++i) {
       WEFT_TRY(delay(stream, u64((comm.rank() * 7 + i * 5) % 11) * 20'000));
@@ -267,6 +320,11 @@ TEST(CudaGemmRs, RefusesWrongInputBeforeALaunch) {
         {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 24, 16), bf16_matrix(d, 4, 16)), "w"},
         {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 8, 16)), "y"},
         {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 4, 16, 24)), "row stride"},
+        {op.run(stream, matrix_of(DType::kF16, d, 8, 16), bf16_matrix(d, 16, 16), bf16_matrix(d, 4, 16)),
+         "gemm_rs: a: expected bf16"},
+        {op.run(stream, bf16_matrix(d, 8, 16), bf16_matrix(d, 16, 16), matrix_of(DType::kF16, d, 4, 16)), "gemm_rs: y"},
+        {CudaGemmRs::create(comm, {.max_m = 16, .n = 16, .k = 16, .dtype = DType::kF32}).status(),
+         "dtype: expected bf16 or f16"},
         {CudaGemmRs::create(comm, {.max_m = 16, .n = 12, .k = 16}).status(), "n"},
         {CudaGemmRs::create(comm, {.max_m = 16, .n = 16, .k = 16}, {.variant = "pull"}).status(), "pull"},
     });

@@ -13,8 +13,9 @@ namespace weft {
 
 struct CudaGemmRsShape {
   i64 max_m = 0;
-  i64 n = 0;  // divisible by 8
-  i64 k = 0;  // the most of any rank, divisible by 8: picks the tile, on which ranks must agree
+  i64 n = 0;                   // divisible by 8
+  i64 k = 0;                   // the most of any rank, divisible by 8: picks the tile, on which ranks must agree
+  DType dtype = DType::kBF16;  // or f16: of a, w and y, and of products on their way, which f16 bounds by 65504
 };
 
 class CudaGemmRs {
@@ -28,12 +29,12 @@ class CudaGemmRs {
   static Result<std::vector<TunedVariant>> tune(CudaCommunicator& comm, const CudaGemmRsShape& shape,
                                                 TuningCache* cache);
 
-  // y = this rank's rows of the sum over ranks of a w^T, on `stream`. a [m, k_r] bf16, m <= max_m the same on every
-  // rank, 0 < k_r <= k, which may differ; w [n, k_r] bf16; row strides multiples of 16 bytes; y [m_r, n] bf16, dense,
-  // 16-byte aligned, m_r = split_range(m, ranks, rank), overlapping neither. Peers' products travel as bf16; they are
-  // added in fp32 in an order that depends on the owner alone: the same bits on every run. m = 0 is a no-op. Captures
-  // into a graph; calls of one CudaGemmRs run in one stream order, the same on every rank.
-  // Errors: kInvalidArgument before a launch; the communicator's failure.
+  // y = this rank's rows of the sum over ranks of a w^T, on `stream`. a [m, k_r] of the shape's dtype, m <= max_m the
+  // same on every rank, 0 < k_r <= k, which may differ; w [n, k_r]; row strides multiples of 16 bytes; y [m_r, n],
+  // dense, 16-byte aligned, m_r = split_range(m, ranks, rank), overlapping neither. Peers' products travel as that
+  // type; they are added in fp32 in an order that depends on the owner alone: the same bits on every run. m = 0 is a
+  // no-op. Captures into a graph; calls of one CudaGemmRs run in one stream order, the same on every rank. Errors:
+  // kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y);
 
   // gemm_ar's form for up to kFewRows rows, which not every rank need own one of: y [m, n] on every rank. Otherwise as

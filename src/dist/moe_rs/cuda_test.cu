@@ -63,10 +63,10 @@ class CheckedCalls {
     const LaunchShape shape{.grid = 32, .block = 256};
     WEFT_TRY(routing_.enqueue(stream, m, counter_.call()));
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, a_.as<bf16>(), k + pad, 0, int(rows), int(k), 0, rank,
-                    counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel, shape, stream, w_.as<bf16>(), k, 0, int(experts_ * n_), int(k), 1, rank,
-                    counter_.call()));
+    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, a_.as<bf16>(), k + pad, 0, int(rows), int(k), 0,
+                    rank, counter_.call()));
+    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, w_.as<bf16>(), k, 0, int(experts_ * n_), int(k), 1,
+                    rank, counter_.call()));
     WEFT_TRY(op_->run(stream, {.a = bf16_matrix(a_.data(), rows, k, k + pad),
                                .offsets = routing_.offsets(),
                                .rows = routing_.rows(m),
