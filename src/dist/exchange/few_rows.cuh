@@ -7,11 +7,6 @@
 
 namespace weft {
 
-// Words travel without flags and fences: a buffer holds kNothing until a word of two bf16 arrives, and whoever has
-// taken it puts kNothing back before the buffer's turn comes again. No rounded sum has these bits: the NaN that
-// cvt.rn.bf16x2 gives is 0x7fff.
-inline constexpr u32 kNothing = ~0u;
-
 // Counts calls, greets and hears all peers: see FusedCrew.
 struct FewRowsCrew : FusedCrew {
   __device__ __forceinline__ u32 epoch() const { return running_epoch(counter()); }
