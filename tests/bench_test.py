@@ -82,7 +82,7 @@ def test_grouped_gemm_beside_one_matrix(tmp_path):
 def test_gpu_layers_need_a_gpu_and_a_model_that_has_them():
     """The figures need GPUs; what can be wrong with the flags is said anywhere."""
     fails("bench", "mlp", "--mode", "both", says=["--mode", "both"], code=2)
-    fails("bench", "moe", "--variant", "copy", says=["--variant", "copy"], code=2)
+    fails("bench", "moe", "--mode", "copy", says=["--mode", "copy"], code=2)
     fails("check", "mlp", "--tp", 9, says=["--tp", "9"], code=2)
     for command in ("bench", "check"):
         for layer in ("mlp", "moe"):
