@@ -10,13 +10,6 @@ namespace weft::ptx {
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// In two halves, and ordering no memory: for what every thread has read already.
-__device__ __forceinline__ void cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // The address of this CTA's shared object in CTA `cta` of the cluster.
 __device__ __forceinline__ u32 map_to_cta(u32 address, u32 cta) {
   u32 mapped;

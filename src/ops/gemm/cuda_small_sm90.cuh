@@ -248,6 +248,12 @@ __global__ void __launch_bounds__(Config::kThreads)
   const int group = Config::kRowGroups == 2 ? warp / 4 : 0;
   int first = Config::kRowGroups == 1 ? warp / 4 : 0;
   if (warp < 8) ring.advance(first);
+  const auto all_meet = [&] {
+    if (params.split == 1)
+      __syncthreads();
+    else
+      ptx::cluster_sync();
+  };
   for (int tile = int(blockIdx.x) / params.split; tile < params.tiles; tile += clusters) {
     if (warp == 8) {
       if (lane == 0) {
@@ -278,21 +284,13 @@ __global__ void __launch_bounds__(Config::kThreads)
       if (Config::kRowGroups == 1) first ^= blocks.count & 1;
     }
     __syncwarp();
-    if (params.split == 1)
-      __syncthreads();
-    else
-      ptx::cluster_sync();
+    all_meet();
     if (warp < 8) {
       params.hooks.emit(SmallSums<Config>{partial, part, params.split, params.m, tile, int(threadIdx.x)}, epoch);
       ptx::fence_proxy_async_shared();  // the next tile's copies write where sums stood
       __syncwarp();
     }
-    if (params.split == 1) {
-      __syncthreads();
-    } else {  // shared memory outlives its readers
-      ptx::cluster_arrive_relaxed();
-      ptx::cluster_wait();
-    }
+    all_meet();  // shared memory outlives its readers
   }
   if (warp == 9) params.hooks.end(epoch);
   __syncwarp();
