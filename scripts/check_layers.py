@@ -62,6 +62,7 @@ PUBLIC = {
     "ops/grouped_gemm/cuda_plan.h",
     "ops/grouped_gemm/cuda_sm90.cuh",
     "ops/grouped_gemm/cuda_sum.cuh",
+    "ops/quantise/fp8_block.cuh",
     "ops/rms_norm/cuda_row.cuh",
     "ops/grouped_gemm/bench.h",
     "ops/grouped_gemm/cases.h",

@@ -6,6 +6,7 @@
 #include "comm/arena/cuda_arena.cuh"
 #include "comm/clock_sync.cuh"
 #include "comm/machine/cuda_peers.cuh"
+#include "device/cuda/fault.cuh"
 
 namespace weft {
 

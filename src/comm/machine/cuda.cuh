@@ -1,10 +1,11 @@
 // The CUDA machine: a CTA is a thread block, a lane is a thread, peers' memory is reached by plain addresses over
 // NVLink. What each call means stands in machine.h. Waits never give up: past their deadline they record and trap.
 #pragma once
+#include <cstring>
 #include <type_traits>
 
 #include "comm/machine/machine.h"
-#include "device/cuda/fault.cuh"
+#include "device/cuda/fault_sink.cuh"
 
 namespace weft {
 
@@ -99,7 +100,7 @@ class CudaMachine {
     static_assert(sizeof(Word) == sizeof(T));
     const Word word = *reinterpret_cast<const Word*>(at(source, rank()));
     T value;
-    memcpy(&value, &word, sizeof(T));
+    memcpy(static_cast<void*>(&value), &word, sizeof(T));
     return value;
   }
   __device__ __forceinline__ void put_bytes(sym<std::byte> target, int peer, const void* source, i64 bytes) const {

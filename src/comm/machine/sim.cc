@@ -1,68 +1,26 @@
 #include "comm/machine/sim.h"
 
 #include <fmt/format.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
 #include "base/mix.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define WEFT_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WEFT_ASAN 1
-#endif
-#endif
-#if defined(WEFT_ASAN)
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "device/fibre.h"
 
 namespace weft {
-namespace {
 
-#if defined(WEFT_ASAN)
-constexpr size_t kStackBytes = 256 << 10;
-#else
-constexpr size_t kStackBytes = 64 << 10;
-#endif
-
-// Tells AddressSanitizer that the stack changes; nothing otherwise.
-void start_switch([[maybe_unused]] void** kept, [[maybe_unused]] const void* bottom, [[maybe_unused]] size_t size) {
-#if defined(WEFT_ASAN)
-  __sanitizer_start_switch_fiber(kept, bottom, size);
-#endif
-}
-void finish_switch([[maybe_unused]] void* kept, [[maybe_unused]] const void** bottom, [[maybe_unused]] size_t* size) {
-#if defined(WEFT_ASAN)
-  __sanitizer_finish_switch_fiber(kept, bottom, size);
-#endif
-}
-
-}  // namespace
-
-struct SimWorld::Fibre {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
+struct SimWorld::Lane {
   int rank, cta, lane;
-  bool done = false;
+  std::unique_ptr<Fibre> fibre;
   // What it waits for; null = nothing. The condition lies on the fibre's own stack.
   bool (*ready)(void*) = nullptr;
   void* condition = nullptr;
   const char* what = "";
-  void* fake_stack = nullptr;
 };
 
-struct SimWorld::Home {
-  ucontext_t context;
-  void* fake_stack = nullptr;
-  const void* stack_bottom = nullptr;
-  size_t stack_size = 0;
-};
-
-SimWorld::SimWorld(const SimOptions& options) : options_(options), home_(std::make_unique<Home>()) {
+SimWorld::SimWorld(const SimOptions& options) : options_(options) {
   WEFT_CHECK(options.ranks >= 1 && options.ctas >= 1 && options.lanes >= 1 && options.arena_bytes % 16 == 0);
   state_ = options.seed * 0x9e3779b97f4a7c15u + 1;
   constexpr u32 kPaces[] = {2, 4, 16, 64};  // the last one drains almost only when everybody waits
@@ -133,91 +91,72 @@ void SimWorld::fail(std::string what) {
 
 std::string SimWorld::waiting() const {
   std::string text;
-  for (const auto& fibre : fibres_) {
-    if (fibre->done || fibre->lane != 0) continue;
-    text += fmt::format("{}rank {} cta {} {}", text.empty() ? "" : ", ", fibre->rank, fibre->cta, fibre->what);
+  for (const auto& lane : lanes_) {
+    if (lane->fibre->done() || lane->lane != 0) continue;
+    text += fmt::format("{}rank {} cta {} {}", text.empty() ? "" : ", ", lane->rank, lane->cta, lane->what);
   }
   return text;
 }
 
-void SimWorld::enter(unsigned low, unsigned high) {
-  auto* world = reinterpret_cast<SimWorld*>(u64(low) | u64(high) << 32);
-  finish_switch(nullptr, &world->home_->stack_bottom, &world->home_->stack_size);
-  Fibre& fibre = *world->running_;
-  {
-    SimMachine machine(*world, fibre.rank, fibre.cta, fibre.lane);
-    (*world->body_)(machine);
-  }
-  fibre.done = true;
-  start_switch(nullptr, world->home_->stack_bottom, world->home_->stack_size);
-  ::swapcontext(&fibre.context, &world->home_->context);
-}
-
-void SimWorld::resume(Fibre& fibre) {
-  running_ = &fibre;
-  start_switch(&home_->fake_stack, fibre.stack.get(), kStackBytes);
-  ::swapcontext(&home_->context, &fibre.context);
-  finish_switch(home_->fake_stack, nullptr, nullptr);
+void SimWorld::resume(Lane& lane) {
+  running_ = &lane;
+  lane.fibre->resume();
   running_ = nullptr;
 }
 
 void SimWorld::yield() {
-  Fibre& fibre = *running_;
-  start_switch(&fibre.fake_stack, home_->stack_bottom, home_->stack_size);
-  ::swapcontext(&fibre.context, &home_->context);
-  finish_switch(fibre.fake_stack, nullptr, nullptr);
+  running_->fibre->give_way();
 }
 
 template <class Ready>
 bool SimWorld::wait(const char* what, Ready&& ready) {
-  Fibre& fibre = *running_;
+  Lane& lane = *running_;
   while (found_.empty() && !ready()) {
-    fibre.condition = &ready;
-    fibre.ready = [](void* condition) { return (*static_cast<std::remove_reference_t<Ready>*>(condition))(); };
-    fibre.what = what;
+    lane.condition = &ready;
+    lane.ready = [](void* condition) { return (*static_cast<std::remove_reference_t<Ready>*>(condition))(); };
+    lane.what = what;
     yield();
-    fibre.ready = nullptr;
+    lane.ready = nullptr;
   }
   return found_.empty();
 }
 
-SimWorld::Fibre* SimWorld::make_fibre(int index) {
-  auto fibre = std::make_unique<Fibre>();
-  fibre->lane = index % options_.lanes;
-  fibre->cta = index / options_.lanes % options_.ctas;
-  fibre->rank = index / options_.lanes / options_.ctas;
-  fibre->stack.reset(new char[kStackBytes]);
-  ::getcontext(&fibre->context);
-  fibre->context.uc_stack.ss_sp = fibre->stack.get();
-  fibre->context.uc_stack.ss_size = kStackBytes;
-  fibre->context.uc_link = nullptr;
-  ::makecontext(&fibre->context, reinterpret_cast<void (*)()>(&SimWorld::enter), 2, unsigned(u64(this)),
-                unsigned(u64(this) >> 32));
-  fibres_.push_back(std::move(fibre));
-  return fibres_.back().get();
+SimWorld::Lane* SimWorld::make_lane(int index) {
+  auto lane = std::make_unique<Lane>();
+  lane->lane = index % options_.lanes;
+  lane->cta = index / options_.lanes % options_.ctas;
+  lane->rank = index / options_.lanes / options_.ctas;
+  lane->fibre = std::make_unique<Fibre>([this, own = lane.get()] {
+    SimMachine machine(*this, own->rank, own->cta, own->lane);
+    (*body_)(machine);
+  });
+  lanes_.push_back(std::move(lane));
+  return lanes_.back().get();
 }
 
 std::string SimWorld::run(const std::function<void(SimMachine&)>& body) {
   body_ = &body;
-  std::vector<Fibre*> live;
-  for (int i = 0; i < options_.ranks * options_.ctas * options_.lanes; ++i) live.push_back(make_fibre(i));
-  const auto blocked = [&](Fibre* f) { return f->ready != nullptr && found_.empty() && !f->ready(f->condition); };
+  std::vector<Lane*> live;
+  for (int i = 0; i < options_.ranks * options_.ctas * options_.lanes; ++i) live.push_back(make_lane(i));
+  const auto blocked = [&](Lane* lane) {
+    return lane->ready != nullptr && found_.empty() && !lane->ready(lane->condition);
+  };
   for (size_t idle = 0; !live.empty();) {
     if (random(drain_one_in_) == 0) drain_one();
     const size_t pick = random(u32(live.size()));
-    Fibre* fibre = live[pick];
-    if (fibre->rank == slow_rank_ && random(8) != 0 && idle < live.size()) {
+    Lane* lane = live[pick];
+    if (lane->rank == slow_rank_ && random(8) != 0 && idle < live.size()) {
       ++idle;
       continue;
     }
-    if (blocked(fibre)) {
+    if (blocked(lane)) {
       if (++idle < 2 * live.size() || drain_one()) continue;
       if (std::all_of(live.begin(), live.end(), blocked)) fail("deadlock: " + waiting());
       continue;
     }
     idle = 0;
-    resume(*fibre);
-    if (fibre->done) live.erase(live.begin() + i64(pick));
+    resume(*lane);
+    if (lane->fibre->done()) live.erase(live.begin() + i64(pick));
   }
   while (drain_one()) {
   }

@@ -40,7 +40,7 @@ class SimWorld {
 
  private:
   friend class SimMachine;
-  struct Fibre;
+  struct Lane;
 
   static constexpr int kHistory = 3;  // values that a stale load may still return
   struct Word {
@@ -79,7 +79,7 @@ class SimWorld {
   void commit(const Store& store, const Cta& by);
   bool drain_one();
   bool drain_from(Cta& cta);
-  void resume(Fibre& fibre);
+  void resume(Lane& lane);
   void yield();
   void fail(std::string what);
   std::string waiting() const;
@@ -88,8 +88,7 @@ class SimWorld {
   bool wait(const char* what, Ready&& ready);
   u16 writer_of(const Cta& cta) const { return u16(&cta - ctas_.data() + 1); }
   Cta& cta_of(int rank, int cta) { return ctas_[size_t(rank * options_.ctas + cta)]; }
-  Fibre* make_fibre(int index);
-  static void enter(unsigned low, unsigned high);
+  Lane* make_lane(int index);
 
   const SimOptions options_;
   u64 state_;  // of random()
@@ -100,12 +99,10 @@ class SimWorld {
   std::vector<std::vector<Word>> memory_;
   std::vector<Cta> ctas_;
   std::vector<Boundary> boundaries_;  // per rank
-  std::vector<std::unique_ptr<Fibre>> fibres_;
-  Fibre* running_ = nullptr;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  Lane* running_ = nullptr;
   const std::function<void(SimMachine&)>* body_ = nullptr;
   std::string found_;
-  struct Home;
-  std::unique_ptr<Home> home_;
 };
 
 class SimMachine {

@@ -1,7 +1,15 @@
-// PTX memory operations named by order and scope. Nothing else in weft writes asm for loads, stores and fences.
+// PTX memory operations named by order and scope, and the order of grids: what kernels need that the emulator
+// (device/emulator/emulator.h) runs on CPUs. Nothing else in weft writes asm for loads, stores and fences.
 // Source: PTX ISA 9.0, sections "ld", "st", "membar/fence" and "Memory Consistency Model".
 #pragma once
 #include "base/types.h"
+
+#if defined(WEFT_EMULATOR)
+#include "device/emulator/ptx.h"
+#else
+
+// Declares the CTA's dynamic shared memory, bytes at 16-byte alignment, in a kernel.
+#define WEFT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) std::byte name[]
 
 namespace weft::ptx {
 
@@ -109,4 +117,23 @@ __device__ __forceinline__ u64 globaltimer_ns() {
   return now;
 }
 
+// Between two looks of a wait.
+__device__ __forceinline__ void pause() {}
+
+// Grids of one stream that overlap ("griddepcontrol"); on GPUs before Hopper they do not, and nothing is to be done.
+// Once every CTA has called this or ended, the next kernel of the stream may start, if launched with
+// LaunchShape::early.
+__device__ __forceinline__ void launch_dependents() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Returns once the kernels before on the stream have ended and what they wrote is visible.
+__device__ __forceinline__ void wait_for_previous_grid() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 }  // namespace weft::ptx
+#endif

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "base/dtype.h"
+#include "device/cuda/ptx.cuh"
 
 namespace weft::ptx {
 
@@ -126,21 +127,6 @@ __device__ __forceinline__ void registers_shrink() {
 template <int Registers>
 __device__ __forceinline__ void registers_grow() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-
-// ---- grids of one stream that overlap: griddepcontrol; on GPUs before Hopper they do not, and nothing is to be done
-// ---- Once every CTA has called this or ended, the next kernel of the stream may start, if launched with
-// LaunchShape::early.
-__device__ __forceinline__ void launch_dependents() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-// Returns once the kernels before on the stream have ended and what they wrote is visible.
-__device__ __forceinline__ void wait_for_previous_grid() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }
 
 }  // namespace weft::ptx

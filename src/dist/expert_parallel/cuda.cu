@@ -4,8 +4,7 @@
 
 #include "device/cuda/nvtx.cuh"
 #include "dist/exchange/cuda_tiles.h"
-#include "dist/expert_parallel/cuda_combine.cuh"
-#include "dist/expert_parallel/cuda_dispatch.cuh"
+#include "dist/expert_parallel/cuda_calls.cuh"
 #include "dist/expert_parallel/plan.h"
 #include "ops/gemm/gemm.cuh"
 
@@ -13,19 +12,6 @@ namespace weft::ep {
 namespace {
 
 constexpr const char *kDispatch = "dispatch", *kCombine = "combine";
-
-// x: u8 = as it is; unroll: up to 4 / its bytes.
-auto dispatch_kernel_of(DType x, int unroll) {
-  if (x == DType::kF32) return ep_dispatch_kernel<float, 1>;
-  if (x == DType::kBF16) return unroll == 1 ? ep_dispatch_kernel<bf16, 1> : ep_dispatch_kernel<bf16, 2>;
-  if (x == DType::kF16) return unroll == 1 ? ep_dispatch_kernel<f16, 1> : ep_dispatch_kernel<f16, 2>;
-  return unroll == 1 ? ep_dispatch_kernel<u8, 1> : unroll == 2 ? ep_dispatch_kernel<u8, 2> : ep_dispatch_kernel<u8, 4>;
-}
-template <class T>
-auto combine_kernel_of(bool exact, int unroll) {
-  if (exact) return unroll == 1 ? ep_combine_kernel<T, true, 1> : ep_combine_kernel<T, true, 2>;
-  return unroll == 1 ? ep_combine_kernel<T, false, 1> : ep_combine_kernel<T, false, 2>;
-}
 
 // A CTA for each expert.
 __global__ void __launch_bounds__(256) map_rows_kernel(const i32* begins, i32 capacity, i32* map) {
@@ -96,10 +82,6 @@ Status expect_turn(const char* op, bool sent, bool send) {
 // A tensor without rows may have no address.
 bool given(const TensorView& view) {
   return view.shape.rank() > 0;
-}
-
-bool in_words(const TensorView& view, i64 row_bytes) {
-  return (reinterpret_cast<uintptr_t>(view.data) | uintptr_t(row_bytes)) % 16 == 0;
 }
 
 }  // namespace
@@ -232,42 +214,18 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   return comm_->status();
 }
 
+CudaCallPlace CudaAllToAll::call_place(const char* op) {
+  return {comm_->peers(op), wire_, buffers_, route_, report_.as<CudaReport>(), comm_->max_ctas()};
+}
+
 Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int phases) {
   const NvtxRange range{kDispatch};
-  const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0, scaled = wire_.scale_bytes > 0;
+  const bool send = (phases & kSend) != 0, receive = (phases & kReceive) != 0;
   WEFT_TRY(check(a));
   WEFT_TRY(expect_turn(kDispatch, dispatch_sent_, send));
-  const i64 m = a.indices.dim(0);
-  dispatched_tokens_ = m;
-  CudaDispatchParams p{};
-  p.peers = comm_->peers(kDispatch);
-  p.wire = wire_;
-  p.buffers = buffers_;
-  p.route = route_;
-  p.report = report_.as<CudaReport>();
-  p.grid = plan_cuda_dispatch(wire_, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), send, receive,
-                              int(dtype_bytes(x_dtype(a.x), 1)));
-  p.send = send;
-  p.receive = receive;
-  p.x = a.x.data;
-  p.x_stride = a.x.byte_strides[0];
-  p.indices = a.indices.as<i32>();
-  p.indices_in_words = in_words(a.indices, wire_.per_token * i64(sizeof(i32)));
-  p.weights = wire_.exact ? nullptr : a.weights.as<float>();
-  p.tokens = u32(m);
-  p.bound = a.bound_m;
-  p.counts = a.out_num_tokens.as<i32>();
-  p.expert_x = a.expert_x.data;
-  if (scaled) {
-    if (!options_.cast_x_to_fp8) {
-      p.scales = a.x_scale.data;
-      p.scale_stride = a.x_scale.byte_strides[0];
-      p.scales_in_words = in_words(a.x_scale, p.scale_stride);
-    }
-    p.expert_scales = a.expert_x_scale.data;
-    p.expert_scales_in_words = in_words(a.expert_x_scale, wire_.scale_bytes);
-  }
-  WEFT_TRY(launch(kDispatch, dispatch_kernel_of(x_dtype(a.x), p.grid.unroll),
+  dispatched_tokens_ = a.indices.dim(0);
+  const CudaDispatchParams p = dispatch_params(call_place(kDispatch), options_, a, send, receive);
+  WEFT_TRY(launch(kDispatch, dispatch_kernel_of(travelling_as(options_, a.x), p.grid.unroll),
                   {.grid = unsigned(p.grid.ctas),
                    .block = kCudaThreads,
                    .shared_bytes = size_t(p.grid.shared_bytes),
@@ -309,27 +267,8 @@ Status CudaAllToAll::combine(cudaStream_t stream, const CombineArgs& a, int phas
   const NvtxRange range{kCombine};
   WEFT_TRY(check(a));
   WEFT_TRY(expect_turn(kCombine, combine_sent_, (phases & kSend) != 0));
-  const i64 m = a.indices.dim(0);
-  CudaCombineParams p{};
-  p.peers = comm_->peers(kCombine);
-  p.wire = wire_;
-  // Narrower rows lie closer together. Readers clear what they read, so calls of different types may follow each other.
-  p.wire.y_words = int(dtype_bytes(a.expert_y.dtype, a.out.dim(1)) / 16);
-  p.buffers = buffers_;
-  p.route = route_;
-  p.send = (phases & kSend) != 0;
-  p.receive = (phases & kReceive) != 0;
-  p.grid = plan_cuda_combine(p.wire, int(divide_up(m, wire_.dp_size)), comm_->max_ctas(), p.send, p.receive);
-  p.y = a.expert_y.as<const Word>();
-  p.packed = a.expert_y.shape.rank() == 2;
-  p.indices = a.indices.as<i32>();
-  p.weights = a.weights.as<float>();
-  p.weights_known = weights_known_;
-  p.tokens = int(m);
-  p.out = a.out.data;
-  p.out_stride = a.out.byte_strides[0];
-  p.out_dtype = a.out.dtype;
-  p.accumulate = a.accumulate;
+  const CudaCombineParams p =
+      combine_params(call_place(kCombine), a, weights_known_, (phases & kSend) != 0, (phases & kReceive) != 0);
   WEFT_TRY(with_element(a.expert_y.dtype, [&](auto element) {
     return launch(kCombine, combine_kernel_of<decltype(element)>(wire_.exact, p.grid.unroll),
                   {.grid = unsigned(p.grid.ctas), .block = kCudaThreads, .early = early()}, stream, p);

@@ -5,8 +5,7 @@
 
 namespace weft::ep {
 
-struct CudaDispatchParams;
-struct CudaCombineParams;
+struct CudaCallPlace;
 
 // As AllToAll of expert_parallel.h, with memory on this rank's GPU and on a stream. Differences:
 // - x, x_scale, expert_x, expert_y and out: 16-byte aligned rows (x_scale and expert_x_scale: 4-byte); hidden_dim_bytes
@@ -67,7 +66,7 @@ class CudaAllToAll {
   Status allocate();
   // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
   bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }
-  DType x_dtype(const TensorView& x) const { return options_.cast_x_to_fp8 ? x.dtype : DType::kU8; }
+  CudaCallPlace call_place(const char* op);
   Status check(const DispatchArgs& args) const;
   Status check(const CombineArgs& args) const;
   Status dispatch(cudaStream_t stream, const DispatchArgs& args, int phases);

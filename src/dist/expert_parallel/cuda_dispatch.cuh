@@ -413,7 +413,7 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
 template <class X, int kUnroll>
 __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __grid_constant__ CudaDispatchParams p) {
   using namespace dispatch_detail;
-  extern __shared__ __align__(16) std::byte shared[];
+  WEFT_DYNAMIC_SHARED(shared);
   __shared__ int tokens[kMostCudaRanks], sizes[kMostCudaRanks];
   const CudaWire& w = p.wire;
   const int cta = int(blockIdx.x), movers = p.grid.movers(), pushers = p.grid.pushers;

@@ -1,10 +1,11 @@
 // The elements of 16-byte words of rows: widened to fp32, rounded, cast to fp8.
 #pragma once
+#include <bit>
 #include <type_traits>
 
 #include "base/dtype.h"
 #include "dist/expert_parallel/cuda_plan.h"
-#include "ops/quantise/quantise.cuh"
+#include "ops/quantise/fp8_block.cuh"
 
 namespace weft::ep {
 
@@ -22,15 +23,23 @@ __device__ __forceinline__ void widen_word(const Word& word, float (&out)[kEleme
       out[2 * i] = __uint_as_float(parts[i] << 16);
       out[2 * i + 1] = __uint_as_float(parts[i] & 0xffff0000u);
     } else {
+#if defined(WEFT_EMULATOR)
+      out[2 * i] = float(std::bit_cast<f16>(u16(parts[i])));
+      out[2 * i + 1] = float(std::bit_cast<f16>(u16(parts[i] >> 16)));
+#else
       asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %2; cvt.f32.f16 %0, lo; cvt.f32.f16 %1, hi;}"
           : "=f"(out[2 * i]), "=f"(out[2 * i + 1])
           : "r"(parts[i]));
+#endif
     }
   }
 }
 // Two elements rounded to T, the first in the low half.
 template <class T>
 __device__ __forceinline__ u32 round_pair(float first, float second) {
+#if defined(WEFT_EMULATOR)
+  return T(first).bits | u32(T(second).bits) << 16;
+#else
   u32 pair;
   if constexpr (std::is_same_v<T, bf16>) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
@@ -38,6 +47,7 @@ __device__ __forceinline__ u32 round_pair(float first, float second) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
   }
   return pair;
+#endif
 }
 template <class T>
 __device__ __forceinline__ Word round_word(const float (&sums)[kElements<T>]) {

@@ -2,7 +2,6 @@
 // that lets them be used again.
 #pragma once
 #include "comm/machine/cuda_peers.cuh"
-#include "device/cuda/sm90.cuh"
 #include "dist/expert_parallel/cuda_plan.h"
 
 namespace weft::ep {
@@ -47,8 +46,10 @@ __device__ __forceinline__ void warm_parameters(const Params& p) {
 // Keeps the compiler from computing a number later than here: what is known before the kernel before has ended costs
 // nothing, and a hundred instructions of one warp take a quarter of a microsecond.
 template <class... Numbers>
-__device__ __forceinline__ void settle(Numbers&... numbers) {
+__device__ __forceinline__ void settle([[maybe_unused]] Numbers&... numbers) {
+#if !defined(WEFT_EMULATOR)
   (..., [&] { asm volatile("" : "+r"(numbers)); }());
+#endif
 }
 __device__ __forceinline__ int warp_of_cta() {
   return int(threadIdx.x) / 32;

@@ -19,7 +19,7 @@ __device__ __forceinline__ Fp8Factors fp8_factors(u32 largest) {
 
 // Source: PTX ISA 9.0, "cvt"; there from compute capability 8.9 on.
 __device__ __forceinline__ u32 e4m3_pair(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+#if defined(WEFT_EMULATOR) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890)
   return e4m3_from_float(low) | u32(e4m3_from_float(high)) << 8;
 #else
   u16 pair;
