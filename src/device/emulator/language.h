@@ -31,6 +31,9 @@ struct EmulatedIndex {
 };
 inline thread_local EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
