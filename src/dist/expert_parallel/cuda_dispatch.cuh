@@ -9,20 +9,40 @@
 namespace weft::ep {
 namespace dispatch_detail {
 
-// In shared memory. `before` and `after`: tokens of a (source, local expert) before and after those of this CTA;
-// `mask`: those of this CTA.
+// What a CTA knows of the routing, in shared memory. `bits` [local, row_words]: of every local expert, which of the tokens
+// that the CTA holds want it, in the order (source, token), `mask_words` a source. `ids` [tokens held, ranks, id_words]:
+// their indices, four of 16 bits. It holds all tokens (`whole`) or those of its own rows, and then `before` and `after`
+// [local, ranks] are the numbers of tokens that come before and after these at their source.
 struct Counts {
-  u32 *before, *after, *mask;
-  i32* ids;             // [tokens of this CTA, ranks, per_token]
+  u32* bits;
+  uint2* ids;
+  u32 *before, *after;
   int *tokens, *sizes;  // [ranks]: of each source's group; what it sends
-  int local, mask_words;
+  int local, ranks, mask_words, row_words;
+  bool whole;
 
-  __device__ __forceinline__ u32* mask_of(int pair) const { return mask + pair * mask_words; }
-  __device__ __forceinline__ u32 all(int pair) const {
-    u32 sum = before[pair] + after[pair];
+  __device__ __forceinline__ u32 others(const u32* counts, int expert, int sources) const {
+    u32 sum = 0;
+    if (whole) return sum;
 #pragma unroll 1
-    for (int i = 0; i < mask_words; ++i) sum += u32(__popc(mask_of(pair)[i]));
+    for (int s = 0; s < sources; ++s) sum += counts[expert * ranks + s];
     return sum;
+  }
+  // Tokens held that want it and come before bit `bit`.
+  __device__ __forceinline__ u32 held(int expert, int bit) const {
+    const uint4* words = reinterpret_cast<const uint4*>(bits + expert * row_words);
+    u32 sum = 0;
+#pragma unroll 1
+    for (int left = bit; left > 0; left -= 128, ++words) {
+      const uint4 four = *words;
+      const auto below = [&](u32 word, int rest) { return u32(__popc(rest < 32 ? word & ((1u << rest) - 1) : word)); };
+      sum += below(four.x, max(left, 0)) + below(four.y, max(left - 32, 0)) + below(four.z, max(left - 64, 0)) +
+             below(four.w, max(left - 96, 0));
+    }
+    return sum;
+  }
+  __device__ __forceinline__ u32 all(int expert) const {
+    return held(expert, row_words * 32) + others(before, expert, ranks) + others(after, expert, ranks);
   }
 };
 
@@ -30,40 +50,54 @@ __device__ __forceinline__ const Word* quad_at(const CudaDispatchParams& p, int 
   return p.peers.at(p.buffers.ids_at(p.wire, epoch & 1, source, 0), p.peers.rank) + number;
 }
 
-// The first quads, one per thread, before it is known how many each source has: whichever comes first, the quad or the
-// word that there is no such token. Threads of the first quads learn the sizes. True = there is a quad.
-__device__ __forceinline__ bool await_first(const CudaDispatchParams& p, int source, int number, u32 epoch,
-                                            const Counts& c, Word& quad) {
+// This thread's first quads, `step` apart, before it is known how many its source has: whichever comes first, a quad or the
+// word that there is no such token. Threads of the first quads learn the sizes. Bit q = there is quad q.
+constexpr int kFirstQuads = CudaDispatchGrid::kFirstQuads;
+__device__ __forceinline__ u32 await_first(const CudaDispatchParams& p, int source, int number, u32 epoch,
+                                           const Counts& c, Word (&quads)[kFirstQuads]) {
   const CudaWire& w = p.wire;
   const sym<u64> header_word = p.buffers.header_at(w, epoch & 1, source);
   const u64* header = p.peers.at(header_word, p.peers.rank);
   const Word* from = quad_at(p, source, number, epoch);
-  bool here = false, empty = false;
+  const int step = int(p.grid.first_quads.value);
+  u32 missing = 0, here = 0;
+#pragma unroll
+  for (int q = 0; q < kFirstQuads; ++q)
+    if (number + q * step < w.source_tokens * w.id_words) missing |= 1u << q;
   wait_until(p.peers.fault, {source, header_word.offset, epoch}, [&](u32& seen) {
     const u64 told = ptx::ld_relaxed_sys(header);
-    quad = peek_word(from);
-    here = has_tag(quad, epoch);
+#pragma unroll
+    for (int q = 0; q < kFirstQuads; ++q)
+      if (missing >> q & 1) quads[q] = peek_word(from + q * step);
     seen = u32(told >> 32);
     const bool known = has_tag(told, epoch);
     const int tokens = known ? min(int(u32(told)), w.max_tokens) : 0, size = w.run_size(source, tokens);
-    empty = known && number >= size * w.id_words;
     if (known && number == 0) {
       c.tokens[source] = tokens;
       c.sizes[source] = size;
     }
-    return empty || (here && (known || number > 0));
+#pragma unroll
+    for (int q = 0; q < kFirstQuads; ++q) {
+      if ((missing >> q & 1) == 0) continue;
+      const bool none = known && number + q * step >= size * w.id_words;
+      if (none || has_tag(quads[q], epoch)) missing &= ~(1u << q);
+      if (!none && has_tag(quads[q], epoch)) here |= 1u << q;
+    }
+    return missing == 0 && (known || number > 0);
   });
-  return here && !empty;
+  return here;
 }
 
-struct Span {  // rows in the order (token, source), as pieces; this CTA's
+struct Span {  // rows in the order (token, source), as pieces; this CTA's, and the tokens that it holds
   int begin, end, first_token, last_token;
 };
 // Where every source sends up to `most` tokens.
 __device__ __forceinline__ Span span_of(const CudaDispatchParams& p, int most, int cta) {
   const int items = most * int(p.grid.token_pieces.value), each = span_items(p, most);
   Span span{min(cta * each, items), min((cta + 1) * each, items), 0, 0};
-  if (span.begin < span.end) {
+  if (p.grid.whole) {
+    span.last_token = p.wire.source_tokens;
+  } else if (span.begin < span.end) {
     span.first_token = p.grid.token_pieces.quotient(span.begin);
     span.last_token = p.grid.token_pieces.quotient(span.end - 1) + 1;
   }
@@ -75,36 +109,34 @@ __device__ __forceinline__ void count_quad(const CudaDispatchParams& p, const Co
   const CudaWire& w = p.wire;
   const int first_expert = w.experts_begin(p.peers.rank);
   if (number < span.first_token * w.id_words || number >= span.last_token * w.id_words) {
-    u32* counts = (number < span.first_token * w.id_words ? c.before : c.after) + source * c.local;
+    u32* counts = (number < span.first_token * w.id_words ? c.before : c.after) + source;
 #pragma unroll
     for (int j = 0; j < 4; ++j)  // kNoId is never among the local experts
-      if (const u32 expert = id_of(quad, j) - u32(first_expert); expert < u32(c.local)) atomicAdd(counts + expert, 1u);
+      if (const u32 expert = id_of(quad, j) - u32(first_expert); expert < u32(c.local))
+        atomicAdd(counts + int(expert) * w.ranks, 1u);
     return;
   }
-  const int token = w.by_id_words.quotient(number), first = (number - token * w.id_words) * 4;
-  const int at = token - span.first_token;
-  u32* mask = c.mask_of(source * c.local) + at / 32;
-  i32* kept = c.ids + (at * w.ranks + source) * w.per_token + first;
+  const int token = w.by_id_words.quotient(number), at = token - span.first_token;
+  c.ids[(at * w.ranks + source) * w.id_words + number - token * w.id_words] = {u32(quad.lo), u32(quad.hi)};
+  u32* bits = c.bits + source * c.mask_words + at / 32;
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const u32 id = id_of(quad, j), expert = id - u32(first_expert);
-    if (first + j < w.per_token) kept[j] = i32(id);
-    if (expert < u32(c.local)) atomicOr(mask + int(expert) * c.mask_words, 1u << at % 32);
-  }
+  for (int j = 0; j < 4; ++j)
+    if (const u32 expert = id_of(quad, j) - u32(first_expert); expert < u32(c.local))
+      atomicOr(bits + int(expert) * c.row_words, 1u << at % 32);
 }
 
-// The number of earlier rows of its expert is a row's place.
+// The number of earlier rows of its expert is a row's place. Index `j` of a token held.
 __device__ __forceinline__ i32 place_of(const CudaDispatchParams& p, const Counts& c, const Span& span, int source,
-                                        int token, u32 id) {
-  const u32 expert = id - u32(p.wire.experts_begin(p.peers.rank));
-  if (expert >= u32(c.local)) return kElsewhere;
-  const int pair = source * c.local + int(expert), at = token - span.first_token;
-  u32 earlier = c.before[pair] + u32(__popc(c.mask_of(pair)[at / 32] & ((1u << at % 32) - 1)));
-#pragma unroll 1
-  for (int i = 0; i < at / 32; ++i) earlier += u32(__popc(c.mask_of(pair)[i]));
-#pragma unroll 1
-  for (int s = 0; s < source; ++s) earlier += c.all(s * c.local + int(expert));
-  return earlier < u32(p.wire.capacity) ? i32(expert) * p.wire.capacity + i32(earlier) : kDropped;
+                                        int token, int j) {
+  const CudaWire& w = p.wire;
+  const int at = token - span.first_token;
+  const u32 id = reinterpret_cast<const u16*>(c.ids + (at * w.ranks + source) * w.id_words)[j];
+  const u32 local = id - u32(w.experts_begin(p.peers.rank));
+  if (local >= u32(c.local)) return kElsewhere;
+  const int expert = int(local);
+  const u32 earlier = c.held(expert, source * c.mask_words * 32 + at) + c.others(c.before, expert, source + 1) +
+                      c.others(c.after, expert, source);
+  return earlier < u32(w.capacity) ? expert * w.capacity + i32(earlier) : kDropped;
 }
 
 // By the clerk: counts, where the experts' rows begin, and what was found wrong.
@@ -119,10 +151,7 @@ __device__ __forceinline__ void tell_counts(const CudaDispatchParams& p, const C
 #pragma unroll 1
   for (int base = 0; base < c.local; base += kCudaThreads) {
     const int expert = base + int(threadIdx.x);
-    u32 came = 0;
-    if (expert < c.local)
-#pragma unroll 1
-      for (int s = 0; s < w.ranks; ++s) came += c.all(s * c.local + expert);
+    const u32 came = expert < c.local ? c.all(expert) : 0;
     const int kept = int(min(came, u32(w.capacity)));
     int sum = kept;  // of this and the lower lanes
 #pragma unroll
@@ -154,11 +183,8 @@ __device__ __forceinline__ void tell_counts(const CudaDispatchParams& p, const C
   if (c.local == 0) p.route.begins[0] = 0;
   if (dropped > 0) {
     const int expert = int(last_over) - 1;
-    u32 came = 0;
-#pragma unroll 1
-    for (int s = 0; s < w.ranks; ++s) came += c.all(s * c.local + expert);
     report->expert = u32(w.experts_begin(p.peers.rank) + expert);
-    report->rows = came;
+    report->rows = c.all(expert);
     report->dropped = report->dropped + dropped;
   }
   const u32 wanted = p.bound != nullptr ? *p.bound : p.tokens;
@@ -306,8 +332,7 @@ __device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own
     item += kCudaWarps;
     i32 place = kElsewhere;
     if (a.token < c.sizes[a.source] && lane < w.per_token) {
-      const int row = (a.token - span.first_token) * w.ranks + a.source;
-      place = place_of(p, c, span, a.source, a.token, u32(c.ids[row * w.per_token + lane]));
+      place = place_of(p, c, span, a.source, a.token, lane);
       if (a.group == 0) p.route.places[(i64(a.source) * w.source_tokens + a.token) * w.per_token + lane] = place;
     }
     const bool sent = __ballot_sync(~0u, place != kElsewhere) != 0;
@@ -379,18 +404,29 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
                                         u32 epoch, Taking<X, kUnroll>& taking) {
   const CudaWire& w = p.wire;
   const int source = p.grid.first_quads.quotient(int(threadIdx.x)), number = p.grid.first_quads.rest(int(threadIdx.x));
-  Word quad;
-  bool holds = false;
+  const int step = int(p.grid.first_quads.value);
+  Word quads[kFirstQuads];
+  u32 holds = 0;
   if (source == p.peers.rank) {
-    holds = number < own.count * w.id_words;
-    if (holds) quad = pack_quad(p, load_quad(p, own, number), epoch);
+#pragma unroll
+    for (int q = 0; q < kFirstQuads; ++q) {
+      if (number + q * step >= own.count * w.id_words) break;
+      quads[q] = pack_quad(p, load_quad(p, own, number + q * step), epoch);
+      holds |= 1u << q;
+    }
     if (number == 0) {
       c.tokens[source] = own.tokens;
       c.sizes[source] = own.count;
     }
   } else if (source < w.ranks && number < w.source_tokens * w.id_words) {
-    holds = await_first(p, source, number, epoch, c, quad);
+    holds = await_first(p, source, number, epoch, c, quads);
   }
+  const auto count_first = [&](const Span& span) {
+#pragma unroll
+    for (int q = 0; q < kFirstQuads; ++q)
+      if (holds >> q & 1) count_quad(p, c, span, source, number + q * step, quads[q]);
+  };
+  if (p.grid.whole) count_first(taking.span);  // which tokens are held does not depend on how many there are
   const bool clerk = cta == int(p.grid.takers.value);
   if (clerk && p.grid.herald == p.grid.clerk) hear_all(p, epoch);
   __syncthreads();  // sizes are known, counts are zero
@@ -398,9 +434,11 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
   if (most != taking.most) plan(p, most, cta, taking);  // seldom
   const Span& span = taking.span;
   if (span.begin >= span.end && !clerk) return;
-  if (holds) count_quad(p, c, span, source, number, quad);
-  if (source < w.ranks) count_the_rest(p, own, c, span, source, number + int(p.grid.first_quads.value), epoch);
-  __syncthreads();
+  if (!p.grid.whole) {
+    count_first(span);
+    if (source < w.ranks) count_the_rest(p, own, c, span, source, number + kFirstQuads * step, epoch);
+    __syncthreads();
+  }
   if (clerk) {
     tell_counts(p, c);
   } else {
@@ -423,17 +461,20 @@ __global__ void __launch_bounds__(kCudaThreads, 1) ep_dispatch_kernel(const __gr
   warm_parameters(p);
   Counts c;
   c.local = w.experts_begin(p.peers.rank + 1) - w.experts_begin(p.peers.rank);
+  c.ranks = w.ranks;
   c.mask_words = p.grid.mask_words;
+  c.row_words = p.grid.row_words;
+  c.whole = p.grid.whole;
   c.tokens = tokens;
   c.sizes = sizes;
-  const int pairs = w.ranks * c.local;
-  c.before = reinterpret_cast<u32*>(shared);
+  const int pairs = c.whole ? 0 : w.ranks * c.local;
+  c.bits = reinterpret_cast<u32*>(shared);
+  c.before = c.bits + c.local * c.row_words;
   c.after = c.before + pairs;
-  c.mask = c.after + pairs;
-  c.ids = reinterpret_cast<i32*>(c.mask + pairs * c.mask_words);
+  c.ids = reinterpret_cast<uint2*>(c.after + pairs);
   if (receives)
 #pragma unroll 1
-    for (int i = int(threadIdx.x); i < pairs * (2 + c.mask_words); i += kCudaThreads) c.before[i] = 0;
+    for (int i = int(threadIdx.x); i < c.local * c.row_words + 2 * pairs; i += kCudaThreads) c.bits[i] = 0;
   // So far as they can be known, before the kernel before has ended.
   const int senders = pushers > 0 ? pushers : movers;
   Own own = own_of(p, p.tokens);

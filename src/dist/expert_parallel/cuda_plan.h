@@ -114,15 +114,19 @@ struct CudaExchangeGrid {
 // multiprocessor's stores to peers; 0: all do both.
 // The herald tells and hears that the call has begun, the credit for reuse, which takes longer than few rows take: the
 // last CTA that only sends, otherwise a CTA behind the clerk, or the clerk where there is none.
+// A CTA that takes rows holds the indices of all tokens (`whole`), so that it counts before it knows how many there are, or
+// of those alone that its rows touch.
 struct CudaDispatchGrid : CudaExchangeGrid {
+  static constexpr int kFirstQuads = 2;
   int pushers = 0;
   int herald = 1;
   Divisor takers;        // the other movers, or all
   Divisor spans;         // takers that are to have work at once: tokens leave one for each of them in turn; or 1
   Divisor token_pieces;  // of all sources' rows of a token
-  Divisor first_quads;   // of each source: four indices, read before it is known how many there are
-  int mask_words = 1;    // tokens of each source that one CTA places, 32 to a word
-  i64 shared_bytes = 0;  // for that
+  Divisor first_quads;   // of each source, four indices each: kFirstQuads so many are read before it is known how many there are
+  bool whole = false;
+  int mask_words = 1, row_words = 4;  // tokens held of each source, 32 to a word; of all sources, in whole 16 bytes
+  i64 shared_bytes = 0;               // for that
 };
 // A piece of a row of combine: what a rank sums of it leaves for the token's source (row < sends: the sources after
 // this rank, in turn), or is received, with what the others send (the members of this rank's group, in turn).

@@ -78,7 +78,7 @@ TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
     for (const i64 most : {1, 9, 128, 4096})
       for (const int max_ctas : {2, 16, 132})
         for (const int phases : {1, 2, 3})
-          for (i64 tokens = 0; tokens <= most; tokens = tokens * 3 + 1) {
+          for (i64 tokens = 0; tokens <= most; tokens = tokens == 121 ? 128 : tokens * 3 + 1) {
             const auto wire = plan_cuda_wire(deepseek(most, ranks), {});
             ASSERT_TRUE(wire.ok());
             const bool send = phases % 2 == 1, receive = phases >= 2;
@@ -99,11 +99,19 @@ TEST(CudaExpertPlan, DispatchHoldsWhatItsCtasTouch) {
               const i64 begin = std::min(cta * each, items), end = std::min(begin + each, items);
               if (begin < end) touched = std::max(touched, (end - 1) / chunks / ranks + 1 - begin / chunks / ranks);
             }
-            ASSERT_LE(touched, d.mask_words * 32);
-            const i64 words = ranks * divide_up(256, ranks) * (2 + d.mask_words) + touched * ranks * 8;
-            if (receive) {
-              ASSERT_LE(words * 4, d.shared_bytes);
+            if (!receive) continue;
+            const i64 held = d.whole ? most : touched;
+            ASSERT_LE(held, d.mask_words * 32);
+            ASSERT_LE(ranks * d.mask_words, d.row_words);
+            ASSERT_EQ(d.row_words % 4, 0);
+            const i64 quads = wire->id_words, bits = divide_up(256, ranks) * d.row_words;
+            const i64 counts = d.whole ? 0 : divide_up(256, ranks) * ranks * 2;
+            ASSERT_LE((bits + counts) * 4 + held * ranks * quads * 8, d.shared_bytes);
+            if (d.whole) {
+              ASSERT_LE(most * quads, d.kFirstQuads * int(d.first_quads.value)) << "not all read by the first looks";
+              ASSERT_LE(ranks * int(d.first_quads.value), kCudaThreads);
             }
+            ASSERT_EQ(d.whole, most == 128 && ranks < 8 && tokens * ranks >= 256);
           }
 }
 
