@@ -177,14 +177,7 @@ Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, c
   WEFT_ASSIGN(params.source.a, bf16_tensor_map(a, Config::kM));
   WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kN));
   params.k_blocks = int((a.dim(1) + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {.rows = RankRows(a.dim(0), ranks),
-                     .rank = comm_->rank(),
-                     .ranks = ranks,
-                     .tiles_n = plan.gemm.tiles_n,
-                     .group = plan.gemm.group,
-                     .tiles = plan.gemm.tiles(),
-                     .parts = plan.parts,
-                     .part_rows = plan.part_rows};
+  params.schedule = {rs::Schedule<Config>::of(plan, a.dim(0), ranks, comm_->rank())};
   rs::Exchange<Config> exchange{};
   exchange.stage = chained ? copied_ : pushed_;
   exchange.slot_bytes = chained ? copy_slot_ : push_slot_;

@@ -15,8 +15,9 @@ constexpr std::array kTiles = {GemmTileShape{256, 160, 3}, GemmTileShape{256, 12
 void plan_way_back(CudaGemmRsPlan& plan, i64 rows, int ranks) {
   const int tile_rows = int(divide_up(rows, plan.gemm.tile.m));
   if (plan.variant == FusedVariant::kPush) {
-    plan.part_rows = std::max(1, plan.gemm.ctas / (plan.gemm.tiles_n * ranks));  // a wave
-    plan.parts = std::max(1, tile_rows / plan.part_rows);
+    const int wave_rows = std::max(1, plan.gemm.ctas / (plan.gemm.tiles_n * ranks));
+    plan.parts = std::clamp(tile_rows / wave_rows, 1, kRsMostParts);
+    plan.part_rows = std::max(wave_rows, tile_rows / plan.parts);
     return;
   }
   const int wave_rows = std::max(1, plan.gemm.ctas / plan.gemm.tiles_n), waves = tile_rows / wave_rows;

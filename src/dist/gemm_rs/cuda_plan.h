@@ -10,14 +10,16 @@ std::span<const GemmTileShape> cuda_gemm_rs_tiles();
 
 // A copy to one owner is cut into at most so many.
 inline constexpr int kRsMostChunks = 16;
+// gemm_ar's pushed rows come in at most so many parts.
+inline constexpr int kRsMostParts = 4;
 
 struct CudaGemmRsPlan {
   FusedVariant variant = FusedVariant::kSplit;
   bool few = false;         // push: the kernel for few rows, to which what follows means nothing
   GemmPlan gemm;            // tiles_m: of all owners; no tile spans two owners' rows
   int tiles_per_chunk = 0;  // copy: tiles of one owner that travel together, at most kRsMostChunks runs of them
-  // Of gemm_ar. Push: an owner's rows of tiles come part_rows at a time, own ones after the peers', so that finished
-  // rows leave while the next part is computed. Copy: the copy engine takes the first rows to the peers, as many rows
+  // Of gemm_ar. Push: an owner's rows of tiles come part_rows at a time, waves, so that finished rows leave while the
+  // next part is computed. Copy: the copy engine takes the first rows to the peers, as many rows
   // of tiles at a time, at most kRsMostChunks times; the kernel itself stores the last wave, or two.
   int parts = 1, part_rows = 1;
   int returned_chunks = 0, returned_rows = 1;  // returned_rows: of tiles, in each chunk

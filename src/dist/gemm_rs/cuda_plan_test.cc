@@ -27,6 +27,9 @@ TEST(CudaGemmRsPlan, GemmArsFinishedRowsGoBackBesideTheRest) {
   EXPECT_EQ(plan_of(512).parts, 1) << "one wave";
   EXPECT_EQ(plan_of(1024).parts, 2);
   EXPECT_EQ(plan_of(1024).part_rows, 1);
+  const CudaGemmRsPlan pushed = plan_cuda_gemm_rs(4096, 5120, 6400, 2, kSms, FusedVariant::kPush, true);
+  EXPECT_EQ(pushed.parts, 4) << "of 8 waves";
+  EXPECT_EQ(pushed.part_rows, 4);
   for (const auto& [m, waves] : {std::pair{2048, 0}, {4096, 1}, {8192, 2}, {16384, 6}}) {
     const CudaGemmRsPlan plan = plan_of(m);
     EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5})) << m;

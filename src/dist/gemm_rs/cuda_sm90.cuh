@@ -6,45 +6,16 @@
 #pragma once
 #include "dist/exchange/fused_crew.cuh"
 #include "dist/exchange/fused_element.cuh"
-#include "dist/exchange/rank_rows.h"
-#include "dist/gemm_rs/cuda_plan.h"
+#include "dist/gemm_rs/cuda_schedule.h"
 #include "ops/gemm/cuda_sm90.cuh"
 
 namespace weft::rs {
 
 template <class Config>
-struct Schedule {
-  struct At {
-    int n;         // tile column
-    int row;       // first row of the tile in a
-    int local;     // and in its owner's rows
-    int distance;  // of the owner from this rank, 1 to ranks; ranks = own
-    int pos;       // place among the owner's tiles: the same on all ranks
-    bool last;     // of this CTA
-  };
-  RankRows rows;
-  int rank, ranks, tiles_n, group;
-  int tiles;             // of all owners
-  int parts, part_rows;  // an owner's rows of tiles come part_rows at a time, the rest with the last part
-
+struct Schedule : GemmRsSchedule<Config::kM, Config::kN> {
+  using At = typename GemmRsSchedule<Config::kM, Config::kN>::At;
   __device__ __forceinline__ bool next(int turn, At& at) const {
-    int index = int(blockIdx.x) + turn * int(gridDim.x);
-    at.last = index + int(gridDim.x) >= tiles;
-    const int whole = ranks * part_rows * tiles_n, part = min(index / whole, parts - 1), first = part * part_rows;
-    index -= part * whole;
-    for (int d = 1; d <= ranks; ++d) {
-      const int owner = rank + d < ranks ? rank + d : rank + d - ranks;
-      const int tiles_m = part < parts - 1 ? part_rows : (rows.size(owner) + Config::kM - 1) / Config::kM - first;
-      if (index < tiles_m * tiles_n) {
-        const sm90::TileAt tile = sm90::grouped_tile(index, tiles_m, tiles_n, min(group, tiles_m));
-        const int local = (first + tile.m) * Config::kM;
-        at.n = tile.n, at.row = rows.begin(owner) + local, at.local = local;
-        at.distance = d, at.pos = first * tiles_n + index;
-        return true;
-      }
-      index -= tiles_m * tiles_n;
-    }
-    return false;
+    return this->tile(int(blockIdx.x) + turn * int(gridDim.x), int(gridDim.x), at);
   }
 };
 
@@ -345,7 +316,7 @@ struct Crew : FusedCrew {
       for (int i = 0; i < Config::kFragments; ++i, ++taken) {
         const int fragment = group * Config::kFragments + i;
         ptx::mbarrier_wait(&shared.staged[group], taken & 1);
-        if (!own && elected) push(at, i, group, staging, shared.epoch);
+        if (!own) push(at, i, group, staging, shared.epoch);
         if (own && delivery.returned(at)) delivery.keep<Config>(at, fragment, staging);
         if (own && !delivery.returned(at)) delivery.carry<Config, 32>(peers, at, fragment, staging);
         __syncwarp();
@@ -356,17 +327,24 @@ struct Crew : FusedCrew {
       if (elected) tell(at, group, shared.epoch);
     }
   }
-  // [lane] A peer's fragment, until it has left the staging.
+  // [warp] A peer's fragment, until it has left the staging.
   template <class At>
   __device__ __forceinline__ void push(const At& at, int fragment, int group, const std::byte* staging,
                                        u32 epoch) const {
-    const int owner = peers.after(at.distance);
-    if (fragment == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
+    const int owner = peers.after(at.distance), lane = threadIdx.x % 32;
+    if (fragment == 0 && lane == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
     std::byte* slot = exchange.copies() ? exchange.parked + (at.distance - 1) * exchange.slot_bytes
                                         : peers.at(exchange.from(peers.rank, epoch), owner);
-    ptx::bulk_store(slot + exchange.in_slot(at.pos, fragment, group), staging, Exchange<Config>::kRunBytes);
-    ptx::bulk_commit();
-    ptx::bulk_wait_read();
+    std::byte* to = slot + exchange.in_slot(at.pos, fragment, group);
+    if (exchange.copies()) {
+      if (lane == 0) ptx::bulk_store(to, staging, Exchange<Config>::kRunBytes);
+      ptx::bulk_commit();
+      ptx::bulk_wait_read();
+      return;
+    }
+#pragma unroll 4
+    for (int i = lane * 16; i < Exchange<Config>::kRunBytes; i += 32 * 16)
+      *reinterpret_cast<uint4*>(to + i) = *reinterpret_cast<const uint4*>(staging + i);
   }
   // [lane] That this multiplier's part of the tile is where it goes.
   template <class At>
