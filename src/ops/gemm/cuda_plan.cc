@@ -9,8 +9,11 @@ namespace weft {
 namespace {
 
 constexpr std::array kShapes = {
-    GemmTileShape{256, 200, 3}, GemmTileShape{256, 160, 3}, GemmTileShape{128, 256, 3}, GemmTileShape{128, 192, 4},
-    GemmTileShape{128, 160, 5}, GemmTileShape{128, 128, 5}, GemmTileShape{128, 96, 7},  GemmTileShape{128, 64, 8},
+    GemmTileShape{256, 200, 3},       GemmTileShape{256, 160, 3},       GemmTileShape{128, 256, 3},
+    GemmTileShape{128, 224, 3},       GemmTileShape{128, 216, 3},       GemmTileShape{128, 200, 4},
+    GemmTileShape{128, 192, 4},       GemmTileShape{128, 160, 5},       GemmTileShape{128, 128, 5},
+    GemmTileShape{128, 96, 7},        GemmTileShape{128, 80, 7},        GemmTileShape{128, 64, 8},
+    GemmTileShape{128, 200, 4, true}, GemmTileShape{128, 192, 4, true}, GemmTileShape{128, 160, 5, true},
 };
 
 // Clocks of one block of 64 along K, measured on H200s with all multiprocessors at work: 1.09 to 1.4 of what the matrix
@@ -22,6 +25,7 @@ struct BlockClocks {
 constexpr std::array kBlockClocks = {
     BlockClocks{256, 200, 1775}, BlockClocks{256, 160, 1453}, BlockClocks{256, 128, 1234},
     BlockClocks{128, 256, 1164}, BlockClocks{128, 192, 873},  BlockClocks{128, 160, 733},
+    BlockClocks{128, 80, 414}, BlockClocks{128, 144, 667}, BlockClocks{128, 168, 768}, BlockClocks{128, 176, 803}, BlockClocks{128, 200, 910}, BlockClocks{128, 208, 946}, BlockClocks{128, 216, 982}, BlockClocks{128, 224, 1018}, BlockClocks{256, 192, 1710},
     BlockClocks{128, 128, 600},  BlockClocks{128, 96, 472},   BlockClocks{128, 64, 356},
 };
 constexpr double kTileClocks = 475;  // the first loads and the store, beyond what other tiles hide
