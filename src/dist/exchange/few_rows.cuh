@@ -8,16 +8,6 @@
 
 namespace weft {
 
-// Words travel without flags and fences: a buffer holds kNothing until a word of two elements arrives, and whoever
-// has taken it puts kNothing back before the buffer's turn comes again. No rounded sum has these bits: the NaN that
-// cvt.rn gives is 0x7fff, of bf16 and of f16.
-inline constexpr u32 kNothing = ~0u;
-
-// Whether all four words have come.
-__device__ __forceinline__ bool is_whole(const uint4& words) {
-  return words.x != kNothing && words.y != kNothing && words.z != kNothing && words.w != kNothing;
-}
-
 // Counts calls, greets and hears all peers: see FusedCrew.
 struct FewRowsCrew : FusedCrew {
   bool alone;  // no other rank is on this GPU: CTAs that wait for this kernel to end would take its place

@@ -4,6 +4,16 @@
 
 namespace weft {
 
+// Words travel without flags and fences: a buffer holds kNothing until a word of two elements arrives, and whoever
+// has taken it puts kNothing back before the buffer's turn comes again. No rounded sum has these bits: the NaN that
+// cvt.rn gives is 0x7fff, of bf16 and of f16.
+inline constexpr u32 kNothing = ~0u;
+
+// Whether all four words have come.
+__device__ __forceinline__ bool is_whole(const uint4& words) {
+  return words.x != kNothing && words.y != kNothing && words.z != kNothing && words.w != kNothing;
+}
+
 struct FusedWords {
   ChainWords chain;
   sym<u32> hello;  // [ranks], a line apart: the call that the source has started
@@ -16,6 +26,7 @@ struct FusedExtra {
   u32 arrived;     // seen by the watcher: AG, chunks of x in the feeder's order; RS, own tiles with all partials
   u64 staged[2];   // RS, by multiplier: a fragment of a peer's tile is in the staging
   u64 drained[2];  // RS: and has been read out
+  u32 taken[2];    // RS, by multiplier: threads that have taken the words of an own tile
   __device__ __forceinline__ static FusedExtra& in(std::byte* extra) { return *reinterpret_cast<FusedExtra*>(extra); }
 };
 

@@ -65,24 +65,22 @@ Status CudaGemmRs::allocate() {
   split_rows_ = choice_.most_rows(FusedVariant::kSplit, shape_.max_m, ranks);
   push_rows_ = choice_.most_rows(FusedVariant::kPush, shape_.max_m, ranks);
   copy_rows_ = choice_.most_rows(FusedVariant::kCopy, shape_.max_m, ranks);
-  few_rows_ = std::min(push_rows_, kFewRows);
-  WEFT_TRY(prepare_few());
   push_slot_ = cuda_gemm_rs_slot_bytes(shard(push_rows_), shape_.n);
   copy_slot_ = cuda_gemm_rs_slot_bytes(shard(copy_rows_), shape_.n);
   const i64 done = flags_per_source(2 * comm_->max_ctas());
-  const i64 flags = flags_per_source(2 * cuda_gemm_rs_slot_tiles(shard(push_rows_), shape_.n));
   SymmetricLayout layout;
   const FusedLayout fused(layout, ranks, flags_per_source(2 * kRsMostChunks));
-  const i64 arrived = layout.reserve<u32>(ranks * flags);
   const i64 delivered = layout.reserve<u32>(ranks * done);
   const i64 pushed = layout.reserve<std::byte>(2 * ranks * push_slot_);
   const i64 copied = layout.reserve<std::byte>(ranks * copy_slot_);
   WEFT_ASSIGN(const auto base, comm_->alloc<std::byte>(layout.bytes(), kOp));
   words_ = fused.at(base);
-  arrived_ = {layout.at<u32>(base, arrived), flags};
   delivered_ = {layout.at<u32>(base, delivered), done};
   pushed_ = layout.at<std::byte>(base, pushed);
   copied_ = layout.at<std::byte>(base, copied);
+  WEFT_CUDA_TRY(cudaMemset(comm_->at(pushed_, comm_->rank()), 0xff, size_t(2 * ranks * push_slot_)));
+  few_rows_ = std::min(push_rows_, kFewRows);
+  WEFT_TRY(prepare_few());  // ends with a barrier: no peer sends before pushed_ is empty
   if (copy_rows_ > 0) {
     WEFT_ASSIGN(parked_, DeviceBuffer::create(size_t((ranks - 1) * copy_slot_)));
     WEFT_ASSIGN(parked_count_, DeviceBuffer::create(size_t(ranks) * kRsMostChunks * sizeof(u32)));
@@ -172,24 +170,17 @@ template <class Config>
 Status CudaGemmRs::launch_fused(cudaStream_t stream, const Operands& operands, const CudaGemmRsPlan& plan) {
   const auto& [a, w, y, everywhere] = operands;
   const bool chained = plan.variant == FusedVariant::kCopy;
+  WEFT_CHECK(chained || Config::kFragments == 1, plan.gemm.tile.m);
   const int ranks = comm_->size();
   rs::Params<Config> params{};
   WEFT_ASSIGN(params.source.a, bf16_tensor_map(a, Config::kM));
   WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kN));
   params.k_blocks = int((a.dim(1) + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {.rows = RankRows(a.dim(0), ranks),
-                     .rank = comm_->rank(),
-                     .ranks = ranks,
-                     .tiles_n = plan.gemm.tiles_n,
-                     .group = plan.gemm.group,
-                     .tiles = plan.gemm.tiles(),
-                     .parts = plan.parts,
-                     .part_rows = plan.part_rows};
+  params.schedule = {rs::Schedule<Config>::of(plan, a.dim(0), ranks, comm_->rank())};
   rs::Exchange<Config> exchange{};
   exchange.stage = chained ? copied_ : pushed_;
   exchange.slot_bytes = chained ? copy_slot_ : push_slot_;
   exchange.half_bytes = ranks * push_slot_;
-  exchange.arrived = arrived_;
   exchange.parked = parked_.as<std::byte>();
   exchange.parked_count = parked_count_.as<u32>();
   exchange.tiles_per_chunk = chained ? plan.tiles_per_chunk : 0;

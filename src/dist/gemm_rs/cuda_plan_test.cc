@@ -16,7 +16,6 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
     EXPECT_EQ(plan.gemm.tiles() % (4 * plan.gemm.ctas), 0) << m;
     EXPECT_EQ(plan.tiles_per_chunk, 128) << m;
   }
-  EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
   EXPECT_EQ(plan_cuda_gemm_rs(200, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
   EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
   EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).few);
@@ -24,9 +23,6 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
 
 TEST(CudaGemmRsPlan, GemmArsFinishedRowsGoBackBesideTheRest) {
   const auto plan_of = [](i64 m) { return plan_cuda_gemm_rs(m, 5120, 6400, 4, kSms, FusedVariant::kAuto, true); };
-  EXPECT_EQ(plan_of(512).parts, 1) << "one wave";
-  EXPECT_EQ(plan_of(1024).parts, 2);
-  EXPECT_EQ(plan_of(1024).part_rows, 1);
   for (const auto& [m, waves] : {std::pair{2048, 0}, {4096, 1}, {8192, 2}, {16384, 6}}) {
     const CudaGemmRsPlan plan = plan_of(m);
     EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5})) << m;
@@ -67,12 +63,11 @@ TEST(CudaGemmRsPlan, EveryOwnersTilesFitTheirSlotAndChunks) {
             const i64 tiles = (most + plan.gemm.tile.m - 1) / plan.gemm.tile.m * plan.gemm.tiles_n;
             EXPECT_GE(plan.gemm.ctas, 1);
             EXPECT_LT(plan.gemm.ctas, ctas) << "the links of a chain need a free multiprocessor";
+            EXPECT_TRUE(forced == FusedVariant::kCopy || plan.gemm.tile.m == 128);
             EXPECT_GE(i64(plan.gemm.tiles_n) * plan.gemm.tile.n, n);
-            EXPECT_LE(tiles, cuda_gemm_rs_slot_tiles(most, n));
             EXPECT_LE(tiles * plan.gemm.tile.m * plan.gemm.tile.n * 2, cuda_gemm_rs_slot_bytes(most, n));
             EXPECT_GE(plan.tiles_per_chunk, 1);
             EXPECT_LE((tiles + plan.tiles_per_chunk - 1) / plan.tiles_per_chunk, kRsMostChunks);
-            EXPECT_EQ(plan.gemm.tile.n % 16, 0) << "the exchange goes in whole fragments";
           }
 }
 

@@ -1,50 +1,23 @@
 // GEMM + reduce-scatter in one Hopper kernel: the hooks that gemm_rs puts into the GEMM's main loop (ops/gemm/
 // cuda_sm90.cuh). Tiles of rank + 1's rows come first, the own ones last. A peer's tile leaves rounded in fragment
 // order, which is how its owner's threads take it up again: no transposition, whole lines. It goes straight into the
-// owner's stage, or is parked for the copy engine. The owner adds the partials, rank - 1's first, to its fp32 sums. Of
-// gemm_ar, finished rows go on to all ranks: those that are ready early by the copy engine, the others by the kernel.
+// owner's stage, as words that say themselves that they have come (kNothing), or is parked for the copy engine, which
+// brings it with a flag. The owner adds the partials, rank - 1's first, to its fp32 sums. Of gemm_ar, finished rows go
+// on to all ranks: those that are ready early by the copy engine, the others by the kernel.
 #pragma once
 #include "dist/exchange/fused_crew.cuh"
 #include "dist/exchange/fused_element.cuh"
-#include "dist/exchange/rank_rows.h"
 #include "dist/gemm_rs/cuda_plan.h"
+#include "dist/gemm_rs/cuda_schedule.h"
 #include "ops/gemm/cuda_sm90.cuh"
 
 namespace weft::rs {
 
 template <class Config>
-struct Schedule {
-  struct At {
-    int n;         // tile column
-    int row;       // first row of the tile in a
-    int local;     // and in its owner's rows
-    int distance;  // of the owner from this rank, 1 to ranks; ranks = own
-    int pos;       // place among the owner's tiles: the same on all ranks
-    bool last;     // of this CTA
-  };
-  RankRows rows;
-  int rank, ranks, tiles_n, group;
-  int tiles;             // of all owners
-  int parts, part_rows;  // an owner's rows of tiles come part_rows at a time, the rest with the last part
-
+struct Schedule : GemmRsSchedule<Config::kM, Config::kN> {
+  using At = typename GemmRsSchedule<Config::kM, Config::kN>::At;
   __device__ __forceinline__ bool next(int turn, At& at) const {
-    int index = int(blockIdx.x) + turn * int(gridDim.x);
-    at.last = index + int(gridDim.x) >= tiles;
-    const int whole = ranks * part_rows * tiles_n, part = min(index / whole, parts - 1), first = part * part_rows;
-    index -= part * whole;
-    for (int d = 1; d <= ranks; ++d) {
-      const int owner = rank + d < ranks ? rank + d : rank + d - ranks;
-      const int tiles_m = part < parts - 1 ? part_rows : (rows.size(owner) + Config::kM - 1) / Config::kM - first;
-      if (index < tiles_m * tiles_n) {
-        const sm90::TileAt tile = sm90::grouped_tile(index, tiles_m, tiles_n, min(group, tiles_m));
-        const int local = (first + tile.m) * Config::kM;
-        at.n = tile.n, at.row = rows.begin(owner) + local, at.local = local;
-        at.distance = d, at.pos = first * tiles_n + index;
-        return true;
-      }
-      index -= tiles_m * tiles_n;
-    }
-    return false;
+    return this->tile(int(blockIdx.x) + turn * int(gridDim.x), int(gridDim.x), at);
   }
 };
 
@@ -71,14 +44,13 @@ struct Exchange {
   static constexpr int kTileBytes = Config::kM * Config::kN * 2;
   static constexpr int kWords = Config::kN / 16;  // 16-byte words of a thread in a run
   static_assert(Config::kN % 32 == 0 && kRunBytes <= 64 * Config::kPitch);
-  sym<std::byte> stage;  // [halves][source][slot]; pushes take the half of the call's parity
+  sym<std::byte> stage;  // [halves][source][slot]; pushes take the half of the call's parity, kNothing before and after
   i64 slot_bytes, half_bytes;
-  FlagTable arrived;    // of pushes: per source [tile][multiplier]
   std::byte* parked;    // of copies: [distance - 1][slot] on this GPU
   u32* parked_count;    // [distance - 1][kRsMostChunks]: runs parked
   int tiles_per_chunk;  // 0 = push
 
-  __device__ __forceinline__ bool copies() const { return tiles_per_chunk > 0; }
+  __device__ __forceinline__ bool copies() const { return Config::kFragments > 1 || tiles_per_chunk > 0; }
   __device__ __forceinline__ i64 in_slot(int pos, int fragment, int group) const {
     return i64(pos) * kTileBytes + (fragment * 2 + group) * kRunBytes;
   }
@@ -171,12 +143,16 @@ struct Emit {
     u32 needed = 0;  // own tiles so far
 
     __device__ __forceinline__ void store(Sums& sums, const At& at) {
-      if (at.distance != emit.peers.ranks) {
+      if (!at.own) {
         hand_over(sums);
         return;
       }
-      hear();
-      add(sums, at);
+      if (emit.exchange.copies()) {
+        hear();
+        add(sums, at);
+      } else if constexpr (Config::kFragments == 1) {
+        take(sums[0], at);
+      }
       if (emit.delivery.to_all) {
         give_to_all(sums, at);
       } else {
@@ -245,6 +221,36 @@ struct Emit {
       while (int(ptx::ld_acquire_cta_shared(arrived) - needed) < 0) {
       }
     }
+    // The partials of a push, added as they come; leaves kNothing behind. The watcher has the deadline.
+    __device__ __forceinline__ void take(float (&sums)[Config::kN / 2], const At& at) const {
+      const CudaPeers& peers = emit.peers;
+      const i64 place = emit.exchange.in_slot(at.pos, 0, group);
+      constexpr int kBatch = Exchange<Config>::kWords / 2;
+#pragma unroll
+      for (int first = 0; first < 2 * kBatch; first += kBatch) {
+        for (int d = 1; d < peers.ranks; ++d) {
+          const sym<std::byte> run = emit.exchange.from(peers.after(peers.ranks - d), shared.epoch) + place;
+          uint4* words = reinterpret_cast<uint4*>(peers.at(run, peers.rank)) + first * 128 + threadIdx.x % 128;
+          uint4 held[kBatch];
+          u32 most;
+          do {
+            most = 0;
+#pragma unroll
+            for (int j = 0; j < kBatch; ++j) held[j] = ptx::ld_relaxed_sys(words + j * 128);
+#pragma unroll
+            for (int j = 0; j < kBatch; ++j)
+              most = max(max(most, max(held[j].x, held[j].y)), max(held[j].z, held[j].w));
+          } while (most == kNothing);
+#pragma unroll
+          for (int j = 0; j < kBatch; ++j) {
+            ptx::st_relaxed_sys(words + j * 128, make_uint4(kNothing, kNothing, kNothing, kNothing));
+            add_word(sums + (first + j) * 8, held[j]);
+          }
+        }
+      }
+      atomicAdd(&shared.taken[group], 1u);
+      __syncwarp();
+    }
     __device__ __forceinline__ void add(Sums& sums, const At& at) const {
       const CudaPeers& peers = emit.peers;
       for (int d = 1; d < peers.ranks; ++d) {
@@ -261,16 +267,16 @@ struct Emit {
 #pragma unroll
             for (int j = 0; j < kBatch; ++j) held[j] = __ldcg(words + (first + j) * 128);
 #pragma unroll
-            for (int j = 0; j < kBatch; ++j) {
-              float* sum = sums[i] + (first + j) * 8;
-              add_pair<Element>(sum[0], sum[1], held[j].x);
-              add_pair<Element>(sum[2], sum[3], held[j].y);
-              add_pair<Element>(sum[4], sum[5], held[j].z);
-              add_pair<Element>(sum[6], sum[7], held[j].w);
-            }
+            for (int j = 0; j < kBatch; ++j) add_word(sums[i] + (first + j) * 8, held[j]);
           }
         }
       }
+    }
+    __device__ __forceinline__ static void add_word(float* sum, const uint4& word) {
+      add_pair<Element>(sum[0], sum[1], word.x);
+      add_pair<Element>(sum[2], sum[3], word.y);
+      add_pair<Element>(sum[4], sum[5], word.z);
+      add_pair<Element>(sum[6], sum[7], word.w);
     }
   };
   template <class>
@@ -291,6 +297,7 @@ struct Crew : FusedCrew {
     for (int group = 0; group < 2; ++group) {
       ptx::mbarrier_init(&FusedExtra::in(extra).staged[group], 128);
       ptx::mbarrier_init(&FusedExtra::in(extra).drained[group], 1);
+      FusedExtra::in(extra).taken[group] = 0;
     }
   }
   __device__ __forceinline__ bool carries() const { return false; }
@@ -306,7 +313,8 @@ struct Crew : FusedCrew {
     }
   }
 
-  // Tells the multipliers by a count that all partials of an own tile have come. One lane per source and flag.
+  // Of copies, tells the multipliers by a count that all partials of an own tile have come; of pushes, keeps the
+  // deadline of their waits. One lane per source and multiplier.
   template <class Tiles>
   __device__ __forceinline__ void watch(FusedExtra& shared, const Tiles& schedule) const {
     const u32 epoch = shared.epoch;
@@ -316,13 +324,13 @@ struct Crew : FusedCrew {
     u32 count = 0;
     typename Tiles::At at;
     for (int turn = 0; schedule.next(turn, at); ++turn) {
-      if (at.distance != peers.ranks) continue;
-      if (waits)
-        peers.await(exchange.copies() ? words.chain.copied_at(source, at.pos / exchange.tiles_per_chunk)
-                                      : exchange.arrived.at(source, at.pos * 2 + lane % 2),
-                    source, epoch);
+      if (!at.own) continue;
+      ++count;
+      if (waits && exchange.copies())
+        peers.await(words.chain.copied_at(source, at.pos / exchange.tiles_per_chunk), source, epoch);
+      if (waits && !exchange.copies()) await_taken(at, source, lane % 2, count, shared);
       __syncwarp();
-      if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), ++count);
+      if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), count);
     }
     if (blockIdx.x == 0) hear_all(epoch);
     if (!delivery.to_all || !waits) return;
@@ -330,6 +338,21 @@ struct Crew : FusedCrew {
     if (blockIdx.x == 0 && delivery.returned_rows > 0)
       peers.await(words.chain.copied_at(source, kRsMostChunks + delivery.returned_rows / delivery.per_chunk - 1),
                   source, epoch);
+  }
+
+  // [lane] Until the multiplier has taken the words of its `count`-th own tile. First for any of the source's, so that
+  // who sends nothing is named.
+  template <class At>
+  __device__ __forceinline__ void await_taken(const At& at, int source, int group, u32 count,
+                                              const FusedExtra& shared) const {
+    const sym<std::byte> run = exchange.from(source, shared.epoch) + exchange.in_slot(at.pos, 0, group);
+    const u32* word = reinterpret_cast<const u32*>(peers.at(run, peers.rank));
+    for (const bool any : {true, false})
+      wait_until(peers.fault, {source, run.offset, shared.epoch}, [&](u32& seen) {
+        seen = shared.epoch - 1;
+        const u32 taken = *const_cast<const volatile u32*>(&shared.taken[group]);
+        return int(taken - count * 128) >= 0 || (any && ptx::ld_relaxed_sys(word) != kNothing);
+      });
   }
 
   // One warp per multiplier: carries its fragments off and tells who waits for them, while it multiplies on.
@@ -340,46 +363,53 @@ struct Crew : FusedCrew {
     u32 taken = 0;
     typename Tiles::At at;
     for (int turn = 0; schedule.next(turn, at); ++turn) {
-      const bool own = at.distance == peers.ranks;
-      if (own && delivery.by_multiplier(at)) return;  // so are all that follow
+      if (at.own && delivery.by_multiplier(at)) return;  // so are all that follow
       for (int i = 0; i < Config::kFragments; ++i, ++taken) {
         const int fragment = group * Config::kFragments + i;
         ptx::mbarrier_wait(&shared.staged[group], taken & 1);
-        if (!own && elected) push(at, i, group, staging, shared.epoch);
-        if (own && delivery.returned(at)) delivery.keep<Config>(at, fragment, staging);
-        if (own && !delivery.returned(at)) delivery.carry<Config, 32>(peers, at, fragment, staging);
+        if (!at.own && !exchange.copies()) push(at, group, staging, shared.epoch);
+        if (!at.own && exchange.copies() && elected) park(at, i, group, staging);
+        if (at.own && delivery.returned(at)) delivery.keep<Config>(at, fragment, staging);
+        if (at.own && !delivery.returned(at)) delivery.carry<Config, 32>(peers, at, fragment, staging);
         __syncwarp();
         if (elected) ptx::mbarrier_arrive(&shared.drained[group]);
       }
+      if (!exchange.copies()) continue;
       ptx::bulk_wait_done();  // written, not merely read
       __syncwarp();
-      if (elected) tell(at, group, shared.epoch);
+      if (elected) tell(at);
     }
   }
-  // [lane] A peer's fragment, until it has left the staging.
+  // [warp] A peer's fragment, to its owner.
   template <class At>
-  __device__ __forceinline__ void push(const At& at, int fragment, int group, const std::byte* staging,
-                                       u32 epoch) const {
-    const int owner = peers.after(at.distance);
-    if (fragment == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
-    std::byte* slot = exchange.copies() ? exchange.parked + (at.distance - 1) * exchange.slot_bytes
-                                        : peers.at(exchange.from(peers.rank, epoch), owner);
+  __device__ __forceinline__ void push(const At& at, int group, const std::byte* staging, u32 epoch) const {
+    const int owner = peers.after(at.distance), lane = threadIdx.x % 32;
+    if (lane == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
+    const sym<std::byte> to = exchange.from(peers.rank, epoch) + exchange.in_slot(at.pos, 0, group);
+    uint4* words = reinterpret_cast<uint4*>(peers.at(to, owner)) + lane;
+    const uint4* from = reinterpret_cast<const uint4*>(staging) + lane;
+#pragma unroll 4
+    for (int i = 0; i < Exchange<Config>::kRunBytes / 16; i += 32) ptx::st_relaxed_sys(words + i, from[i]);
+    if (lane == 0) peers.fault.end(TracePhase::kShip);
+  }
+  // [lane] The same for the copy engine, until it has left the staging.
+  template <class At>
+  __device__ __forceinline__ void park(const At& at, int fragment, int group, const std::byte* staging) const {
+    if (fragment == 0) peers.fault.begin(TracePhase::kShip, u32(peers.after(at.distance)));
+    std::byte* slot = exchange.parked + (at.distance - 1) * exchange.slot_bytes;
     ptx::bulk_store(slot + exchange.in_slot(at.pos, fragment, group), staging, Exchange<Config>::kRunBytes);
     ptx::bulk_commit();
     ptx::bulk_wait_read();
   }
-  // [lane] That this multiplier's part of the tile is where it goes.
+  // [lane] The copy engine that this multiplier's part of the tile is where it goes.
   template <class At>
-  __device__ __forceinline__ void tell(const At& at, int group, u32 epoch) const {
-    if (at.distance == peers.ranks) {
+  __device__ __forceinline__ void tell(const At& at) const {
+    if (at.own) {
       if (delivery.returned(at)) ptx::red_add_release_gpu(delivery.returned_count + at.local / delivery.per_chunk, 1);
       return;
     }
-    if (exchange.copies())
-      ptx::red_add_release_gpu(
-          exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
-    else
-      peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + group), peers.after(at.distance), epoch);
+    ptx::red_add_release_gpu(
+        exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
     peers.fault.end(TracePhase::kShip);
   }
 };

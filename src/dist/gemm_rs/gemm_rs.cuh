@@ -75,7 +75,7 @@ class CudaGemmRs {
   i64 few_rows_ = 0, few_slot_ = 0;
   sym<std::byte> few_inbox_, few_sums_;
   FusedWords words_;
-  FlagTable arrived_, delivered_;
+  FlagTable delivered_;
   sym<std::byte> pushed_, copied_;  // [2][ranks][push_slot_], [ranks][copy_slot_]
   DeviceBuffer parked_, parked_count_;
   std::unique_ptr<CopyChain> chain_;
