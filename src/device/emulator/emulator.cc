@@ -138,9 +138,11 @@ class World {
     u64* values = warp.values[warp.turn % 2];
     values[running_->index % kWarp] = value;
     if (warp.gathered.empty()) warp.what = what;
-    if (std::strcmp(warp.what, what) != 0)
-      end(fmt::format("{}: lanes of warp {} meet at {} and at {}", place(*running_), running_->index / kWarp, warp.what,
-                      what));
+    if (std::strcmp(warp.what, what) != 0) {
+      std::string found = fmt::format("{}: lanes of warp {} meet at {} and at {}", place(*running_),
+                                      running_->index / kWarp, warp.what, what);
+      end(std::move(found));
+    }
     if (warp.gathered.size() + 1 == kWarp) {
       ++warp.turn;
       make_ready(warp.gathered);
@@ -274,8 +276,8 @@ class World {
       cta->index = c;
       cta->live = launch.threads;
       cta->warps.resize(size_t(launch.threads / kWarp));
-      cta->shared.resize(divide_up(launch.shared_bytes, sizeof(uint4)));
-      std::memset(cta->shared.data(), int(kGarbage), cta->shared.size() * sizeof(uint4));
+      constexpr unsigned kWord = 0xcdcdcdcd;
+      cta->shared.assign(divide_up(launch.shared_bytes, sizeof(uint4)), {kWord, kWord, kWord, kWord});
       for (int t = 0; t < launch.threads; ++t) {
         auto thread = std::make_unique<Thread>();
         thread->cta = cta.get();
