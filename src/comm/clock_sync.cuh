@@ -1,6 +1,7 @@
 // How far the clocks of a group's GPUs are apart.
 #pragma once
 #include "comm/machine/cuda_peers.cuh"
+#include "device/cuda/runtime.cuh"
 
 namespace weft {
 
