@@ -21,7 +21,8 @@ else()
       set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
     endif()
     if(WEFT_CCACHE)
-      set(CMAKE_CUDA_COMPILER_LAUNCHER ${WEFT_LAUNCHER})
+      # By its contents: every clone assembles a toolkit of its own.
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_COMPILERCHECK=content ${WEFT_LAUNCHER})
     endif()
     set(CMAKE_CUDA_ARCHITECTURES OFF)  # named below: CMake's list cannot say compute_90a,code=sm_90a alone
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
