@@ -20,11 +20,12 @@ class CheckedCalls {
   static Result<CheckedCalls> create(CudaCommunicator& comm, i64 k, const char* variant, DType dtype = DType::kBF16) {
     CheckedCalls calls(comm, k, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(auto op, CudaAgGemm::create(comm, {.max_m = kMaxM, .k = k, .dtype = dtype}, {.variant = variant}));
-    calls.op_ = std::make_unique<CudaAgGemm>(std::move(op));
     WEFT_ASSIGN(calls.x_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(kMaxN * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((kMaxM + 1) * (kMaxN + kPad)) * 2));
+    WEFT_TRY(set_once(calls.y_));
+    WEFT_ASSIGN(auto op, CudaAgGemm::create(comm, {.max_m = kMaxM, .k = k, .dtype = dtype}, {.variant = variant}));
+    calls.op_ = std::make_unique<CudaAgGemm>(std::move(op));
     return std::move(calls);
   }
   Status enqueue(cudaStream_t stream, const Case& c) {
@@ -78,7 +79,7 @@ TEST_P(CudaAgGemmTest, F16IsExactToo) {
       WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, k, GetParam(), DType::kF16));
       WEFT_TRY(calls.enqueue(stream, {300, 200}));
       WEFT_ASSIGN(
-          const auto graph, capture_graph(stream, [&]() -> Status {
+          const auto graph, capture_on_all(comm, stream, [&]() -> Status {
             for (const Case& c : {Case{3, 16}, Case{100, 424}, Case{130, 264, kPad}, Case{515, 424}, Case{kMaxM, 200}})
               WEFT_TRY(calls.enqueue(stream, c));
             return {};
@@ -120,7 +121,7 @@ TEST_P(CudaAgGemmTest, GraphsReplayWithNewInputs) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 256, GetParam()));
     WEFT_TRY(calls.enqueue(stream, {300, 200}));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {  // an odd number of calls
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {  // an odd number of calls
                   for (const Case& c : {Case{600, 200}, Case{7, 40}, Case{512, 128}})
                     WEFT_TRY(calls.enqueue(stream, c));
                   return {};

@@ -48,11 +48,12 @@ class CheckedCalls {
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
     WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts));
     WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(check_grouped_kernel), 0));
-    WEFT_ASSIGN(auto op, CudaAgMoe::create(comm, {.max_m = kMaxM, .k = k}, {.variant = variant}));
-    calls.op_ = std::make_unique<CudaAgMoe>(std::move(op));
     WEFT_ASSIGN(calls.x_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(experts * kMaxN * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t(kMaxM * kPerToken * (kMaxN + kPad)) * 2));
+    WEFT_TRY(set_once(calls.y_));
+    WEFT_ASSIGN(auto op, CudaAgMoe::create(comm, {.max_m = kMaxM, .k = k}, {.variant = variant}));
+    calls.op_ = std::make_unique<CudaAgMoe>(std::move(op));
     return std::move(calls);
   }
   Status enqueue(cudaStream_t stream, const Case& c) {
@@ -122,7 +123,7 @@ TEST_P(CudaAgMoeTest, GraphsReplayWithNewInputsAndRoutings) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 136, GetParam()));
     WEFT_TRY(calls.enqueue(stream, {300, 200}));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {  // an odd number of calls
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {  // an odd number of calls
                   for (const Case& c : {Case{600, 104}, Case{7, 40}, Case{512, 128}})
                     WEFT_TRY(calls.enqueue(stream, c));
                   return {};

@@ -194,7 +194,7 @@ TEST_P(CudaAllReduceTest, GraphsReplayAThousandTimes) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 40'000, GetParam()));
     WEFT_TRY(calls.enqueue(stream, 3));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
                   for (const i64 n : {8, 40'000, 1001}) WEFT_TRY(calls.enqueue(stream, n));
                   return {};
                 }));
@@ -210,7 +210,7 @@ TEST(CudaAllReduce, RunsAHundredThousandMixedCalls) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, 600'000, "auto"));  // one_shot and two_shot take turns
     // One graph of 20 calls of mixed sizes, so that the host is not what is tested.
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
                   for (int i = 0; i < 5; ++i)
                     for (const i64 n : {i64(512), i64(40'000), i64(5000), i64(i == 0 ? 600'000 : 100)})
                       WEFT_TRY(calls.enqueue(stream, n));

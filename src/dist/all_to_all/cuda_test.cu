@@ -28,7 +28,7 @@ TEST(CudaAllToAllRows, EvenRowsGoToTheirRanks) {
     };
     for (const i64 columns : {i64(1), i64(40), i64(1000)})
       for (const i64 rows : {i64(0), i64(1), i64(13), i64(400)}) WEFT_TRY(enqueue(rows, columns));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(37, 24); }));
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&] { return enqueue(37, 24); }));
     for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
     calls += 999;
     return counter.verify(comm, stream, calls);
@@ -85,7 +85,7 @@ TEST(CudaAllToAllRows, SplitsAreReadOnTheGpu) {
                       comm.rank(), ranks, counter.call(), counter.wrong()));
       return counter.next(stream);
     };
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, enqueue));
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, enqueue));
     for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
     WEFT_TRY(counter.verify(comm, stream, 1000));
     WEFT_TRY(op.outcome());
@@ -192,7 +192,7 @@ TEST(CudaAllToAllRows, GroupsAreReadOnTheGpuAndAligned) {
                             counter.wrong()));
             return counter.next(stream);
           };
-          WEFT_ASSIGN(const auto graph, capture_graph(stream, enqueue));
+          WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, enqueue));
           for (int replay = 0; replay < 200; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
           WEFT_TRY(counter.verify(comm, stream, 200));
           return op.outcome();

@@ -28,7 +28,7 @@ TEST(CudaBroadcast, EveryRankHasTheRootsBytes) {
       };
       for (const i64 n : {i64(0), i64(1), i64(7), i64(4099), kMost}) WEFT_TRY(enqueue(n));
       for (i64 n = 1; n < 200; ++n) WEFT_TRY(enqueue(n * 31));
-      WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(3001); }));
+      WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&] { return enqueue(3001); }));
       for (int replay = 0; replay < 1000; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
       calls += 999;
       WEFT_TRY(comm.synchronize(stream));  // before the graph goes

@@ -145,6 +145,25 @@ inline Status all_are_ready(const CudaCommunicator& comm) {
   return comm.world().barrier(Deadline::after(std::chrono::seconds(30)));
 }
 
+// As capture_graph(), ready to be launched on every rank when it returns: to make a graph with copies waits for what
+// runs on the GPU, which may be a peer's kernel that waits for this rank. Collective.
+inline Result<CudaGraph> capture_on_all(const CudaCommunicator& comm, cudaStream_t stream,
+                                        const std::function<Status()>& work) {
+  WEFT_ASSIGN(auto graph, capture_graph(stream, work));
+  WEFT_CUDA_TRY(cudaGraphUpload(graph.get(), stream));
+  WEFT_TRY(comm.synchronize(stream));
+  WEFT_TRY(all_are_ready(comm));
+  return std::move(graph);
+}
+
+// Sets `memory` to 0xff as enqueued calls will, by the same kernel of the driver, which is loaded here. To be called,
+// and memory allocated, before an operator is created, which waits for all ranks.
+inline Status set_once(const DeviceBuffer& memory) {
+  WEFT_CUDA_TRY(cudaMemset(memory.data(), 0xff, memory.bytes()));
+  WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
+  return {};
+}
+
 inline Status delay(cudaStream_t stream, u64 ns) {
   return launch("delay", delay_kernel, {}, stream, ns);
 }

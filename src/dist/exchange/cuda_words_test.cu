@@ -61,7 +61,7 @@ TEST(CudaWords, BitsOfAnyMeaningArriveAsTheyAre) {
       return counter.next(stream);
     };
     for (const i64 n : {i64(1), i64(7), i64(4099), kMost}) WEFT_TRY(enqueue(n));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(3001); }));
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&] { return enqueue(3001); }));
     const int replays = test_calls(300);
     for (int replay = 0; replay < replays; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
     return counter.verify(comm, stream, calls + u32(replays) - 1);

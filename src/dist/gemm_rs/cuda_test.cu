@@ -23,11 +23,12 @@ class CheckedCalls {
                                      DType dtype = DType::kBF16) {
     CheckedCalls calls(comm, n, k, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
-    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = max_m, .n = n, .k = k, .dtype = dtype}, {.variant = variant}));
-    calls.op_ = std::make_unique<Op>(std::move(op));
     WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(max_m * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(n * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((max_m + 1) * n) * 2));
+    WEFT_TRY(set_once(calls.y_));
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = max_m, .n = n, .k = k, .dtype = dtype}, {.variant = variant}));
+    calls.op_ = std::make_unique<Op>(std::move(op));
     return std::move(calls);
   }
   Status enqueue(cudaStream_t stream, i64 m, i64 pad = 0) {
@@ -94,7 +95,7 @@ Status check_f16(CudaCommunicator& comm, cudaStream_t stream, const char* varian
   for (const auto& [n, k] : {std::pair<i64, i64>{264, 128}, {424, 448}}) {
     WEFT_ASSIGN(auto calls, CheckedCalls<Op>::create(comm, n, k, variant, kMaxM, DType::kF16));
     WEFT_TRY(calls.enqueue(stream, 300));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
                   for (const i64 m : {i64(3), i64(100), i64(130), i64(515), kMaxM})
                     WEFT_TRY(calls.enqueue(stream, m, m % 2 == 1 ? kPad : 0));
                   return {};
@@ -150,7 +151,7 @@ TEST_P(CudaGemmRsTest, MakesAnAllReduceOfManyWaves) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     constexpr i64 kMostM = 4611, kN = 5128, kK = 72;
     WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmAr>::create(comm, kN, kK, GetParam(), kMostM));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
                   for (const i64 m : {kMostM, i64(1030), i64(4096)}) WEFT_TRY(calls.enqueue(stream, m));
                   return {};
                 }));
@@ -168,7 +169,7 @@ TEST_P(CudaGemmRsTest, GraphsReplayWithNewInputs) {
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmRs>::create(comm, 328, 192, GetParam()));
     WEFT_TRY(calls.enqueue(stream, 300));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {  // an odd number of calls
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {  // an odd number of calls
                   for (const i64 m : {600, 7, 512}) WEFT_TRY(calls.enqueue(stream, m));
                   return {};
                 }));
@@ -207,7 +208,7 @@ TEST_P(CudaGemmRsTest, TakesTurnsWithOtherOperators) {
       return gather.run(stream, bf16_matrix(d, split_range(m, comm.size(), comm.rank()).size(), 128), m,
                         bf16_matrix(d + kMaxM * 256, 128, 128), bf16_matrix(d + kMaxM * 512, m, 128));
     };
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
                   for (const i64 m : {i64(513), i64(40), kMaxM}) {
                     WEFT_TRY(scatter.enqueue(stream, m));
                     WEFT_TRY(gather_once(m));

@@ -49,11 +49,12 @@ class CheckedCalls {
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
     WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts));
     WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(check_sums_kernel), 0));
-    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .max_rows = kMaxM * kPerToken, .n = n}));
-    calls.op_ = std::make_unique<Op>(std::move(op));
     WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(kMaxM * kPerToken * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(experts * n * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((kMaxM + 1) * n) * 2));
+    WEFT_TRY(set_once(calls.y_));
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .max_rows = kMaxM * kPerToken, .n = n}));
+    calls.op_ = std::make_unique<Op>(std::move(op));
     return std::move(calls);
   }
   Status enqueue(cudaStream_t stream, i64 m, i64 pad = 0) {
@@ -131,7 +132,7 @@ TEST(CudaMoeRs, GraphsReplayWithNewInputsAndRoutings) {
     WEFT_ASSIGN(auto calls, CheckedCalls<CudaMoeRs>::create(comm, 136, 72, 6));
     WEFT_ASSIGN(auto reduce, CheckedCalls<CudaMoeAr>::create(comm, 72, 64, 9));
     WEFT_TRY(calls.enqueue(stream, 300));
-    WEFT_ASSIGN(const auto graph, capture_graph(stream, [&]() -> Status {  // an odd number of calls
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {  // an odd number of calls
                   for (const i64 m : {600, 7, 512}) {
                     WEFT_TRY(calls.enqueue(stream, m));
                     WEFT_TRY(reduce.enqueue(stream, m / 2));

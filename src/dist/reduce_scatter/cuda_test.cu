@@ -41,7 +41,7 @@ TEST(CudaReduceScatterAllGather, MakeAnAllReduce) {
         WEFT_TRY(enqueue(rows));
         ++calls;
       }
-      WEFT_ASSIGN(const auto graph, capture_graph(stream, [&] { return enqueue(37); }));
+      WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&] { return enqueue(37); }));
       const int replays = test_calls(1000);
       for (int replay = 0; replay < replays; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
       calls += u32(replays);
