@@ -1,6 +1,7 @@
 // What kernels that work row by row share: eight elements at a time, a sum over the CTA, grids that fill the GPU, and
 // the checks of their tensors.
 #pragma once
+#include <iterator>
 #include <type_traits>
 
 #include "base/dtype.h"
@@ -11,42 +12,80 @@ namespace weft {
 
 // ---- device side ----
 
-// N = 8 floats of elements at `from` by 16-byte loads (16-byte aligned), or N = 1.
-template <int N, class T>
-__device__ __forceinline__ void load_floats(const T* from, float (&v)[N]) {
+// N = 8 elements as they lie in memory, in 16-byte words (16-byte aligned there), or N = 1. Loading waits for nothing: a
+// kernel starts all loads that it needs before it takes any of them apart.
+template <class T, int N>
+struct RawRun {
   static_assert(N == 1 || N == 8);
-  if constexpr (N == 1) {
-    v[0] = float(*from);
-  } else if constexpr (sizeof(T) == 4) {
-    const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
-    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
-    v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
-  } else {
-    const uint4 raw = *reinterpret_cast<const uint4*>(from);
-    const u32 pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+  using Word = std::conditional_t<N == 1, T, uint4>;
+  Word words[N == 1 ? 1 : sizeof(T) / 2];
+};
+
+template <int N, class T>
+__device__ __forceinline__ RawRun<T, N> load_run(const T* from) {
+  RawRun<T, N> run;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      v[2 * i] = float(std::bit_cast<T>(u16(pairs[i])));
-      v[2 * i + 1] = float(std::bit_cast<T>(u16(pairs[i] >> 16)));
+  for (size_t i = 0; i < std::size(run.words); ++i)
+    run.words[i] = reinterpret_cast<const typename RawRun<T, N>::Word*>(from)[i];
+  return run;
+}
+template <int N, class T>
+__device__ __forceinline__ void store_run(T* to, const RawRun<T, N>& run) {
+#pragma unroll
+  for (size_t i = 0; i < std::size(run.words); ++i) reinterpret_cast<typename RawRun<T, N>::Word*>(to)[i] = run.words[i];
+}
+
+template <int N, class T>
+__device__ __forceinline__ void to_floats(const RawRun<T, N>& run, float (&v)[N]) {
+  if constexpr (N == 1) {
+    v[0] = float(run.words[0]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < int(std::size(run.words)); ++i) {
+      const u32 parts[4] = {run.words[i].x, run.words[i].y, run.words[i].z, run.words[i].w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (sizeof(T) == 4) {
+          v[4 * i + j] = std::bit_cast<float>(parts[j]);
+        } else {
+          v[2 * j] = float(std::bit_cast<T>(u16(parts[j])));
+          v[2 * j + 1] = float(std::bit_cast<T>(u16(parts[j] >> 16)));
+        }
+      }
     }
   }
 }
+// Rounded to nearest even.
+template <class T, int N>
+__device__ __forceinline__ RawRun<T, N> to_run(const float (&v)[N]) {
+  RawRun<T, N> run;
+  if constexpr (N == 1) {
+    run.words[0] = T(v[0]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < int(std::size(run.words)); ++i) {
+      u32 parts[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (sizeof(T) == 4)
+          parts[j] = std::bit_cast<u32>(v[4 * i + j]);
+        else
+          parts[j] = T(v[2 * j]).bits | u32(T(v[2 * j + 1]).bits) << 16;
+      }
+      run.words[i] = make_uint4(parts[0], parts[1], parts[2], parts[3]);
+    }
+  }
+  return run;
+}
 
-// The same elements back, rounded to nearest even.
+// A run at `from` as floats, and floats as a run at `to`.
+template <int N, class T>
+__device__ __forceinline__ void load_floats(const T* from, float (&v)[N]) {
+  to_floats(load_run<N>(from), v);
+}
 template <int N, class T>
 __device__ __forceinline__ void store_floats(T* to, const float (&v)[N]) {
-  static_assert(N == 1 || N == 8);
-  if constexpr (N == 1) {
-    *to = T(v[0]);
-  } else if constexpr (sizeof(T) == 4) {
-    reinterpret_cast<float4*>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
-    reinterpret_cast<float4*>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
-  } else {
-    u32 pairs[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = T(v[2 * i]).bits | u32(T(v[2 * i + 1]).bits) << 16;
-    *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-  }
+  store_run(to, to_run<T>(v));
 }
 
 // The sum over `Lanes` neighbouring lanes, a power of two, on each of them; all 32 lanes of the warp call it.

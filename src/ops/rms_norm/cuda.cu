@@ -8,73 +8,70 @@ constexpr int kKept = 2;        // runs of a row that a thread keeps in register
 constexpr int kHeadLanes = 16;  // lanes that share a head
 
 struct Params {
-  const std::byte* x;
-  std::byte* residual;  // or null
+  std::byte* stream;   // what is normalised: the residual, or x without one
+  const std::byte* x;  // added to the residual; null without one
   const void* weight;
   std::byte* y;
-  i64 x_stride, residual_stride, y_stride;  // bytes
-  i64 rows;
+  i64 stream_stride, x_stride, y_stride;  // bytes
   int hidden;
   float epsilon;
   DType weight_type;
 };
 
-// What is normalised, of type S, at column `at`; the residual is brought up to date where there is one.
-template <class S, class A, int N>
-__device__ __forceinline__ void take_stream(const Params& p, i64 row, int at, float (&v)[N]) {
-  if (p.residual == nullptr) {
-    load_floats(reinterpret_cast<const S*>(p.x + row * p.x_stride) + at, v);
-    return;
-  }
-  S* residual = reinterpret_cast<S*>(p.residual + row * p.residual_stride) + at;
-  float added[N];
-  load_floats(residual, v);
-  load_floats(reinterpret_cast<const A*>(p.x + row * p.x_stride) + at, added);
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = float(S(v[i] + added[i]));
-  store_floats(residual, v);
-}
-
-template <class A, int N>
-__device__ __forceinline__ void put(const Params& p, i64 row, int at, float (&v)[N], float scale) {
-  put_normed(reinterpret_cast<A*>(p.y + row * p.y_stride), p.weight, p.weight_type, at, v, scale);
-}
-
-// A CTA per row, row after row. Columns beyond kKept runs of every thread are read again for the second pass, by the
-// thread that wrote them.
+// A CTA per row: where one waits for its sum or ends, others load. All loads of the runs that a thread keeps are under
+// way before the first is needed. Columns beyond are read again for the second pass, by the thread that wrote them.
 template <class S, class A, int N>
 __global__ void __launch_bounds__(1024) rms_norm_kernel(const __grid_constant__ Params p) {
-  __shared__ float scratch[2][32];
+  __shared__ float scratch[32];
+  const i64 row = blockIdx.x;
+  S* stream = reinterpret_cast<S*>(p.stream + row * p.stream_stride);
+  const A* x = p.x ? reinterpret_cast<const A*>(p.x + row * p.x_stride) : nullptr;
+  A* y = reinterpret_cast<A*>(p.y + row * p.y_stride);
   const int first = int(threadIdx.x) * N, step = int(blockDim.x) * N;
-  int half = 0;
-  for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x, half ^= 1) {
-    float kept[kKept][N], sum = 0;
-    const auto add_squares = [&](const float(&v)[N]) {
+  float sum = 0;
+  // Brings the stream's run at column `at` up to date and adds its squares to the sum.
+  const auto take = [&](int at, RawRun<S, N>& run, const RawRun<A, N>& added) {
+    float v[N];
+    to_floats(run, v);
+    if (x) {
+      float more[N];
+      to_floats(added, more);
 #pragma unroll
-      for (int i = 0; i < N; ++i) sum += v[i] * v[i];
-    };
-#pragma unroll
-    for (int r = 0; r < kKept; ++r)
-      if (first + r * step < p.hidden) take_stream<S, A>(p, row, first + r * step, kept[r]);
-#pragma unroll
-    for (int r = 0; r < kKept; ++r)
-      if (first + r * step < p.hidden) add_squares(kept[r]);
-    for (int at = first + kKept * step; at < p.hidden; at += step) {
-      float v[N];
-      take_stream<S, A>(p, row, at, v);
-      add_squares(v);
+      for (int i = 0; i < N; ++i) v[i] += more[i];
+      run = to_run<S>(v);
+      store_run(stream + at, run);
+      to_floats(run, v);
     }
-    const float scale = norm_scale(sum, p.hidden, p.epsilon, scratch[half]);
 #pragma unroll
-    for (int r = 0; r < kKept; ++r)
-      if (first + r * step < p.hidden) put<A>(p, row, first + r * step, kept[r], scale);
-    for (int at = first + kKept * step; at < p.hidden; at += step) {
-      float v[N];
-      const std::byte* from = p.residual ? p.residual + row * p.residual_stride : p.x + row * p.x_stride;
-      load_floats(reinterpret_cast<const S*>(from) + at, v);
-      put<A>(p, row, at, v, scale);
-    }
+    for (int i = 0; i < N; ++i) sum += v[i] * v[i];
+  };
+  const auto put = [&](int at, const RawRun<S, N>& run, float scale) {
+    float v[N];
+    to_floats(run, v);
+    put_normed(y, p.weight, p.weight_type, at, v, scale);
+  };
+  RawRun<S, N> kept[kKept];
+  RawRun<A, N> added[kKept];
+#pragma unroll
+  for (int r = 0; r < kKept; ++r) {
+    const int at = first + r * step;
+    if (at < p.hidden) kept[r] = load_run<N>(stream + at);
+    if (at < p.hidden && x) added[r] = load_run<N>(x + at);
   }
+#pragma unroll
+  for (int r = 0; r < kKept; ++r)
+    if (first + r * step < p.hidden) take(first + r * step, kept[r], added[r]);
+  for (int at = first + kKept * step; at < p.hidden; at += step) {
+    RawRun<S, N> run = load_run<N>(stream + at);
+    RawRun<A, N> more;
+    if (x) more = load_run<N>(x + at);
+    take(at, run, more);
+  }
+  const float scale = norm_scale(sum, p.hidden, p.epsilon, scratch);
+#pragma unroll
+  for (int r = 0; r < kKept; ++r)
+    if (first + r * step < p.hidden) put(first + r * step, kept[r], scale);
+  for (int at = first + kKept * step; at < p.hidden; at += step) put(at, load_run<N>(stream + at), scale);
 }
 
 struct HeadParams {
@@ -118,8 +115,8 @@ Status check(const CudaRmsNormArgs& args) {
   WEFT_TRY(expect_cuda_floats("x", args.x, {-1, -1}));
   WEFT_TRY(expect_cuda_floats("weight", args.weight, {args.x.dim(1)}));
   WEFT_TRY(expect_cuda_floats("y", args.y, args.x.shape));
-  if (args.x.dim(1) > i64(1) << 24)
-    return error(Code::kInvalidArgument, "x: more than 2^24 columns: {}", args.x.describe());
+  if (args.x.dim(0) >= i64(1) << 31 || args.x.dim(1) > i64(1) << 24)
+    return error(Code::kInvalidArgument, "x: more than 2^31 - 1 rows or 2^24 columns: {}", args.x.describe());
   if (args.residual.data == nullptr) return {};
   WEFT_TRY(expect_cuda_floats("residual", args.residual, args.x.shape));
   if (args.x.dtype != args.y.dtype)
@@ -135,25 +132,24 @@ Status cuda_rms_norm(cudaStream_t stream, const CudaRmsNormArgs& args) {
   const bool adds = args.residual.data != nullptr;
   const i64 rows = args.x.dim(0), hidden = args.x.dim(1);
   if (rows == 0 || hidden == 0) return {};
-  const Params params{.x = args.x.data,
-                      .residual = args.residual.data,
+  const TensorView& from = adds ? args.residual : args.x;
+  const Params params{.stream = from.data,
+                      .x = adds ? args.x.data : nullptr,
                       .weight = args.weight.data,
                       .y = args.y.data,
+                      .stream_stride = from.byte_strides[0],
                       .x_stride = args.x.byte_strides[0],
-                      .residual_stride = adds ? args.residual.byte_strides[0] : 0,
                       .y_stride = args.y.byte_strides[0],
-                      .rows = rows,
                       .hidden = int(hidden),
                       .epsilon = args.epsilon,
                       .weight_type = args.weight.dtype};
   const bool eight = hidden % 8 == 0 && allows_eight(args.x) && allows_eight(args.y) && allows_eight(args.weight) &&
                      (!adds || allows_eight(args.residual));
-  const DType stream_type = adds ? args.residual.dtype : args.x.dtype;
-  return with_float_types("rms_norm", stream_type, args.y.dtype, [&](auto s, auto a) {
+  return with_float_types("rms_norm", from.dtype, args.y.dtype, [&](auto s, auto a) {
     return with_run(eight, [&](auto n) {
       const int threads = norm_threads(hidden, n.value, kKept);
-      return launch_rows("rms_norm", rms_norm_kernel<decltype(s), decltype(a), n.value>, rows, 1, threads, stream,
-                         params);
+      return launch("rms_norm", rms_norm_kernel<decltype(s), decltype(a), n.value>,
+                    {.grid = unsigned(rows), .block = unsigned(threads)}, stream, params);
     });
   });
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/divide.h"
 #include "device/cuda/rows.cuh"
 #include "ops/rope/rope.cuh"
 
@@ -66,62 +67,48 @@ struct Params {
   u32 q_heads, kv_heads, half, page_tokens;
 };
 
-// N elements of the first half of a head and their partners of the second.
-template <class T, class C, int N>
-struct Piece {
-  T* x = nullptr;  // null: nothing to do
-  u32 token, head, at;
-  i32 slot;
-  float a[N], b[N];
-
-  __device__ __forceinline__ void load(const Params& p, u32 item) {
-    if (item >= p.items) return;
-    const u32 runs = p.half / N, per_token = runs * (p.q_heads + 2 * p.kv_heads);
-    token = item / per_token, head = item % per_token / runs, at = item % runs * N;
-    slot = head < p.q_heads ? 0 : p.slots[token];
-    if (slot < 0) return;
-    x = reinterpret_cast<T*>(p.qkv + i64(token) * p.qkv_stride) + i64(head) * 2 * p.half + at;
-    load_floats(x, a);
-    load_floats(x + p.half, b);
-  }
-  __device__ __forceinline__ void rotate(const Params& p) {
-    if (x == nullptr || head >= p.q_heads + p.kv_heads) return;
-    const float* angles = reinterpret_cast<const float*>(p.angles + i64(token) * p.angle_stride) + at;
-    float cos[N], sin[N];
-    load_floats(angles, cos);
-    load_floats(angles + p.half, sin);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {  // as the CPU rounds: each product, then the sum
-      const float first = a[i], second = b[i];
-      a[i] = __fsub_rn(__fmul_rn(first, cos[i]), __fmul_rn(second, sin[i]));
-      b[i] = __fadd_rn(__fmul_rn(second, cos[i]), __fmul_rn(first, sin[i]));
-    }
-  }
-  __device__ __forceinline__ void store(const Params& p) const {
-    if (x == nullptr) return;
-    if (head < p.q_heads) {
-      store_floats(x, a);
-      store_floats(x + p.half, b);
-      return;
-    }
-    const u32 kv_head = (head - p.q_heads) % p.kv_heads;
-    const CacheSide& side = head < p.q_heads + p.kv_heads ? p.k : p.v;
-    C* to = reinterpret_cast<C*>(side.data + i64(u32(slot) / p.page_tokens) * side.page_stride +
-                                 i64(kv_head) * side.head_stride + i64(u32(slot) % p.page_tokens) * side.token_stride) +
-            at;
-    store_floats(to, a);
-    store_floats(to + p.half, b);
-  }
-};
-
+// A thread has N elements of the first half of a head and their partners of the second. All that it reads is under way
+// before it waits for any of it.
 template <class T, class C, int N>
 __global__ void __launch_bounds__(kThreads) rope_kv_write_kernel(const __grid_constant__ Params p) {
-  for (u32 item = blockIdx.x * blockDim.x + threadIdx.x; item < p.items; item += gridDim.x * blockDim.x) {
-    Piece<T, C, N> piece;
-    piece.load(p, item);
-    piece.rotate(p);
-    piece.store(p);
+  const u32 item = blockIdx.x * blockDim.x + threadIdx.x;
+  if (item >= p.items) return;
+  const u32 runs = p.half / N, per_token = runs * (p.q_heads + 2 * p.kv_heads);
+  const u32 token = item / per_token, head = item % per_token / runs, at = item % per_token % runs * N;
+  const bool cached = head >= p.q_heads, turns = head < p.q_heads + p.kv_heads;
+  T* x = reinterpret_cast<T*>(p.qkv + i64(token) * p.qkv_stride) + i64(head) * 2 * p.half + at;
+  const RawRun<T, N> low = load_run<N>(x), high = load_run<N>(x + p.half);
+  const i32 slot = cached ? p.slots[token] : 0;
+  float a[N], b[N];
+  if (turns) {
+    const float* angles = reinterpret_cast<const float*>(p.angles + i64(token) * p.angle_stride) + at;
+    float cos[N], sin[N], first[N], second[N];
+    load_floats(angles, cos);
+    load_floats(angles + p.half, sin);
+    to_floats(low, first);
+    to_floats(high, second);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {  // as the CPU rounds: each product, then the sum
+      a[i] = __fsub_rn(__fmul_rn(first[i], cos[i]), __fmul_rn(second[i], sin[i]));
+      b[i] = __fadd_rn(__fmul_rn(second[i], cos[i]), __fmul_rn(first[i], sin[i]));
+    }
+  } else {
+    to_floats(low, a);
+    to_floats(high, b);
   }
+  if (!cached) {
+    store_floats(x, a);
+    store_floats(x + p.half, b);
+    return;
+  }
+  if (slot < 0) return;
+  const u32 kv_head = (head - p.q_heads) % p.kv_heads;
+  const CacheSide& side = turns ? p.k : p.v;
+  C* to = reinterpret_cast<C*>(side.data + i64(u32(slot) / p.page_tokens) * side.page_stride +
+                               i64(kv_head) * side.head_stride + i64(u32(slot) % p.page_tokens) * side.token_stride) +
+          at;
+  store_floats(to, a);
+  store_floats(to + p.half, b);
 }
 
 Status check(const RopeKvWriteArgs& args) {
@@ -182,10 +169,11 @@ Status cuda_rope_kv_write(cudaStream_t stream, const RopeKvWriteArgs& args) {
                       .kv_heads = u32(args.kv_heads),
                       .half = u32(half),
                       .page_tokens = caches ? u32(args.cache.k.dim(2)) : 1};
+  if (params.items == 0) return {};
   return with_float_types("rope: qkv and cache", args.qkv.dtype, k.dtype, [&](auto t, auto c) {
     return with_run(eight, [&](auto n) {
-      return launch_rows("rope_kv_write", rope_kv_write_kernel<decltype(t), decltype(c), n.value>, params.items,
-                         kThreads, kThreads, stream, params);
+      return launch("rope_kv_write", rope_kv_write_kernel<decltype(t), decltype(c), n.value>,
+                    {.grid = divide_up(params.items, unsigned(kThreads)), .block = kThreads}, stream, params);
     });
   });
 }
