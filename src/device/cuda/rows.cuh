@@ -12,8 +12,8 @@ namespace weft {
 
 // ---- device side ----
 
-// N = 8 elements as they lie in memory, in 16-byte words (16-byte aligned there), or N = 1. Loading waits for nothing: a
-// kernel starts all loads that it needs before it takes any of them apart.
+// N = 8 elements as they lie in memory, in 16-byte words (16-byte aligned there), or N = 1. Loading waits for nothing:
+// a kernel starts all loads that it needs before it takes any of them apart.
 template <class T, int N>
 struct RawRun {
   static_assert(N == 1 || N == 8);
@@ -32,7 +32,8 @@ __device__ __forceinline__ RawRun<T, N> load_run(const T* from) {
 template <int N, class T>
 __device__ __forceinline__ void store_run(T* to, const RawRun<T, N>& run) {
 #pragma unroll
-  for (size_t i = 0; i < std::size(run.words); ++i) reinterpret_cast<typename RawRun<T, N>::Word*>(to)[i] = run.words[i];
+  for (size_t i = 0; i < std::size(run.words); ++i)
+    reinterpret_cast<typename RawRun<T, N>::Word*>(to)[i] = run.words[i];
 }
 
 template <int N, class T>
