@@ -15,9 +15,11 @@ namespace {
 constexpr const char* kOp = "grouped_gemm_sm90";
 static_assert(kCudaGroupedMostExperts == sm90::kMostExperts);
 
+// Rows that lie sorted: of down, whose K is short.
+template <int M, int N, int Stages>
+using SortedConfig = sm90::ExpertConfig<M, N, Stages, false, int(sizeof(sm90::ListedTable))>;
 template <class Config>
-using SortedParams =
-    sm90::GemmParams<sm90::ExpertSchedule<Config>, sm90::SortedSource<Config>, sm90::ExpertEmit<Config>>;
+using SortedParams = sm90::GemmParams<sm90::ListedSchedule<Config>, sm90::SortedSource<Config>, sm90::WarpEmit<Config>>;
 template <class Config>
 using GatherParams = sm90::GemmParams<sm90::ExpertSchedule<Config>, sm90::GatheredSource, sm90::ExpertEmit<Config>,
                                       sm90::GatherCrew<Config>>;
@@ -39,7 +41,8 @@ Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const Grouped
   const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
   params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n, 0, int(args.capacity)};
+  sm90::ExpertSchedule<Config>& schedule = params.schedule;
+  schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n, 0, int(args.capacity)};
   params.emit = {args.y.data, args.y.byte_strides[0], int(columns_of(args))};
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config, Params>));
@@ -55,9 +58,10 @@ template <class Config>
 Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
   if constexpr (!Config::kGated) {
     if (args.map.data == nullptr && args.capacity == 0) {
-      SortedParams<Config> params{};
+      using Sorted = SortedConfig<Config::kM, Config::kN, Config::kStages>;
+      SortedParams<Sorted> params{};
       WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
-      return start<Config>(stream, args, plan, params);
+      return start<Sorted>(stream, args, plan, params);
     }
   }
   GatherParams<Config> params{};
@@ -81,7 +85,7 @@ constexpr Instance instance() {
   using Config = sm90::ExpertConfig<M, N, Stages>;
   using Gated = sm90::ExpertConfig<M, N, Stages, true>;
   return {{M, N, Stages},
-          prepare<Config, SortedParams<Config>>,
+          prepare<SortedConfig<M, N, Stages>, SortedParams<SortedConfig<M, N, Stages>>>,
           prepare<Config, GatherParams<Config>>,
           prepare<Gated, GatherParams<Gated>>,
           run<Config>,

@@ -15,7 +15,7 @@ TEST(CudaGroupedGemmPlan, TakesLargeTilesWhereExpertsHaveRowsForThem) {
   EXPECT_EQ(plan_grouped_gemm_sm90(8 * 4096, 128, 384, 2048, kSms).tile.m, 128);  // half of the experts have over 256
   EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 384, 2048, kSms).tiles_n, 2);
   // down, whose K is three blocks: what a tile costs beside counts.
-  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 2048, 192, kSms).tile, (GemmTileShape{256, 192, 3}));
+  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 2048, 192, kSms).tile, (GemmTileShape{128, 192, 4}));
 }
 
 TEST(CudaGroupedGemmPlan, SpreadsFewExpertsOverMoreProcessors) {

@@ -9,12 +9,24 @@ namespace weft::sm90 {
 
 inline constexpr int kMostExperts = 512;
 
+struct ExpertTile {
+  int weight_row;  // of [experts * n, k]
+  int column;      // of y
+  int row, rows;   // the first row and how many are the expert's, 1 to kM
+  int source_row;  // of x, where there is no map
+};
+
 // In the GEMM's extra shared memory.
 struct ExpertTable {
   // Of x, of the tile that is being gathered: row r at [r % 8][r / 8].
   static constexpr int kPitch = 256 / 8 + 2;  // keeps 16-byte reads of four neighbours free of bank conflicts
   alignas(16) const std::byte* rows[8 * kPitch];
   int begins[kMostExperts + 1];  // tile rows before each expert, and of all
+};
+// Of a ListedSchedule.
+struct ListedTable : ExpertTable {
+  static constexpr int kTiles = 128;
+  ExpertTile tiles[kTiles];  // the CTA's first; rows = 0 behind its last
 };
 
 // Gated: a tile's columns are kN / 2 of gate and the same of up, and silu(gate) * up goes out. ExtraBytes: what other
@@ -78,12 +90,7 @@ __device__ __forceinline__ int find_run(const int* begins, int runs, int place) 
 // Expert after expert; in an expert down the rows first, so that concurrent CTAs share weight tiles.
 template <class Config>
 struct ExpertSchedule {
-  struct At {
-    int weight_row;  // of [experts * n, k]
-    int column;      // of y
-    int row, rows;   // the first row and how many are the expert's, 1 to kM
-    int source_row;  // of x, where there is no map
-  };
+  using At = ExpertTile;
   const i32* offsets;  // [experts + 1]
   int experts, n, tiles_n;
   int movers = 0;    // CTAs before those that multiply
@@ -115,6 +122,27 @@ struct ExpertSchedule {
     at.source_row = capacity > 0 ? expert * capacity + m * Config::kM : at.row;
     at.rows = min(Config::kM, offsets[expert + 1] - at.row);
     return true;
+  }
+};
+
+// ExpertSchedule for short K: a CTA's tiles are looked up before it starts, all at once, as its multipliers would wait
+// for each of them.
+template <class Config>
+struct ListedSchedule : ExpertSchedule<Config> {
+  using At = ExpertTile;
+  __device__ __forceinline__ static ListedTable& table() { return static_cast<ListedTable&>(expert_table<Config>()); }
+  __device__ __forceinline__ void prepare(std::byte* extra) const {
+    ExpertSchedule<Config>::prepare(extra);
+    __syncthreads();
+    if (threadIdx.x >= ListedTable::kTiles) return;
+    At at{};
+    if (!ExpertSchedule<Config>::next(int(threadIdx.x), at)) at.rows = 0;
+    table().tiles[threadIdx.x] = at;
+  }
+  __device__ __forceinline__ bool next(int turn, At& at) const {
+    if (turn >= ListedTable::kTiles) return ExpertSchedule<Config>::next(turn, at);
+    at = table().tiles[turn];
+    return at.rows > 0;
   }
 };
 
@@ -289,6 +317,67 @@ struct ExpertEmit {
       return GatedStore<Config, ExpertEmit>{all};
     else
       return all;
+  }
+};
+
+// ExpertEmit for short K, where tiles are stored so often that their multipliers would wait for the bulk copies: each
+// warp turns its 16 rows through its own part of the staging and stores 128 bytes of four rows at a time, and waits for
+// no other. (Where K is long this is slower: bulk copies go on beside the next tile.)
+template <class Config>
+struct WarpEmit {
+  static_assert(!Config::kGated && Config::kN % 64 == 0);
+  std::byte* y;
+  i64 row_stride;  // bytes
+  int n;           // columns of y
+
+  struct Store {
+    const WarpEmit& emit;
+    int group;
+    std::byte* staging;
+
+    template <class At>
+    __device__ __forceinline__ void store(float (&sums)[Config::kFragments][Config::kN / 2], const At& at) const {
+      const int warp = int(threadIdx.x) % 128 / 32;
+#pragma unroll
+      for (int i = 0; i < Config::kFragments; ++i) {
+        const int first = (group * Config::kFragments + i) * 64 + warp * 16;
+        if (first < at.rows) emit.store_rows(sums[i], at, first, staging + warp * 16 * Config::kPitch);
+      }
+    }
+    __device__ __forceinline__ void finish() const {}
+  };
+
+  template <class>
+  __device__ __forceinline__ Store store(int group, std::byte* staging, std::byte*) const {
+    return {*this, group, staging};
+  }
+
+  // By the warp: its rows first to first + 15 of a tile.
+  template <class At>
+  __device__ __forceinline__ void store_rows(const float (&sums)[Config::kN / 2], const At& at, int first,
+                                             std::byte* staging) const {
+    constexpr int kPitch = Config::kPitch, kSteps = 4;
+    const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8;
+    const u32 to_staging = ptx::shared_address(staging) + (lane % 16) * kPitch + (lane / 16) * 16;
+#pragma unroll
+    for (int j = 0; j + 8 <= Config::kN / 2; j += 8)
+      ptx::stmatrix_x4(to_staging + j * 4, ptx::pack_bf16(sums[j], sums[j + 1]),
+                       ptx::pack_bf16(sums[j + 2], sums[j + 3]), ptx::pack_bf16(sums[j + 4], sums[j + 5]),
+                       ptx::pack_bf16(sums[j + 6], sums[j + 7]));
+    __syncwarp();
+    const std::byte* from = staging + row * kPitch + chunk * 16;
+    std::byte* to = y + i64(at.row + first + row) * row_stride + (at.column + chunk * 8) * 2;
+    const int rows = at.rows - first - row, columns = n - at.column - chunk * 8;
+#pragma unroll
+    for (int column = 0; column < Config::kN; column += 64) {
+      uint4 held[kSteps];
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) held[i] = *reinterpret_cast<const uint4*>(from + i * 4 * kPitch + column * 2);
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i)
+        if (i * 4 < rows && column < columns) *reinterpret_cast<uint4*>(to + i * 4 * row_stride + column * 2) = held[i];
+    }
+    __syncwarp();
   }
 };
 
