@@ -45,7 +45,7 @@ struct BenchGpuOptions {
   std::vector<i64> m = {128, 512, 1024, 2048, 4096, 8192};
   std::vector<std::pair<i64, i64>> n_k = {{12800, 5120}, {5120, 6400}};  // Qwen3-32B gate and up, down; TP 4
   std::vector<std::pair<i64, i64>> gemm_n_k;                             // empty: n_k
-  std::string dtype = "bf16";                                            // of gemm, ag_gemm, gemm_rs, gemm_ar
+  std::string dtype = "bf16";                                            // of gemm, ag_gemm, gemm_rs, gemm_ar, *moe*
   DType element() const { return dtype == "f16" ? DType::kF16 : DType::kBF16; }
   bool every_tile = false;
   std::vector<i64> tokens = {1, 8, 32, 64, 128};
@@ -161,12 +161,12 @@ Status bench_fused(const std::string& op, const BenchGpuOptions& options, GpuRep
 
 // Qwen3's experts at TP 4: gate and up for the gather, down for the reductions.
 Status bench_moe(const std::string& op, const BenchGpuOptions& options, GpuReport& out) {
-  WEFT_ASSIGN(const auto report, bench_cuda_moe({options.ranks, op, options.m, options.variants, options.regimes,
-                                                 options.repeats, !options.trace_path.empty()}));
+  WEFT_ASSIGN(const auto report, bench_cuda_moe({options.ranks, op, options.element(), options.m, options.variants,
+                                                 options.regimes, options.repeats, !options.trace_path.empty()}));
   say(options,
-      "{}, bf16, 8 of 128 experts, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank, time / grouped GEMM "
+      "{}, {}, 8 of 128 experts, {} ranks, {}, NCCL {}; us per call in a graph, slowest rank, time / grouped GEMM "
       "alone: median (quartiles)\n",
-      op, report.ranks, report.device, report.nccl);
+      op, options.dtype, report.ranks, report.device, report.nccl);
   Json rows = Json::array();
   double alone_us = 0;  // the grouped GEMM, which comes first: the floor
   for (const auto& [shape, n, k, time] : report.rows) {
@@ -179,7 +179,11 @@ Status bench_moe(const std::string& op, const BenchGpuOptions& options, GpuRepor
     row.update({{"shape", shape}, {"n", n}, {"k", k}});
     rows.push_back(row);
   }
-  out.json[op] = {{"device", report.device}, {"ranks", report.ranks}, {"nccl", report.nccl}, {"rows", rows}};
+  out.json[op] = {{"device", report.device},
+                  {"ranks", report.ranks},
+                  {"dtype", options.dtype},
+                  {"nccl", report.nccl},
+                  {"rows", rows}};
   out.traces.insert(out.traces.end(), report.traces.begin(), report.traces.end());
   return {};
 }
@@ -369,7 +373,7 @@ void add_bench_gpu(CLI::App& bench) {
         return parse_shape(text) ? "" : fmt::format("{}: expected NxK, both divisible by 8", text);
       });
   command->add_flag("--every-tile", options->every_tile, "Of gemm: every compiled tile instead of the planned one");
-  command->add_option("--dtype", options->dtype, "Of gemm, ag_gemm, gemm_rs, gemm_ar: bf16, f16")
+  command->add_option("--dtype", options->dtype, "Of gemm, ag_gemm, gemm_rs, gemm_ar, *moe*: bf16, f16")
       ->check(CLI::IsMember({"bf16", "f16"}))
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "Of ep: tokens of each rank")

@@ -11,7 +11,7 @@ namespace {
 
 struct LayerFlags {
   bool experts = false;  // moe, not mlp
-  std::string model = "qwen3-32b", mode = "ag_rs", variant = "auto", tuning, all_reduce;
+  std::string model = "qwen3-32b", mode = "ag_rs", dtype = "bf16", variant = "auto", tuning, all_reduce;
   std::vector<i64> m = {4096};
   std::vector<std::string> regimes = {"sustained"};
   int ranks = 0, repeats = 15;
@@ -28,6 +28,7 @@ struct LayerFlags {
       command.add_option("--mode", mode, how + "; ep = so, with whole experts instead of columns of all")
           ->check(CLI::IsMember({"ar", "ag_rs", "ep"}))
           ->capture_default_str();
+      command.add_option("--dtype", dtype, "bf16, f16")->check(CLI::IsMember({"bf16", "f16"}))->capture_default_str();
     } else {
       command.add_option("--mode", mode, how)->check(CLI::IsMember({"ar", "ag_rs"}))->capture_default_str();
       command.add_option("--variant", variant, "Of the fused operators: auto, split, push, copy")
@@ -67,6 +68,7 @@ Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config
                                            .ffn = config.moe.ffn,
                                            .normalise = config.moe.normalise,
                                            .mode = flags.mode,
+                                           .dtype = flags.dtype == "f16" ? DType::kF16 : DType::kBF16,
                                            .regimes = flags.regimes,
                                            .repeats = flags.repeats};
     return times ? bench_cuda_moe_layer(options) : check_cuda_moe_layer(options);
@@ -107,17 +109,10 @@ Status run_layer(const LayerFlags& flags, bool times) {
     add_bar(plots, title, row.variant, {row.us, row.us_lower, row.us_upper}, alone_us);
     rows.push_back(variant_json(row));
   }
-  const Json all = {{flags.what(), flags.model},
-                    {"device", done.device},
-                    {"ranks", done.ranks},
-                    {"mode", flags.mode},
-                    {"hidden", config.hidden},
-                    {"ffn", ffn},
-                    {"limit", kCudaMlpError},
-                    {"checks", checks},
-                    {"cublas", done.cublas},
-                    {"nccl", done.nccl},
-                    {"rows", rows}};
+  const Json all = {
+      {flags.what(), flags.model}, {"device", done.device},   {"ranks", done.ranks}, {"mode", flags.mode},
+      {"dtype", flags.dtype},      {"hidden", config.hidden}, {"ffn", ffn},          {"limit", kCudaMlpError},
+      {"checks", checks},          {"cublas", done.cublas},   {"nccl", done.nccl},   {"rows", rows}};
   WEFT_TRY(report(flags.report, all, plots, [&] {
     fmt::print("{} of {}, hidden {}, ffn {}, {} ranks, {}, mode {}\n", flags.what(), flags.model, config.hidden, ffn,
                done.ranks, done.device, flags.mode);

@@ -1,3 +1,4 @@
+#include "dist/exchange/fused_element.cuh"
 #include "layers/cuda_expert_layer.cuh"
 #include "layers/cuda_layer.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -14,6 +15,7 @@ Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const Cu
   WEFT_TRY(expect("ffn", s.ffn >= 8 && s.ffn % 8 == 0, "a multiple of 8", s.ffn));
   WEFT_TRY(expect("experts", s.experts >= comm.size() && s.experts % 8 == 0 && s.experts <= kCudaRouteMostExperts,
                   "a multiple of 8 from the number of ranks to 512", s.experts));
+  WEFT_TRY(expect_fused_element("expert layer", s.dtype));
   CudaExpertLayer layer(comm, s);
   // Before the exchange, whose creation is collective: no rank runs a kernel that waits while another still loads its
   // own.
@@ -28,22 +30,22 @@ Result<CudaExpertLayer> CudaExpertLayer::create(CudaCommunicator& comm, const Cu
                                    .hidden_dim = s.hidden,
                                    .hidden_dim_bytes = s.hidden * 2};
   WEFT_ASSIGN(auto op, ep::CudaAllToAll::create(comm, exchange,
-                                                {.expert_capacity = s.expert_capacity, .combine_dtype = DType::kBF16}));
+                                                {.expert_capacity = s.expert_capacity, .combine_dtype = s.dtype}));
   layer.exchange_ = std::make_unique<ep::CudaAllToAll>(std::move(op));
   const i64 local = layer.local_experts().size(), rows = layer.exchange_->most_rows(), m = s.max_tokens;
-  const auto bf16s = [](i64 count) { return DeviceBuffer::create(size_t(count) * 2); };
+  const auto elements = [](i64 count) { return DeviceBuffer::create(size_t(count) * 2); };
   const auto words = [](i64 count) { return DeviceBuffer::create(size_t(count) * 4); };
-  WEFT_ASSIGN(layer.logits_, bf16s(m * s.experts));
+  WEFT_ASSIGN(layer.logits_, elements(m * s.experts));
   WEFT_ASSIGN(layer.ids_, words(m * s.per_token));
   WEFT_ASSIGN(layer.weights_, words(m * s.per_token));
-  WEFT_ASSIGN(layer.expert_x_, bf16s(local * layer.exchange_->capacity() * s.hidden));
-  WEFT_ASSIGN(layer.activated_, bf16s(rows * s.ffn));
-  WEFT_ASSIGN(layer.products_, bf16s(rows * s.hidden));
+  WEFT_ASSIGN(layer.expert_x_, elements(local * layer.exchange_->capacity() * s.hidden));
+  WEFT_ASSIGN(layer.activated_, elements(rows * s.ffn));
+  WEFT_ASSIGN(layer.products_, elements(rows * s.hidden));
   return std::move(layer);
 }
 
 TensorView CudaExpertLayer::logits(i64 tokens) const {
-  return dense_view(logits_, DType::kBF16, {tokens, shape_.experts});
+  return dense_view(logits_, shape_.dtype, {tokens, shape_.experts});
 }
 TensorView CudaExpertLayer::ids(i64 tokens) const {
   return dense_view(ids_, DType::kI32, {tokens, shape_.per_token});
@@ -54,13 +56,13 @@ TensorView CudaExpertLayer::weights(i64 tokens) const {
 
 Status CudaExpertLayer::check(const CudaExpertLayerArgs& a) const {
   const i64 local = local_experts().size();
-  WEFT_TRY(expect_cuda_matrix("x", a.x, {-1, shape_.hidden}));
+  WEFT_TRY(expect_cuda_matrix("x", a.x, {-1, shape_.hidden}, shape_.dtype));
   if (a.x.dim(0) > shape_.max_tokens)
     return error(Code::kInvalidArgument, "x: more than max_tokens = {} rows: {}", shape_.max_tokens, a.x.describe());
-  WEFT_TRY(expect_cuda_matrix("y", a.y, a.x.shape));
-  WEFT_TRY(expect_layer_weights("router", a.router, {shape_.experts, shape_.hidden}));
-  WEFT_TRY(expect_layer_weights("gate_up", a.gate_up, {local, 2 * shape_.ffn, shape_.hidden}));
-  return expect_layer_weights("down", a.down, {local, shape_.hidden, shape_.ffn});
+  WEFT_TRY(expect_cuda_matrix("y", a.y, a.x.shape, shape_.dtype));
+  WEFT_TRY(expect_layer_weights("router", a.router, shape_.dtype, {shape_.experts, shape_.hidden}));
+  WEFT_TRY(expect_layer_weights("gate_up", a.gate_up, shape_.dtype, {local, 2 * shape_.ffn, shape_.hidden}));
+  return expect_layer_weights("down", a.down, shape_.dtype, {local, shape_.hidden, shape_.ffn});
 }
 
 Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
@@ -81,11 +83,11 @@ Status CudaExpertLayer::run(cudaStream_t stream, const CudaExpertLayerArgs& a) {
       exchange_->dispatch(stream, {.x = a.x,
                                    .indices = ids(tokens),
                                    .weights = weights(tokens),
-                                   .expert_x = dense_view(expert_x_, DType::kBF16, {local, capacity, shape_.hidden})}));
+                                   .expert_x = dense_view(expert_x_, shape_.dtype, {local, capacity, shape_.hidden})}));
   const TensorView offsets = exchange_->row_begins();
-  const TensorView activated = dense_view(activated_, DType::kBF16, {rows, shape_.ffn});
-  const TensorView products = dense_view(products_, DType::kBF16, {rows, shape_.hidden});
-  WEFT_TRY(cuda_grouped_gemm(stream, {.x = dense_view(expert_x_, DType::kBF16, {local * capacity, shape_.hidden}),
+  const TensorView activated = dense_view(activated_, shape_.dtype, {rows, shape_.ffn});
+  const TensorView products = dense_view(products_, shape_.dtype, {rows, shape_.hidden});
+  WEFT_TRY(cuda_grouped_gemm(stream, {.x = dense_view(expert_x_, shape_.dtype, {local * capacity, shape_.hidden}),
                                       .map = {},
                                       .offsets = offsets,
                                       .w = a.gate_up,

@@ -9,9 +9,9 @@ inline TensorView dense_view(const DeviceBuffer& memory, DType dtype, const Shap
   return TensorView::dense(memory.data(), dtype, shape, DeviceKind::kCuda);
 }
 
-// Weights of a layer: bf16, dense, in CUDA memory. kInvalidArgument naming the tensor otherwise.
-inline Status expect_layer_weights(const char* name, const TensorView& w, const Shape& shape) {
-  WEFT_TRY(expect_tensor(name, w, DType::kBF16, shape));
+// Weights of a layer: of its type, dense, in CUDA memory. kInvalidArgument naming the tensor otherwise.
+inline Status expect_layer_weights(const char* name, const TensorView& w, DType dtype, const Shape& shape) {
+  WEFT_TRY(expect_tensor(name, w, dtype, shape));
   if (w.is_dense() && w.device == DeviceKind::kCuda) return {};
   return error(Code::kInvalidArgument, "{}: expected a dense tensor in CUDA memory, found {}", name, w.describe());
 }

@@ -9,6 +9,7 @@
 #include "base/tensor.h"
 #include "comm/cuda_testing.cuh"
 #include "comm/cuda_timing.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "layers/cuda_mlp_bench.h"
 #include "ops/gemm/cublas.cuh"
 
@@ -17,25 +18,26 @@ namespace weft::layer_bench {
 inline constexpr i64 kSampledRows = 16;
 inline constexpr int kThreads = 256;
 
-inline TensorView matrix(void* data, i64 rows, i64 columns) {
-  return TensorView::dense(data, DType::kBF16, {rows, columns}, DeviceKind::kCuda);
+inline TensorView matrix(void* data, i64 rows, i64 columns, DType dtype = DType::kBF16) {
+  return TensorView::dense(data, dtype, {rows, columns}, DeviceKind::kCuda);
 }
 inline Deadline deadline() {
   return Deadline::after(std::chrono::seconds(60));
 }
 
-static __global__ void scale_kernel(bf16* x, i64 n, float factor) {
+template <class T>
+__global__ void scale_kernel(T* x, i64 n, float factor) {
   for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < n; i += i64(gridDim.x) * blockDim.x)
-    x[i] = bf16(float(x[i]) * factor);
+    x[i] = T(float(x[i]) * factor);
 }
 // Random elements of deviation 1 / sqrt(3 k).
-inline Status fill_weights(cudaStream_t stream, bf16* weights, i64 n, u32 seed, i64 k) {
-  WEFT_TRY(fill_random_bf16(stream, weights, n, seed));
-  return launch("scale", scale_kernel, {.grid = 1024, .block = kThreads}, stream, weights, n,
-                float(1 / std::sqrt(double(k))));
-}
-inline Status fill_weights(cudaStream_t stream, const DeviceBuffer& buffer, i64 n, u32 seed, i64 k) {
-  return fill_weights(stream, buffer.as<bf16>(), n, seed, k);
+inline Status fill_weights(cudaStream_t stream, DType dtype, void* weights, i64 n, u32 seed, i64 k) {
+  WEFT_TRY(fill_random(stream, dtype, weights, n, seed));
+  return with_fused_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    return launch("scale", scale_kernel<T>, {.grid = 1024, .block = kThreads}, stream, static_cast<T*>(weights), n,
+                  float(1 / std::sqrt(double(k))));
+  });
 }
 
 // Row s * stride of x for s < count; each goes through the experts ids[s * per_token ...] with those weights. Without
@@ -54,9 +56,9 @@ struct Samples {
   }
 };
 
-// The dot product of a bf16 row with a row of either type, by a warp, in fp32.
-template <class T>
-__device__ float warp_dot(const T* a, const bf16* b, i64 k) {
+// The dot product of two rows by a warp, in fp32.
+template <class T, class W>
+__device__ float warp_dot(const T* a, const W* b, i64 k) {
   float sum = 0;
   for (i64 i = threadIdx.x % 32; i < k; i += 32) sum += float(a[i]) * float(b[i]);
   for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
@@ -64,14 +66,14 @@ __device__ float warp_dot(const T* a, const bf16* b, i64 k) {
 }
 
 // hidden [items, columns] f32 = silu(x gate^T) * (x up^T); x [m, k].
-static __global__ void reference_up_kernel(Samples samples, const bf16* x, i64 k, const bf16* gate_up, i64 columns,
-                                           float* hidden) {
+template <class T>
+__global__ void reference_up_kernel(Samples samples, const T* x, i64 k, const T* gate_up, i64 columns, float* hidden) {
   const i64 warps = i64(gridDim.x) * blockDim.x / 32, all = samples.count * samples.per_token * columns;
   for (i64 i = (blockIdx.x * i64(blockDim.x) + threadIdx.x) / 32; i < all; i += warps) {
     const i64 item = i / columns, expert = samples.expert(item);
     if (expert < 0) continue;
-    const bf16* row = x + item / samples.per_token * samples.stride * k;
-    const bf16* weights = gate_up + expert * 2 * columns * k;
+    const T* row = x + item / samples.per_token * samples.stride * k;
+    const T* weights = gate_up + expert * 2 * columns * k;
     const float gate = warp_dot(row, weights + i % columns * k, k);
     const float up = warp_dot(row, weights + (columns + i % columns) * k, k);
     if (threadIdx.x % 32 == 0) hidden[i] = gate / (1 + expf(-gate)) * up;
@@ -79,8 +81,9 @@ static __global__ void reference_up_kernel(Samples samples, const bf16* x, i64 k
 }
 
 // part [samples, n] f32 = the weighted sum of hidden down^T.
-static __global__ void reference_down_kernel(Samples samples, const float* hidden, i64 columns, const bf16* down, i64 n,
-                                             float* part) {
+template <class T>
+__global__ void reference_down_kernel(Samples samples, const float* hidden, i64 columns, const T* down, i64 n,
+                                      float* part) {
   const i64 warps = i64(gridDim.x) * blockDim.x / 32;
   for (i64 i = (blockIdx.x * i64(blockDim.x) + threadIdx.x) / 32; i < samples.count * n; i += warps) {
     float total = 0;
@@ -96,14 +99,14 @@ static __global__ void reference_down_kernel(Samples samples, const float* hidde
 
 // How far this rank's rows y [rows, n] of the layer are from fp32, over the sampled ones: sqrt(sum (y - r)^2 / sum
 // r^2); 0 where it has none of them. Collective: r is the sum over ranks. x [m, n], the same on every rank.
-inline Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, const Samples& samples, const bf16* x,
-                               i64 n, const bf16* gate_up, const bf16* down, i64 columns, Range rows,
-                               const std::vector<bf16>& y) {
+template <class T>
+Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, const Samples& samples, const T* x, i64 n,
+                        const T* gate_up, const T* down, i64 columns, Range rows, const std::vector<float>& y) {
   WEFT_ASSIGN(const auto hidden, DeviceBuffer::create(size_t(samples.count * samples.per_token * columns) * 4));
   WEFT_ASSIGN(const auto part, DeviceBuffer::create(size_t(samples.count * n) * 4));
-  WEFT_TRY(launch("reference_up", reference_up_kernel, {.grid = 1024, .block = kThreads}, stream, samples, x, n,
+  WEFT_TRY(launch("reference_up", reference_up_kernel<T>, {.grid = 1024, .block = kThreads}, stream, samples, x, n,
                   gate_up, columns, hidden.as<float>()));
-  WEFT_TRY(launch("reference_down", reference_down_kernel, {.grid = 1024, .block = kThreads}, stream, samples,
+  WEFT_TRY(launch("reference_down", reference_down_kernel<T>, {.grid = 1024, .block = kThreads}, stream, samples,
                   hidden.as<float>(), columns, down, n, part.as<float>()));
   WEFT_TRY(comm.synchronize(stream));
   std::string mine(size_t(samples.count * n) * 4, '\0');
@@ -120,12 +123,20 @@ inline Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, cons
         std::memcpy(&value, theirs.data() + (s * n + c) * 4, 4);
         expected += value;
       }
-      const double difference = double(float(y[size_t((row - rows.begin) * n + c)])) - expected;
+      const double difference = double(y[size_t((row - rows.begin) * n + c)]) - expected;
       wrong += difference * difference;
       size += expected * expected;
     }
   }
   return size > 0 ? std::sqrt(wrong / size) : 0.0;
+}
+
+inline Result<std::vector<float>> floats_of(const TensorView& y) {
+  return with_fused_element(y.dtype, [&](auto element) -> Result<std::vector<float>> {
+    std::vector<decltype(element)> values(size_t(y.shape.elements()));
+    WEFT_CUDA_TRY(cudaMemcpy(values.data(), y.data, values.size() * 2, cudaMemcpyDefault));
+    return std::vector<float>(values.begin(), values.end());
+  });
 }
 
 // Five runs of call(), which gives this rank's y, must have the same bits, and distance(y) be small; to each another
@@ -134,15 +145,14 @@ template <class Call, class Distance>
 Result<CudaMlpCheckRow> check_calls(CudaCommunicator& comm, cudaStream_t stream, i64 m, Call&& call,
                                     Distance&& distance) {
   CudaMlpCheckRow row{m, 0, true, false};
-  std::vector<bf16> first;
+  std::vector<float> first;
   for (int run = 0; run < 5; ++run) {
     if (run % comm.size() == comm.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
     WEFT_ASSIGN(const TensorView y, call());
-    std::vector<bf16> bits(size_t(y.shape.elements()));
     WEFT_TRY(comm.synchronize(stream));
-    WEFT_CUDA_TRY(cudaMemcpy(bits.data(), y.data, bits.size() * 2, cudaMemcpyDefault));
-    if (run == 0) first = bits;
-    row.repeats = row.repeats && std::memcmp(bits.data(), first.data(), bits.size() * 2) == 0;
+    WEFT_ASSIGN(auto found, floats_of(y));
+    if (run == 0) first = found;
+    row.repeats = row.repeats && std::memcmp(found.data(), first.data(), found.size() * 4) == 0;
   }
   WEFT_ASSIGN(row.error, distance(first));
   row.passed = row.repeats && row.error <= kCudaMlpError;

@@ -66,7 +66,7 @@ class RankMlp {
     WEFT_TRY(set_input(m));
     return check_calls(
         comm_, stream_, m, [&] { return call(m); },
-        [&](const std::vector<bf16>& y) {
+        [&](const std::vector<float>& y) {
           const i64 samples = std::min(m, kSampledRows);
           return distance(comm_, stream_, {.count = samples, .stride = samples > 0 ? m / samples : 1}, x_.as<bf16>(),
                           options_.hidden, mlp_->gate_up().matrix().as<bf16>(), mlp_->down().matrix().as<bf16>(),
@@ -103,7 +103,7 @@ class RankMlp {
  private:
   Result<Weight> random_weight(const char* name, i64 n, i64 k, u32 seed, i64 whole_k) {
     WEFT_ASSIGN(Tensor matrix, make_tensor(DeviceKind::kCuda, DType::kBF16, {n, k}));
-    WEFT_TRY(fill_weights(stream_, matrix.view.as<bf16>(), n * k, seed, whole_k));
+    WEFT_TRY(fill_weights(stream_, DType::kBF16, matrix.view.data, n * k, seed, whole_k));
     return Weight::on_gpu(name, std::move(matrix));
   }
 

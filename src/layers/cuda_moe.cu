@@ -1,3 +1,4 @@
+#include "dist/exchange/fused_element.cuh"
 #include "layers/cuda_layer.cuh"
 #include "layers/cuda_moe.cuh"
 #include "ops/gemm/gemm.cuh"
@@ -33,6 +34,7 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
                   "a multiple of 8 to 512", s.experts));
   WEFT_TRY(expect("per_token", s.per_token >= 1 && s.per_token <= std::min<i64>(32, s.experts),
                   "1 to the number of experts, at most 32", s.per_token));
+  WEFT_TRY(expect_fused_element("moe layer", s.dtype));
   if (mode == LayerMode::kAuto)
     return error(Code::kInvalidArgument, "moe layer: mode: expected ar or ag_rs, found auto");
   CudaMoeLayer layer(comm, s, mode);
@@ -52,7 +54,7 @@ Result<CudaMoeLayer> CudaMoeLayer::create(CudaCommunicator& comm, const CudaMoeL
   for (DeviceBuffer* buffer : {&layer.map_, &layer.places_, &layer.weights_}) WEFT_TRY(bytes(*buffer, pairs, 4));
   WEFT_TRY(bytes(layer.offsets_, s.experts + 1, 4));
   WEFT_TRY(bytes(layer.activated_, pairs * columns, 2));
-  const CudaMoeShape down{.max_m = m, .max_rows = pairs, .n = s.hidden};
+  const CudaMoeShape down{.max_m = m, .max_rows = pairs, .n = s.hidden, .dtype = s.dtype};
   if (mode == LayerMode::kAr) {
     WEFT_ASSIGN(layer.reduce_, CudaMoeAr::create(comm, down));
     return std::move(layer);
@@ -84,11 +86,11 @@ Status CudaMoeLayer::check(const CudaMoeLayerArgs& a) const {
   if (a.m < 0 || a.m > shape_.max_m)
     return error(Code::kInvalidArgument, "moe layer: m = {}: expected 0 to max_m = {}", a.m, shape_.max_m);
   const i64 mine = rows(a.m).size(), columns = columns_.size();
-  WEFT_TRY(expect_cuda_matrix("x", a.x, {mine, shape_.hidden}));
-  WEFT_TRY(expect_cuda_matrix("y", a.y, {mine, shape_.hidden}));
-  WEFT_TRY(expect_layer_weights("router", a.router, {shape_.experts, shape_.hidden}));
-  WEFT_TRY(expect_layer_weights("gate_up", a.gate_up, {shape_.experts, 2 * columns, shape_.hidden}));
-  return expect_layer_weights("down", a.down, {shape_.experts, shape_.hidden, columns});
+  WEFT_TRY(expect_cuda_matrix("x", a.x, {mine, shape_.hidden}, shape_.dtype));
+  WEFT_TRY(expect_cuda_matrix("y", a.y, {mine, shape_.hidden}, shape_.dtype));
+  WEFT_TRY(expect_layer_weights("router", a.router, shape_.dtype, {shape_.experts, shape_.hidden}));
+  WEFT_TRY(expect_layer_weights("gate_up", a.gate_up, shape_.dtype, {shape_.experts, 2 * columns, shape_.hidden}));
+  return expect_layer_weights("down", a.down, shape_.dtype, {shape_.experts, shape_.hidden, columns});
 }
 
 // Whether this rank asks the router for all tokens; else for its own, and the routing is gathered.
@@ -103,7 +105,7 @@ bool CudaMoeLayer::forks(i64 m) const {
 
 // Every rank's routing_ of all tokens; x: the rows to route.
 Status CudaMoeLayer::route(cudaStream_t stream, const CudaMoeLayerArgs& a, const TensorView& x) {
-  const TensorView logits = dense_view(logits_, DType::kBF16, {x.dim(0), shape_.experts});
+  const TensorView logits = dense_view(logits_, shape_.dtype, {x.dim(0), shape_.experts});
   const DeviceBuffer& routing = routes_all(a.m) ? routing_ : own_routing_;
   WEFT_TRY(cuda_gemm(stream, {.x = x, .w = a.router, .y = logits, .constant_w = early()}));
   WEFT_TRY(cuda_moe_route(stream, {.logits = logits,
@@ -142,7 +144,7 @@ Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
   if (a.m == 0) return {};
   const i64 pairs = a.m * shape_.per_token;
   const TensorView map = dense_view(map_, DType::kI32, {pairs});
-  const CudaMoeArgs down{.a = dense_view(activated_, DType::kBF16, {pairs, columns_.size()}),
+  const CudaMoeArgs down{.a = dense_view(activated_, shape_.dtype, {pairs, columns_.size()}),
                          .offsets = dense_view(offsets_, DType::kI32, {shape_.experts + 1}),
                          .rows = dense_view(places_, DType::kI32, {a.m, shape_.per_token}),
                          .weights = dense_view(weights_, DType::kF32, {a.m, shape_.per_token}),
@@ -150,7 +152,7 @@ Status CudaMoeLayer::run(cudaStream_t stream, const CudaMoeLayerArgs& a) {
                          .y = a.y};
   TensorView x = a.x;
   if (gather_x_) {
-    x = dense_view(all_x_, DType::kBF16, {a.m, shape_.hidden});
+    x = dense_view(all_x_, shape_.dtype, {a.m, shape_.hidden});
     WEFT_TRY(gather_x(stream, a, x));
   }
   WEFT_TRY(route(stream, a, routes_all(a.m) ? x : a.x));

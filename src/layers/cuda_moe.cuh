@@ -11,15 +11,16 @@
 namespace weft {
 
 struct CudaMoeLayerShape {
-  i64 max_m = 0;          // tokens of one call, over all ranks
-  i64 hidden = 0;         // divisible by 8
-  i64 experts = 0;        // divisible by 8, at most 512
-  i64 per_token = 0;      // experts of a token, at most 32
-  i64 ffn = 0;            // columns of gate, and of up, of an expert, over all ranks; divisible by 8
-  bool normalise = true;  // a token's weights add up to 1
+  i64 max_m = 0;               // tokens of one call, over all ranks
+  i64 hidden = 0;              // divisible by 8
+  i64 experts = 0;             // divisible by 8, at most 512
+  i64 per_token = 0;           // experts of a token, at most 32
+  i64 ffn = 0;                 // columns of gate, and of up, of an expert, over all ranks; divisible by 8
+  bool normalise = true;       // a token's weights add up to 1
+  DType dtype = DType::kBF16;  // or f16: of all tensors, and of what goes from one operator to the next
 };
 
-// All on this rank's GPU, bf16, 16-byte aligned, dense but for x.
+// All on this rank's GPU, of the shape's dtype, 16-byte aligned, dense but for x.
 struct CudaMoeLayerArgs {
   TensorView x;        // [rows(m), hidden], row stride a multiple of 16 bytes
   i64 m = 0;           // tokens of all ranks, the same on every rank, at most max_m
@@ -41,7 +42,7 @@ class CudaMoeLayer {
   Range rows(i64 m) const;
 
   // Row t of y on `stream`: the sum over the experts that the router chooses for row t of x, of weight times expert.
-  // Logits, SwiGLU's and the experts' output and a rank's sum for a token are rounded to bf16; sums are
+  // Logits, SwiGLU's and the experts' output and a rank's sum for a token are rounded to the dtype; sums are
   // fp32; the same bits on every run, and on every rank that has the row. Captures into a graph, which follows new
   // routing; calls run in one stream order, the same on every rank. Errors: kInvalidArgument naming the tensor before a
   // launch; the communicator's failure.

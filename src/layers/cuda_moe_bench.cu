@@ -36,7 +36,8 @@ class RankMoe {
                                                               .experts = o_.experts,
                                                               .per_token = o_.per_token,
                                                               .ffn = o_.ffn,
-                                                              .normalise = o_.normalise}));
+                                                              .normalise = o_.normalise,
+                                                              .dtype = o_.dtype}));
       by_expert_.emplace(std::move(layer));
       experts_ = by_expert_->local_experts();
       columns_ = o_.ffn;
@@ -48,31 +49,32 @@ class RankMoe {
                                                     .experts = o_.experts,
                                                     .per_token = o_.per_token,
                                                     .ffn = o_.ffn,
-                                                    .normalise = o_.normalise},
+                                                    .normalise = o_.normalise,
+                                                    .dtype = o_.dtype},
                                                    mode));
       by_column_.emplace(std::move(layer));
       experts_ = {0, o_.experts};
       columns_ = by_column_->columns().size();
     }
     const i64 pairs = most_ * o_.per_token, local = experts_.size();
-    WEFT_TRY(bf16s(x_, most_ * o_.hidden));
-    WEFT_TRY(bf16s(y_, most_ * o_.hidden));
-    WEFT_TRY(bf16s(router_, o_.experts * o_.hidden));
-    WEFT_TRY(bf16s(gate_up_, local * 2 * columns_ * o_.hidden));
-    WEFT_TRY(bf16s(down_, local * columns_ * o_.hidden));
-    WEFT_TRY(bf16s(ids_, 2 * pairs));
-    WEFT_TRY(bf16s(weights_, 2 * pairs));
+    WEFT_TRY(elements(x_, most_ * o_.hidden));
+    WEFT_TRY(elements(y_, most_ * o_.hidden));
+    WEFT_TRY(elements(router_, o_.experts * o_.hidden));
+    WEFT_TRY(elements(gate_up_, local * 2 * columns_ * o_.hidden));
+    WEFT_TRY(elements(down_, local * columns_ * o_.hidden));
+    WEFT_TRY(elements(ids_, 2 * pairs));
+    WEFT_TRY(elements(weights_, 2 * pairs));
     const u32 rank = u32(comm_.rank());
-    WEFT_TRY(fill_random_bf16(stream_, x_.data(), most_ * o_.hidden, 1));  // the same on every rank
-    WEFT_TRY(fill_weights(stream_, router_, o_.experts * o_.hidden, 2, o_.hidden));
-    WEFT_TRY(fill_weights(stream_, gate_up_, local * 2 * columns_ * o_.hidden, 100 + rank, o_.hidden));
-    WEFT_TRY(fill_weights(stream_, down_, local * columns_ * o_.hidden, 200 + rank, o_.ffn));
+    WEFT_TRY(fill_random(stream_, o_.dtype, x_.data(), most_ * o_.hidden, 1));  // the same on every rank
+    WEFT_TRY(fill_weights(stream_, o_.dtype, router_.data(), o_.experts * o_.hidden, 2, o_.hidden));
+    WEFT_TRY(fill_weights(stream_, o_.dtype, gate_up_.data(), local * 2 * columns_ * o_.hidden, 100 + rank, o_.hidden));
+    WEFT_TRY(fill_weights(stream_, o_.dtype, down_.data(), local * columns_ * o_.hidden, 200 + rank, o_.ffn));
     return comm_.synchronize(stream_);
   }
 
   Result<CudaMlpCheckRow> check(i64 m) {
     return check_calls(
-        comm_, stream_, m, [&] { return call(m); }, [&](const std::vector<bf16>& y) { return distance_of(m, y); });
+        comm_, stream_, m, [&] { return call(m); }, [&](const std::vector<float>& y) { return distance_of(m, y); });
   }
 
   Status time(CudaMlpReport& report) {
@@ -82,13 +84,13 @@ class RankMoe {
     report.nccl = nccl.ok() ? (*nccl)->version() : nccl.status().message();
     if (nccl.ok()) nccl_ = std::move(nccl.value());
     const i64 pairs = most_ * o_.per_token;
-    WEFT_TRY(bf16s(all_x_, most_ * o_.hidden));
-    WEFT_TRY(bf16s(logits_, most_ * o_.experts));
-    WEFT_TRY(bf16s(activated_, pairs * columns_));
-    WEFT_TRY(bf16s(products_, pairs * o_.hidden));
-    WEFT_TRY(bf16s(sums_, most_ * o_.hidden));
-    for (DeviceBuffer* buffer : {&local_ids_, &map_, &placed_, &places_}) WEFT_TRY(bf16s(*buffer, 2 * pairs));
-    WEFT_TRY(bf16s(offsets_, 2 * (o_.experts + 1)));
+    WEFT_TRY(elements(all_x_, most_ * o_.hidden));
+    WEFT_TRY(elements(logits_, most_ * o_.experts));
+    WEFT_TRY(elements(activated_, pairs * columns_));
+    WEFT_TRY(elements(products_, pairs * o_.hidden));
+    WEFT_TRY(elements(sums_, most_ * o_.hidden));
+    for (DeviceBuffer* buffer : {&local_ids_, &map_, &placed_, &places_}) WEFT_TRY(elements(*buffer, 2 * pairs));
+    WEFT_TRY(elements(offsets_, 2 * (o_.experts + 1)));
     for (const i64 m : o_.m) {
       if (m == 0) continue;
       WEFT_TRY(call(m).status());
@@ -104,20 +106,23 @@ class RankMoe {
   }
 
  private:
-  static Status bf16s(DeviceBuffer& buffer, i64 count) {
+  static Status elements(DeviceBuffer& buffer, i64 count) {
     WEFT_ASSIGN(buffer, DeviceBuffer::create(size_t(std::max<i64>(count, 8)) * 2));
     return {};
   }
-  TensorView gate_up() const { return dense_view(gate_up_, DType::kBF16, {experts_.size(), 2 * columns_, o_.hidden}); }
-  TensorView down() const { return dense_view(down_, DType::kBF16, {experts_.size(), o_.hidden, columns_}); }
-  TensorView router() const { return matrix(router_.data(), o_.experts, o_.hidden); }
+  TensorView gate_up() const { return dense_view(gate_up_, o_.dtype, {experts_.size(), 2 * columns_, o_.hidden}); }
+  TensorView down() const { return dense_view(down_, o_.dtype, {experts_.size(), o_.hidden, columns_}); }
+  TensorView router() const { return matrix(router_.data(), o_.experts, o_.hidden, o_.dtype); }
+  TensorView tokens(i64 first, i64 count) const {
+    return matrix(x_.as<u16>() + first * o_.hidden, count, o_.hidden, o_.dtype);
+  }
   bool sharded() const { return o_.mode != "ar"; }
   Range rows(i64 m) const { return sharded() ? split_range(m, comm_.size(), comm_.rank()) : Range{0, m}; }
 
   Result<TensorView> call(i64 m) {
     const Range mine = rows(m);
-    const TensorView x = matrix(x_.as<bf16>() + mine.begin * o_.hidden, mine.size(), o_.hidden);
-    const TensorView y = matrix(y_.data(), mine.size(), o_.hidden);
+    const TensorView x = tokens(mine.begin, mine.size());
+    const TensorView y = matrix(y_.data(), mine.size(), o_.hidden, o_.dtype);
     WEFT_TRY(by_expert_
                  ? by_expert_->run(stream_, {.x = x, .router = router(), .gate_up = gate_up(), .down = down(), .y = y})
                  : by_column_->run(stream_,
@@ -145,7 +150,7 @@ class RankMoe {
     return {};
   }
 
-  Result<double> distance_of(i64 m, const std::vector<bf16>& y) {
+  Result<double> distance_of(i64 m, const std::vector<float>& y) {
     if (m == 0) return 0.0;
     WEFT_TRY(routing(m));
     const i64 count = std::min(m, kSampledRows), stride = m / count, each = o_.per_token;
@@ -169,27 +174,28 @@ class RankMoe {
                           .weights = their_weights.as<float>(),
                           .first_expert = experts_.begin,
                           .experts = experts_.size()};
-    return distance(comm_, stream_, samples, x_.as<bf16>(), o_.hidden, gate_up_.as<bf16>(), down_.as<bf16>(), columns_,
-                    rows(m), y);
+    return with_fused_element(o_.dtype, [&](auto element) {
+      using T = decltype(element);
+      return distance<T>(comm_, stream_, samples, x_.as<T>(), o_.hidden, gate_up_.as<T>(), down_.as<T>(), columns_,
+                         rows(m), y);
+    });
   }
 
-  // Against logits in f64. A logit is rounded to bf16 once: 2^-9 of it.
+  // Against logits in f64. A logit is rounded once: by 2^-9 of it, f16 2^-12.
   Status check_routing(i64 count, i64 stride, const std::vector<i32>& ids, const std::vector<float>& weights) const {
-    std::vector<bf16> router(size_t(o_.experts * o_.hidden)), x(size_t(o_.hidden));
-    WEFT_CUDA_TRY(cudaMemcpy(router.data(), router_.data(), router.size() * 2, cudaMemcpyDefault));
+    WEFT_ASSIGN(const auto router, floats_of(this->router()));
     std::vector<double> logits(size_t(o_.experts));
     for (i64 s = 0; s < count; ++s) {
-      WEFT_CUDA_TRY(cudaMemcpy(x.data(), x_.as<bf16>() + s * stride * o_.hidden, x.size() * 2, cudaMemcpyDefault));
+      WEFT_ASSIGN(const auto x, floats_of(tokens(s * stride, 1)));
       double largest = 0, sum = 0, all = 0, least = std::numeric_limits<double>::infinity();
       for (i64 e = 0; e < o_.experts; ++e) {
         double dot = 0;
-        for (i64 i = 0; i < o_.hidden; ++i)
-          dot += double(float(x[size_t(i)])) * double(float(router[size_t(e * o_.hidden + i)]));
+        for (i64 i = 0; i < o_.hidden; ++i) dot += double(x[size_t(i)]) * double(router[size_t(e * o_.hidden + i)]);
         logits[size_t(e)] = dot;
         largest = std::max(largest, std::abs(dot));
         all += std::exp(dot);
       }
-      const double slack = 0x1p-8 * largest + 1e-6;
+      const double slack = (o_.dtype == DType::kF16 ? 0x1p-11 : 0x1p-8) * largest + 1e-6;
       std::vector<bool> chosen(size_t(o_.experts));
       for (i64 j = 0; j < o_.per_token; ++j) {
         const i32 e = ids[size_t(s * o_.per_token + j)];
@@ -218,14 +224,14 @@ class RankMoe {
   Status apart(i64 m, bool communicates) {
     const Range mine = rows(m);
     const i64 pairs = m * o_.per_token, share = m / comm_.size(), local = experts_.size();
-    WEFT_TRY(cuda_gemm(stream_, {.x = matrix(x_.as<bf16>() + mine.begin * o_.hidden, mine.size(), o_.hidden),
+    WEFT_TRY(cuda_gemm(stream_, {.x = tokens(mine.begin, mine.size()),
                                  .w = router(),
-                                 .y = matrix(logits_.data(), mine.size(), o_.experts)}));
-    TensorView x = matrix(x_.data(), m, o_.hidden);
+                                 .y = matrix(logits_.data(), mine.size(), o_.experts, o_.dtype)}));
+    TensorView x = tokens(0, m);
     if (communicates && sharded()) {
-      WEFT_TRY(nccl_->all_gather_bf16(x_.as<bf16>() + mine.begin * o_.hidden, all_x_.data(), size_t(share * o_.hidden),
-                                      stream_));
-      x = matrix(all_x_.data(), m, o_.hidden);
+      WEFT_TRY(nccl_->all_gather(o_.dtype, x_.as<u16>() + mine.begin * o_.hidden, all_x_.data(),
+                                 size_t(share * o_.hidden), stream_));
+      x = matrix(all_x_.data(), m, o_.hidden, o_.dtype);
     }
     WEFT_TRY(launch("local_ids", local_ids_kernel, {.grid = 64, .block = 256}, stream_, ids_.as<i32>(), pairs,
                     i32(experts_.begin), i32(local), local_ids_.as<i32>()));
@@ -233,9 +239,9 @@ class RankMoe {
                      map = dense_view(map_, DType::kI32, {pairs});
     const TensorView placed = dense_view(placed_, DType::kF32, {m, o_.per_token});
     const TensorView places = dense_view(places_, DType::kI32, {m, o_.per_token});
-    const TensorView activated = matrix(activated_.data(), pairs, columns_);
-    const TensorView products = matrix(products_.data(), pairs, o_.hidden);
-    const TensorView sums = matrix(sums_.data(), m, o_.hidden);
+    const TensorView activated = matrix(activated_.data(), pairs, columns_, o_.dtype);
+    const TensorView products = matrix(products_.data(), pairs, o_.hidden, o_.dtype);
+    const TensorView sums = matrix(sums_.data(), m, o_.hidden, o_.dtype);
     WEFT_TRY(cuda_sort_experts(stream_, {.ids = dense_view(local_ids_, DType::kI32, {m, o_.per_token}),
                                          .offsets = offsets,
                                          .map = map,
@@ -251,8 +257,8 @@ class RankMoe {
     WEFT_TRY(
         cuda_expert_sum(stream_, {.products = products, .rows = places, .weights = placed, .y = sums, .early = true}));
     if (!communicates) return {};
-    return sharded() ? nccl_->reduce_scatter_bf16(sums_.data(), y_.data(), size_t(share * o_.hidden), stream_)
-                     : nccl_->all_reduce_bf16(sums_.data(), y_.data(), size_t(m * o_.hidden), stream_);
+    return sharded() ? nccl_->reduce_scatter(o_.dtype, sums_.data(), y_.data(), size_t(share * o_.hidden), stream_)
+                     : nccl_->all_reduce(o_.dtype, sums_.data(), y_.data(), size_t(m * o_.hidden), stream_);
   }
 
   CudaCommunicator& comm_;

@@ -1,5 +1,6 @@
 // Checks and times the experts of a layer over the GPUs of a host, beside NCCL.
 #pragma once
+#include "base/dtype.h"
 #include "layers/cuda_mlp_bench.h"
 
 namespace weft {
@@ -10,6 +11,7 @@ struct CudaMoeLayerBenchOptions {
   i64 hidden = 0, experts = 0, per_token = 0, ffn = 0;  // ffn: of an expert
   bool normalise = true;
   std::string mode = "ag_rs";  // or ar: columns of all experts; ep: whole experts
+  DType dtype = DType::kBF16;  // or f16
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;
 };

@@ -7,27 +7,31 @@ namespace {
 
 class CudaMoeLayerTest : public testing::TestWithParam<const char*> {};
 
-CudaMoeLayerBenchOptions options_of(const char* mode) {
+CudaMoeLayerBenchOptions options_of(const char* mode, DType dtype = DType::kBF16) {
   return {.ranks = test_ranks(),
           .m = {0, 1, 2, 37, 300},
           .hidden = 264,
           .experts = 24,
           .per_token = 3,
           .ffn = 136,
-          .mode = mode};
+          .mode = mode,
+          .dtype = dtype};
 }
 
 // Few tokens and more, uneven rows, columns whose eights do not divide by the ranks, fewer rows than ranks, one row,
 // none.
 TEST_P(CudaMoeLayerTest, IsTheFp32LayerUpToRounding) {
   WEFT_NEED_GPUS(1);
-  const auto report = check_cuda_moe_layer(options_of(GetParam()));
-  WEFT_ASSERT_OK(report.status());
-  ASSERT_EQ(report->checks.size(), 5u);
-  for (const auto& row : report->checks) {
-    EXPECT_TRUE(row.repeats) << row.m;
-    EXPECT_LE(row.error, kCudaMlpError) << row.m;
-    EXPECT_EQ(row.error > 0, row.m > 0) << row.m;  // something was compared
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const auto report = check_cuda_moe_layer(options_of(GetParam(), dtype));
+    WEFT_ASSERT_OK(report.status());
+    ASSERT_EQ(report->checks.size(), 5u);
+    const double limit = dtype == DType::kF16 ? kCudaMlpError / 8 : kCudaMlpError;  // three bits more
+    for (const auto& row : report->checks) {
+      EXPECT_TRUE(row.repeats) << row.m;
+      EXPECT_LE(row.error, limit) << row.m;
+      EXPECT_EQ(row.error > 0, row.m > 0) << row.m;  // something was compared
+    }
   }
 }
 
@@ -47,6 +51,7 @@ TEST(CudaMoeLayerTest, WrongInputIsRefused) {
   refused([](auto& o) { o.per_token = 33; }, "per_token: expected 1");
   refused([](auto& o) { o.hidden = 20; }, "hidden: expected a multiple of 8");
   refused([](auto& o) { o.mode = "auto"; }, "mode");
+  refused([](auto& o) { o.dtype = DType::kF32; }, "dtype: expected bf16 or f16");
 }
 
 }  // namespace

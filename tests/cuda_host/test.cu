@@ -276,36 +276,39 @@ TEST(CudaHost, ThreadsCreateAndLaunchEveryOperator) {
 
 // Every tensor that one operator of the layer hands to the next passes its checks.
 TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
-  for (const int ranks : {1, 3}) {
-    const Status end = run_gpu_ranks(
-        ranks,
-        [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-          constexpr i64 kHidden = 64, kFfn = 24, kExperts = 8;
-          WEFT_ASSIGN(
-              auto layer,
-              CudaExpertLayer::create(
-                  comm, {.max_tokens = 9, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn}));
-          WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
-          const auto view = [&](const Shape& shape) {
-            return TensorView::dense(memory.data(), DType::kBF16, shape, DeviceKind::kCuda);
-          };
-          const i64 local = layer.local_experts().size();
-          for (const i64 tokens : {9, 1, 0})
-            WEFT_TRY(layer.run(stream, {.x = view({tokens, kHidden}),
-                                        .router = view({kExperts, kHidden}),
-                                        .gate_up = view({local, 2 * kFfn, kHidden}),
-                                        .down = view({local, kHidden, kFfn}),
-                                        .y = view({tokens, kHidden})}));
-          const std::string wrong = layer
-                                        .run(stream, {.x = view({1, kHidden}),
+  for (const auto& [ranks, dtype] : {std::pair{1, DType::kBF16}, {3, DType::kBF16}, {3, DType::kF16}}) {
+    const DType element = dtype;
+    const Status end =
+        run_gpu_ranks(ranks,
+                      [element](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+                        constexpr i64 kHidden = 64, kFfn = 24, kExperts = 8;
+                        WEFT_ASSIGN(auto layer, CudaExpertLayer::create(comm, {.max_tokens = 9,
+                                                                               .hidden = kHidden,
+                                                                               .experts = kExperts,
+                                                                               .per_token = 3,
+                                                                               .ffn = kFfn,
+                                                                               .dtype = element}));
+                        WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
+                        const auto view = [&](const Shape& shape) {
+                          return TensorView::dense(memory.data(), element, shape, DeviceKind::kCuda);
+                        };
+                        const i64 local = layer.local_experts().size();
+                        for (const i64 tokens : {9, 1, 0})
+                          WEFT_TRY(layer.run(stream, {.x = view({tokens, kHidden}),
                                                       .router = view({kExperts, kHidden}),
-                                                      .gate_up = view({local, kFfn, kHidden}),
+                                                      .gate_up = view({local, 2 * kFfn, kHidden}),
                                                       .down = view({local, kHidden, kFfn}),
-                                                      .y = view({1, kHidden})})
-                                        .message();
-          return wrong.starts_with("gate_up: expected") ? Status() : error(Code::kAborted, "{}", wrong);
-        },
-        {.arena_bytes = 16 << 20});
+                                                      .y = view({tokens, kHidden})}));
+                        const std::string wrong = layer
+                                                      .run(stream, {.x = view({1, kHidden}),
+                                                                    .router = view({kExperts, kHidden}),
+                                                                    .gate_up = view({local, kFfn, kHidden}),
+                                                                    .down = view({local, kHidden, kFfn}),
+                                                                    .y = view({1, kHidden})})
+                                                      .message();
+                        return wrong.starts_with("gate_up: expected") ? Status() : error(Code::kAborted, "{}", wrong);
+                      },
+                      {.arena_bytes = 16 << 20});
     EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
   }
 }
@@ -346,19 +349,19 @@ TEST(CudaHost, AnMlpLayerEnqueuesAllOfItsOperators) {
 }
 
 TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {
-  for (const int ranks : {1, 3})
+  for (const auto& [ranks, dtype] : {std::pair{1, DType::kBF16}, {3, DType::kBF16}, {3, DType::kF16}})
     for (const LayerMode mode : {LayerMode::kAgRs, LayerMode::kAr}) {
+      const DType element = dtype;
       const Status end = run_gpu_ranks(
           ranks,
-          [mode](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+          [mode, element](CudaCommunicator& comm, cudaStream_t stream) -> Status {
             constexpr i64 kHidden = 64, kFfn = 40, kExperts = 8;
-            WEFT_ASSIGN(
-                auto layer,
-                CudaMoeLayer::create(
-                    comm, {.max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn}, mode));
+            const CudaMoeLayerShape shape{
+                .max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn, .dtype = element};
+            WEFT_ASSIGN(auto layer, CudaMoeLayer::create(comm, shape, mode));
             WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
             const auto view = [&](const Shape& shape) {
-              return TensorView::dense(memory.data(), DType::kBF16, shape, DeviceKind::kCuda);
+              return TensorView::dense(memory.data(), element, shape, DeviceKind::kCuda);
             };
             const i64 columns = layer.columns().size();
             const auto run = [&](i64 m, i64 up) {

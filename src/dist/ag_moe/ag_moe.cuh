@@ -11,18 +11,19 @@
 namespace weft {
 
 struct CudaAgMoeShape {
-  i64 max_m = 0;  // tokens of all ranks
-  i64 k = 0;      // divisible by 8
+  i64 max_m = 0;               // tokens of all ranks
+  i64 k = 0;                   // divisible by 8
+  DType dtype = DType::kBF16;  // or f16: of x, w and y
 };
 
 // All on the rank's device; addresses and row strides of x, w and y are multiples of 16 bytes.
 struct CudaAgMoeArgs {
-  TensorView x;         // [M_r, k] bf16, M_r = split_range(m, ranks, rank)
+  TensorView x;         // [M_r, k] of the shape's dtype, M_r = split_range(m, ranks, rank)
   i64 m = 0;            // tokens of all ranks, at most max_m, the same on every rank
   TensorView map;       // [rows] i32, and
   TensorView offsets;   // [experts + 1] i32: what cuda_sort_experts() makes of all tokens' experts
-  TensorView w;         // [experts, n, k] bf16, dense; n may differ over ranks and be 0
-  TensorView y;         // [rows, n] bf16, overlapping nothing; rows the same on every rank
+  TensorView w;         // [experts, n, k] of that type, dense; n may differ over ranks and be 0
+  TensorView y;         // [rows, n] of that type, overlapping nothing; rows the same on every rank
   bool swiglu = false;  // as CudaGroupedGemmArgs::swiglu: y [rows, n / 2]
 };
 
@@ -43,6 +44,9 @@ class CudaAgMoe {
  private:
   CudaAgMoe(CudaCommunicator& comm, const CudaAgMoeShape& shape) : comm_(&comm), shape_(shape) {}
   Status allocate();
+  TensorView dense_rows(void* data, i64 rows) const {
+    return TensorView::dense(data, shape_.dtype, {rows, shape_.k}, DeviceKind::kCuda);
+  }
   // Where ranks share a GPU, CTAs that wait for the kernel before would take the place of those that it waits for.
   bool early() const { return comm_->arena().ranks_on_this_gpu() == 1; }
   Status run_split(cudaStream_t stream, const CudaAgMoeArgs& args);
@@ -56,7 +60,7 @@ class CudaAgMoe {
   i64 split_rows_ = 0, push_rows_ = 0;
   FusedWords words_;
   FlagTable arrived_;
-  sym<std::byte> pushed_;  // [2][push_rows_, k] bf16
+  sym<std::byte> pushed_;  // [2][push_rows_, k]
   std::unique_ptr<CudaAllGather> gather_;
   DeviceBuffer gathered_;  // of "split": [split_rows_, k]
 };

@@ -2,6 +2,7 @@
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_moe/ag_moe.cuh"
 #include "dist/ag_moe/cuda_sm90.cuh"
+#include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/plan.h"
 #include "ops/gemm/gemm.cuh"
 
@@ -10,26 +11,25 @@ namespace {
 
 constexpr const char* kOp = "ag_moe";
 
-// Calls f with the configuration of `tile`; exactly grouped_gemm_tile_shapes().
-template <bool Gated, class F>
+// Calls f with the configuration of `tile` and the type; exactly grouped_gemm_tile_shapes().
+template <class T, bool Gated, class F>
 Status with_tile(const GemmTileShape& tile, F&& f) {
-  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<256, 192, 3, Gated>{});
-  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<128, 192, 4, Gated>{});
+  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<T, 256, 192, 3, Gated>{});
+  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<T, 128, 192, 4, Gated>{});
   WEFT_CHECK((tile == GemmTileShape{128, 64, 8}), tile.m, tile.n, tile.stages);
-  return f(ag_moe::Config<128, 64, 8, Gated>{});
+  return f(ag_moe::Config<T, 128, 64, 8, Gated>{});
 }
 template <class F>
-Status with_config(const GemmTileShape& tile, bool gated, F&& f) {
-  return gated ? with_tile<true>(tile, f) : with_tile<false>(tile, f);
+Status with_config(DType dtype, const GemmTileShape& tile, bool gated, F&& f) {
+  return with_fused_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    return gated ? with_tile<T, true>(tile, f) : with_tile<T, false>(tile, f);
+  });
 }
 
 template <class Config>
 auto kernel_of() {
   return sm90::gemm_sm90_kernel<Config, ag_moe::Params<Config>>;
-}
-
-TensorView bf16_rows(void* data, i64 rows, i64 k) {
-  return TensorView::dense(data, DType::kBF16, {rows, k}, DeviceKind::kCuda);
 }
 
 }  // namespace
@@ -39,6 +39,7 @@ Result<CudaAgMoe> CudaAgMoe::create(CudaCommunicator& comm, const CudaAgMoeShape
   if (shape.max_m < 0 || shape.max_m > i64(1) << 24 || shape.k < 8 || shape.k % 8 != 0 || shape.k > i64(1) << 24)
     return error(Code::kInvalidArgument, "{}: max_m, k: expected 0 to 2^24 and a multiple of 8 to 2^24, found {}, {}",
                  kOp, shape.max_m, shape.k);
+  WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaAgMoe op(comm, shape);
   WEFT_ASSIGN(op.forced_, parse_fused_variant(kOp, options.variant));
   if (op.forced_ == FusedVariant::kCopy)
@@ -52,7 +53,7 @@ Status CudaAgMoe::allocate() {
   // Before the collective allocation, which waits for all ranks: a lazy load may wait for a kernel that waits.
   for (const GemmTileShape& tile : grouped_gemm_tile_shapes())
     for (const bool gated : {false, true})
-      WEFT_TRY(with_config(tile, gated, [](auto config) {
+      WEFT_TRY(with_config(shape_.dtype, tile, gated, [](auto config) {
         using Config = decltype(config);
         return prepare_kernel(kOp, reinterpret_cast<const void*>(kernel_of<Config>()), Config::kSharedBytes);
       }));
@@ -86,7 +87,8 @@ Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
   if (m < 0 || m > shape_.max_m)
     return error(Code::kInvalidArgument, "{}: m = {}: expected 0 to max_m = {}", kOp, m, shape_.max_m);
   const int ranks = comm_->size();
-  WEFT_TRY(expect_cuda_matrix("ag_moe: x", args.x, {split_range(m, ranks, comm_->rank()).size(), shape_.k}));
+  WEFT_TRY(
+      expect_cuda_matrix("ag_moe: x", args.x, {split_range(m, ranks, comm_->rank()).size(), shape_.k}, shape_.dtype));
   if (args.map.data == nullptr) return error(Code::kInvalidArgument, "{}: map: missing", kOp);
   const CudaGroupedGemmArgs gemm{.x = args.x,
                                  .map = args.map,
@@ -102,17 +104,17 @@ Status CudaAgMoe::run(cudaStream_t stream, const CudaAgMoeArgs& args) {
   if (ranks == 1) return cuda_grouped_gemm(stream, gemm);
   const CudaAgMoePlan plan = plan_cuda_ag_moe({m, rows, experts, n, shape_.k}, ranks, comm_->max_ctas(), forced_);
   if (plan.variant == FusedVariant::kSplit) return run_split(stream, args);
-  return with_config(plan.gemm.tile, args.swiglu,
+  return with_config(shape_.dtype, plan.gemm.tile, args.swiglu,
                      [&](auto config) { return run_push<decltype(config)>(stream, args, plan); });
 }
 
 Status CudaAgMoe::run_split(cudaStream_t stream, const CudaAgMoeArgs& args) {
   WEFT_CHECK(args.m <= split_rows_, args.m, split_rows_);
-  const TensorView all = bf16_rows(gathered_.data(), args.m, shape_.k);
+  const TensorView all = dense_rows(gathered_.data(), args.m);
   TensorView shard = args.x;
   if (!shard.is_dense()) {
     const Range rows = split_range(args.m, comm_->size(), comm_->rank());
-    shard = bf16_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size(), shape_.k);
+    shard = dense_rows(gathered_.as<std::byte>() + rows.begin * shape_.k * 2, rows.size());
     WEFT_CUDA_TRY(cudaMemcpy2DAsync(shard.data, size_t(shape_.k) * 2, args.x.data, size_t(args.x.byte_strides[0]),
                                     size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
   }
@@ -136,7 +138,7 @@ Status CudaAgMoe::run_push(cudaStream_t stream, const CudaAgMoeArgs& args, const
   ag_moe::Params<Config> params{};
   // Without columns there is no tile, and nothing is loaded from the map.
   const TensorView weights =
-      n > 0 ? bf16_rows(args.w.data, experts * n, k) : bf16_rows(comm_->at(pushed_, rank), args.m, k);
+      n > 0 ? dense_rows(args.w.data, experts * n) : dense_rows(comm_->at(pushed_, rank), args.m);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
   params.k_blocks = k_blocks;
   params.schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.gemm.tiles_n, plan.movers};

@@ -16,15 +16,16 @@ constexpr i64 kMaxM = 1100, kMaxN = 424, kPad = 8, kPerToken = 3, kExperts = 5;
 
 // Rows [0, last offset) of y must be their token's row of x times their expert's weight, the others untouched.
 struct GroupedCheck {
-  const bf16* y;
+  const void* y;
   i64 stride;
   int rows, n, k, experts, rank;
   const i32 *map, *offsets;
 };
+template <class T>
 __global__ void check_grouped_kernel(const GroupedCheck c, const u32* call, u32* wrong) {
   for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.rows) * c.n; i += i64(gridDim.x) * blockDim.x) {
     const int row = int(i / c.n), column = int(i % c.n);
-    const bf16& seen = c.y[row * c.stride + column];
+    const T& seen = static_cast<const T*>(c.y)[row * c.stride + column];
     u16 bits;
     memcpy(&bits, &seen, sizeof(bits));
     if (row >= c.offsets[c.experts]) {
@@ -43,16 +44,20 @@ __global__ void check_grouped_kernel(const GroupedCheck c, const u32* call, u32*
 // One rank's calls with new x, w and routing each, compared with the exact product on the device.
 class CheckedCalls {
  public:
-  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 k, const char* variant, i64 experts = kExperts) {
-    CheckedCalls calls(comm, k, experts);
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 k, const char* variant, i64 experts = kExperts,
+                                     DType dtype = DType::kBF16) {
+    CheckedCalls calls(comm, k, experts, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
     WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts));
-    WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(check_grouped_kernel), 0));
+    WEFT_TRY(with_fused_element(dtype, [](auto element) {
+      const void* kernel = reinterpret_cast<const void*>(check_grouped_kernel<decltype(element)>);
+      return prepare_kernel("test kernels", kernel, 0);
+    }));
     WEFT_ASSIGN(calls.x_, DeviceBuffer::create(size_t(kMaxM * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(experts * kMaxN * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t(kMaxM * kPerToken * (kMaxN + kPad)) * 2));
     WEFT_TRY(set_once(calls.y_));
-    WEFT_ASSIGN(auto op, CudaAgMoe::create(comm, {.max_m = kMaxM, .k = k}, {.variant = variant}));
+    WEFT_ASSIGN(auto op, CudaAgMoe::create(comm, {.max_m = kMaxM, .k = k, .dtype = dtype}, {.variant = variant}));
     calls.op_ = std::make_unique<CudaAgMoe>(std::move(op));
     return std::move(calls);
   }
@@ -60,20 +65,17 @@ class CheckedCalls {
     const int rank = comm_->rank(), ranks = comm_->size();
     const Range tokens = split_range(c.m, ranks, rank);
     const i64 n = std::max<i64>(0, c.n - 8 * rank), y_stride = n + c.pad, rows = c.m * kPerToken;
-    const LaunchShape shape{.grid = 32, .block = 256};
     WEFT_TRY(routing_.enqueue(stream, c.m, counter_.call()));
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, x_.as<bf16>(), k_ + c.pad, int(tokens.begin),
-                    int(tokens.size()), int(k_), 0, 0, counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, w_.as<bf16>(), k_, 0, int(experts_ * n), int(k_),
-                    1, rank, counter_.call()));
-    WEFT_TRY(op_->run(stream, {.x = bf16_matrix(x_.data(), tokens.size(), k_, k_ + c.pad),
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, x_.data(), k_ + c.pad, tokens, k_, 0, 0));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, w_.data(), k_, {0, experts_ * n}, k_, 1, rank));
+    WEFT_TRY(op_->run(stream, {.x = matrix_of(dtype_, x_.data(), tokens.size(), k_, k_ + c.pad),
                                .m = c.m,
                                .map = routing_.map(c.m),
                                .offsets = routing_.offsets(),
-                               .w = bf16_experts(w_.data(), experts_, n, k_),
-                               .y = bf16_matrix(y_.data(), rows, n, y_stride)}));
-    const GroupedCheck check{y_.as<bf16>(),
+                               .w = experts_of(dtype_, w_.data(), experts_, n, k_),
+                               .y = matrix_of(dtype_, y_.data(), rows, n, y_stride)}));
+    const GroupedCheck check{y_.data(),
                              y_stride,
                              int(rows),
                              int(n),
@@ -83,16 +85,20 @@ class CheckedCalls {
                              routing_.map(c.m).as<const i32>(),
                              routing_.offsets().as<const i32>()};
     if (n > 0)
-      WEFT_TRY(launch("check", check_grouped_kernel, {.grid = 264, .block = 256}, stream, check, counter_.call(),
-                      counter_.wrong()));
+      WEFT_TRY(with_fused_element(dtype_, [&](auto element) {
+        return launch("check", check_grouped_kernel<decltype(element)>, {.grid = 264, .block = 256}, stream, check,
+                      counter_.call(), counter_.wrong());
+      }));
     return counter_.next(stream);
   }
   Status verify(cudaStream_t stream, u32 calls) const { return counter_.verify(*comm_, stream, calls); }
 
  private:
-  CheckedCalls(CudaCommunicator& comm, i64 k, i64 experts) : comm_(&comm), k_(k), experts_(experts) {}
+  CheckedCalls(CudaCommunicator& comm, i64 k, i64 experts, DType dtype)
+      : comm_(&comm), k_(k), experts_(experts), dtype_(dtype) {}
   CudaCommunicator* comm_;
   i64 k_, experts_;
+  DType dtype_;
   CallCounter counter_;
   CudaRouting routing_;
   std::unique_ptr<CudaAgMoe> op_;
@@ -113,6 +119,24 @@ TEST_P(CudaAgMoeTest, IsExactForEveryRoutingAndUnevenShapes) {
         const Status outcome = calls.verify(stream, ++count);
         if (!outcome.ok()) return outcome.with_context(fmt::format("m {} n {} k {}, {} experts", c.m, c.n, k, experts));
       }
+    }
+    return {};
+  }));
+}
+
+TEST_P(CudaAgMoeTest, F16IsExactToo) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    for (const auto& [k, experts] : {std::pair<i64, i64>{72, 40}, {520, 3}}) {
+      WEFT_ASSIGN(auto calls, CheckedCalls::create(comm, k, GetParam(), experts, DType::kF16));
+      WEFT_TRY(calls.enqueue(stream, {300, 200}));
+      WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
+                    for (const Case& c : {Case{3, 16}, Case{130, 264, kPad}, Case{515, 424}, Case{kMaxM, 200}})
+                      WEFT_TRY(calls.enqueue(stream, c));
+                    return {};
+                  }));
+      for (int replay = 0; replay < 9; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+      WEFT_TRY(calls.verify(stream, 37));
     }
     return {};
   }));
@@ -177,6 +201,10 @@ TEST(CudaAgMoe, RefusesWrongInputBeforeALaunch) {
         {changed([&](auto& a) { a.offsets = ints(7); }), "offsets"},
         {changed([&](auto& a) { a.w = bf16_experts(d, 3, 12, 16); }), "w"},
         {changed([&](auto& a) { a.y = bf16_matrix(d, 16, 16); }), "y"},
+        {changed([&](auto& a) { a.x = matrix_of(DType::kF16, d, 4, 16); }), "ag_moe: x: expected bf16"},
+        {changed([&](auto& a) { a.w = experts_of(DType::kF16, d, 3, 8, 16); }), "ag_moe: w: expected bf16"},
+        {changed([&](auto& a) { a.y = matrix_of(DType::kF16, d, 16, 8); }), "ag_moe: y: expected bf16"},
+        {CudaAgMoe::create(comm, {.max_m = 16, .k = 16, .dtype = DType::kF32}).status(), "dtype: expected bf16 or f16"},
         {CudaAgMoe::create(comm, {.max_m = 16, .k = 12}).status(), "k"},
         {CudaAgMoe::create(comm, {.max_m = 16, .k = 16}, {.variant = "pull"}).status(), "pull"},
         {CudaAgMoe::create(comm, {.max_m = 16, .k = 16}, {.variant = "copy"}).status(), "copy"},

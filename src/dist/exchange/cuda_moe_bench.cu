@@ -76,13 +76,13 @@ class SizeBench {
 
  private:
   static Deadline deadline() { return Deadline::after(std::chrono::seconds(60)); }
-  static Result<DeviceBuffer> bf16_buffer(i64 elements) { return DeviceBuffer::create(size_t(elements) * 2); }
+  static Result<DeviceBuffer> buffer(i64 elements) { return DeviceBuffer::create(size_t(elements) * 2); }
   bool splits_evenly() const { return m_ % comm_.size() == 0; }
   i64 own_rows() const { return split_range(m_, comm_.size(), comm_.rank()).size(); }
   TensorView matrix(const DeviceBuffer& b, i64 rows, i64 columns) const {
-    return dense(b.data(), DType::kBF16, {rows, columns});
+    return dense(b.data(), options_.dtype, {rows, columns});
   }
-  TensorView weight() const { return dense(w_.data(), DType::kBF16, {kExperts, shape_.n, shape_.k}); }
+  TensorView weight() const { return dense(w_.data(), options_.dtype, {kExperts, shape_.n, shape_.k}); }
   TensorView offsets() const { return dense(offsets_.data(), DType::kI32, {kExperts + 1}); }
   TensorView map() const { return dense(map_.data(), DType::kI32, {rows_}); }
   TensorView token_rows() const { return dense(token_rows_.data(), DType::kI32, {m_, kPerToken}); }
@@ -118,13 +118,13 @@ class SizeBench {
                                          .rows = token_rows(),
                                          .weights = table(factors_),
                                          .placed = table(placed_)}));
-    WEFT_ASSIGN(w_, bf16_buffer(kExperts * shape_.n * shape_.k));
-    WEFT_TRY(fill_random_bf16(stream_, w_.data(), kExperts * shape_.n * shape_.k, u32(comm_.rank()) + 101));
+    WEFT_ASSIGN(w_, buffer(kExperts * shape_.n * shape_.k));
+    WEFT_TRY(fill_random(stream_, options_.dtype, w_.data(), kExperts * shape_.n * shape_.k, u32(comm_.rank()) + 101));
     const i64 x_rows = options_.op == "ag_moe" ? m_ : rows_;
-    WEFT_ASSIGN(x_, bf16_buffer(x_rows * shape_.k));  // of ag_moe: own rows first
-    WEFT_TRY(fill_random_bf16(stream_, x_.data(), x_rows * shape_.k, u32(comm_.rank()) + 1));
+    WEFT_ASSIGN(x_, buffer(x_rows * shape_.k));  // of ag_moe: own rows first
+    WEFT_TRY(fill_random(stream_, options_.dtype, x_.data(), x_rows * shape_.k, u32(comm_.rank()) + 1));
     for (DeviceBuffer* b : {&y_, &expected_, &product_}) {
-      WEFT_ASSIGN(*b, bf16_buffer(rows_ * shape_.n));
+      WEFT_ASSIGN(*b, buffer(rows_ * shape_.n));
     }
     return {};
   }
@@ -139,17 +139,18 @@ class SizeBench {
 
   Status make_gather() {
     out_elements_ = rows_ * shape_.n;
-    WEFT_ASSIGN(all_, bf16_buffer(m_ * shape_.k));
+    WEFT_ASSIGN(all_, buffer(m_ * shape_.k));
     variants_.push_back({"weft/grouped_gemm", [this] { return grouped(matrix(all_, m_, shape_.k), true, expected_); }});
     if (nccl_ && splits_evenly()) {
       plain_ = [this]() -> Status {
-        WEFT_TRY(nccl_->all_gather_bf16(x_.data(), all_.data(), size_t(own_rows() * shape_.k), stream_));
+        WEFT_TRY(nccl_->all_gather(options_.dtype, x_.data(), all_.data(), size_t(own_rows() * shape_.k), stream_));
         return grouped(matrix(all_, m_, shape_.k), true, expected_);
       };
       variants_.push_back({"grouped_gemm+nccl", plain_});
     }
     for (const std::string& name : options_.variants) {
-      WEFT_ASSIGN(auto made, CudaAgMoe::create(comm_, {.max_m = m_, .k = shape_.k}, {.variant = name}));
+      WEFT_ASSIGN(auto made,
+                  CudaAgMoe::create(comm_, {.max_m = m_, .k = shape_.k, .dtype = options_.dtype}, {.variant = name}));
       auto op = std::make_shared<CudaAgMoe>(std::move(made));
       variants_.push_back({"weft/" + name,
                            [this, op] {
@@ -168,7 +169,7 @@ class SizeBench {
   Status make_reduce() {
     const bool scatters = options_.op == "moe_rs";
     out_elements_ = (scatters ? own_rows() : m_) * shape_.n;
-    WEFT_ASSIGN(all_, bf16_buffer(m_ * shape_.n));
+    WEFT_ASSIGN(all_, buffer(m_ * shape_.n));
     variants_.push_back(
         {"weft/grouped_gemm", [this] { return grouped(matrix(x_, rows_, shape_.k), false, product_); }});
     if (nccl_ && splits_evenly()) {
@@ -177,12 +178,13 @@ class SizeBench {
         WEFT_TRY(cuda_expert_sum(
             stream_, {matrix(product_, rows_, shape_.n), token_rows(), table(placed_), matrix(all_, m_, shape_.n)}));
         if (scatters)
-          return nccl_->reduce_scatter_bf16(all_.data(), expected_.data(), size_t(own_rows() * shape_.n), stream_);
-        return nccl_->all_reduce_bf16(all_.data(), expected_.data(), size_t(m_ * shape_.n), stream_);
+          return nccl_->reduce_scatter(options_.dtype, all_.data(), expected_.data(), size_t(own_rows() * shape_.n),
+                                       stream_);
+        return nccl_->all_reduce(options_.dtype, all_.data(), expected_.data(), size_t(m_ * shape_.n), stream_);
       };
       variants_.push_back({"grouped_gemm+nccl", plain_});
     }
-    const CudaMoeShape shape{.max_m = m_, .max_rows = rows_, .n = shape_.n};
+    const CudaMoeShape shape{.max_m = m_, .max_rows = rows_, .n = shape_.n, .dtype = options_.dtype};
     const auto add = [this](auto made) {
       auto op = std::make_shared<decltype(made)>(std::move(made));
       variants_.push_back({"weft/auto",
@@ -211,8 +213,9 @@ class SizeBench {
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, size_t(out_elements_) * 2, stream_));
     WEFT_TRY(plain_());
     WEFT_TRY(settle(variant.call));
-    WEFT_ASSIGN(const double distance, relative_distance_bf16(stream_, variant.y, expected_.data(), out_elements_));
-    // Both sides round products and a rank's sums to bf16 and may sum in other orders.
+    WEFT_ASSIGN(const double distance,
+                relative_distance(stream_, options_.dtype, variant.y, expected_.data(), out_elements_));
+    // Both sides round products and a rank's sums and may sum in other orders.
     if (!(distance <= 0x1p-7))
       return error(Code::kAborted, "{}, {} tokens: {} differs from NCCL's by {}", shape_.name, m_, variant.name,
                    distance);

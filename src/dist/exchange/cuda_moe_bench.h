@@ -7,6 +7,7 @@ namespace weft {
 struct CudaMoeBenchOptions {
   int ranks = 0;                      // 0 = the number of GPUs
   std::string op;                     // ag_moe, moe_rs or moe_ar
+  DType dtype = DType::kBF16;         // or f16
   std::vector<i64> m;                 // tokens of all ranks
   std::vector<std::string> variants;  // of ag_moe: see dist/exchange/fused_plan.h
   std::vector<std::string> regimes;   // sustained, burst
@@ -29,7 +30,7 @@ struct CudaMoeBenchReport {
 };
 
 // Experts of Qwen3-30B-A3B and Qwen3-235B-A22B as a rank has them at TP 4, whatever the number of ranks, 8 of 128 per
-// token at random, bf16; graphs of 20 calls, after each result was compared with NCCL's. The plain form of moe_rs and
+// token at random; graphs of 20 calls, after each result was compared with NCCL's. The plain form of moe_rs and
 // moe_ar has weft's weighted sum between the GEMM and NCCL. Errors: kUnavailable without a GPU; kAborted for a wrong
 // result.
 Result<CudaMoeBenchReport> bench_cuda_moe(const CudaMoeBenchOptions& options);

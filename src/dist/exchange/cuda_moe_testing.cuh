@@ -65,8 +65,11 @@ class CudaRouting {
   DeviceBuffer ids_, weights_, placed_, offsets_, map_, pairs_, rows_;
 };
 
+inline TensorView experts_of(DType dtype, void* data, i64 experts, i64 n, i64 k) {
+  return TensorView::dense(data, dtype, {experts, n, k}, DeviceKind::kCuda);
+}
 inline TensorView bf16_experts(void* data, i64 experts, i64 n, i64 k) {
-  return TensorView::dense(data, DType::kBF16, {experts, n, k}, DeviceKind::kCuda);
+  return experts_of(DType::kBF16, data, experts, n, k);
 }
 
 }  // namespace weft::gpu_test

@@ -15,10 +15,10 @@ Result<CudaMoeAr> CudaMoeAr::create(CudaCommunicator& comm, const CudaMoeShape& 
   WEFT_ASSIGN(op.products_, DeviceBuffer::create(size_t(shape.max_rows * shape.n) * 2));
   if (comm.size() == 1) return std::move(op);
   const i64 most = shape.max_m * shape.n, few = std::min(most, cuda_one_shot_most_bytes(comm.size()) / 2);
-  WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = few, .dtype = DType::kBF16}));
+  WEFT_ASSIGN(auto reduce, CudaAllReduce::create(comm, {.max_elements = few, .dtype = shape.dtype}));
   op.reduce_ = std::make_unique<CudaAllReduce>(std::move(reduce));
   if (most == few) return std::move(op);
-  WEFT_ASSIGN(auto words, CudaExpertWords<true>::create(comm, kOp, shape.max_m, shape.n));
+  WEFT_ASSIGN(auto words, CudaExpertWords<true>::create(comm, kOp, shape.max_m, shape.n, shape.dtype));
   op.words_ = std::move(words);
   return std::move(op);
 }
@@ -30,7 +30,7 @@ Status CudaMoeAr::run(cudaStream_t stream, const CudaMoeArgs& args) {
   WEFT_TRY(check_cuda_moe(kOp, shape_, args, m));
   if (m == 0 || shape_.n == 0) return {};
   const TensorView products =
-      TensorView::dense(products_.data(), DType::kBF16, {args.a.dim(0), shape_.n}, DeviceKind::kCuda);
+      TensorView::dense(products_.data(), shape_.dtype, {args.a.dim(0), shape_.n}, DeviceKind::kCuda);
   const bool early = comm_->arena().ranks_on_this_gpu() == 1;
   WEFT_TRY(cuda_grouped_gemm(stream, {.x = args.a,
                                       .map = {},
@@ -41,7 +41,7 @@ Status CudaMoeAr::run(cudaStream_t stream, const CudaMoeArgs& args) {
                                       .early = early}));
   if (comm_->size() > 1 && m * shape_.n * 2 > cuda_one_shot_most_bytes(comm_->size())) {
     WEFT_ASSIGN(const ExpertSums sums, expert_sums_of(products, args.rows, args.weights));
-    return words_->run(stream, *comm_, sums, m, args.y.as<bf16>());
+    return words_->run(stream, *comm_, sums, m, args.y.data);
   }
   WEFT_TRY(cuda_expert_sum(stream, {products, args.rows, args.weights, args.y, early}));
   return reduce_ ? reduce_->run(stream, args.y, args.y) : Status();

@@ -23,7 +23,7 @@ class CudaMoeAr {
   CudaMoeShape shape_;
   std::unique_ptr<CudaAllReduce> reduce_;       // of few tokens, by one shot
   std::optional<CudaExpertWords<true>> words_;  // of more
-  DeviceBuffer products_;                       // [max_rows, n] bf16
+  DeviceBuffer products_;                       // [max_rows, n]
 };
 
 }  // namespace weft

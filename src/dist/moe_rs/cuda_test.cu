@@ -15,17 +15,19 @@ constexpr i64 kMaxM = 700, kPerToken = 3, kPad = 8;
 // y must be tokens [first, first + tokens) of the sum over ranks, the row behind untouched. Rank r has 8 r columns of K
 // less.
 struct SumCheck {
-  const bf16* y;
+  const void* y;
   int first, tokens, n, k, per_token, ranks;
   const i32 *ids, *pairs, *rows;
   const float* weights;
 };
+template <class T>
 __global__ void check_sums_kernel(const SumCheck c, const u32* call, u32* wrong) {
   for (i64 i = blockIdx.x * i64(blockDim.x) + threadIdx.x; i < i64(c.tokens + 1) * c.n;
        i += i64(gridDim.x) * blockDim.x) {
     const int token = c.first + int(i / c.n), column = int(i % c.n);
+    const T& seen = static_cast<const T*>(c.y)[i];
     u16 bits;
-    memcpy(&bits, c.y + i, sizeof(bits));
+    memcpy(&bits, &seen, sizeof(bits));
     float sum = 0;
     for (int slot = 0; i / c.n < c.tokens && slot < c.per_token; ++slot) {
       const int row = c.rows[token * c.per_token + slot];
@@ -36,7 +38,7 @@ __global__ void check_sums_kernel(const SumCheck c, const u32* call, u32* wrong)
           sum += c.weights[pair] * element_of(*call, 0, rank, row, j) *
                  element_of(*call, 1, rank, i64(c.ids[pair]) * c.n + column, j);
     }
-    if (i / c.n < c.tokens ? !(float(c.y[i]) == sum) : bits != 0xffff) atomicAdd(wrong, 1u);
+    if (i / c.n < c.tokens ? !(float(seen) == sum) : bits != 0xffff) atomicAdd(wrong, 1u);
   }
 }
 
@@ -44,16 +46,19 @@ template <class Op>
 class CheckedCalls {
  public:
   static constexpr bool kScatters = std::is_same_v<Op, CudaMoeRs>;
-  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, i64 experts) {
-    CheckedCalls calls(comm, n, k, experts);
+  static Result<CheckedCalls> create(CudaCommunicator& comm, i64 n, i64 k, i64 experts, DType dtype = DType::kBF16) {
+    CheckedCalls calls(comm, n, k, experts, dtype);
     WEFT_ASSIGN(calls.counter_, CallCounter::create());
     WEFT_ASSIGN(calls.routing_, CudaRouting::create(kMaxM, kPerToken, experts));
-    WEFT_TRY(prepare_kernel("test kernels", reinterpret_cast<const void*>(check_sums_kernel), 0));
+    WEFT_TRY(with_fused_element(dtype, [](auto element) {
+      const void* kernel = reinterpret_cast<const void*>(check_sums_kernel<decltype(element)>);
+      return prepare_kernel("test kernels", kernel, 0);
+    }));
     WEFT_ASSIGN(calls.a_, DeviceBuffer::create(size_t(kMaxM * kPerToken * (k + kPad)) * 2));
     WEFT_ASSIGN(calls.w_, DeviceBuffer::create(size_t(experts * n * k) * 2));
     WEFT_ASSIGN(calls.y_, DeviceBuffer::create(size_t((kMaxM + 1) * n) * 2));
     WEFT_TRY(set_once(calls.y_));
-    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .max_rows = kMaxM * kPerToken, .n = n}));
+    WEFT_ASSIGN(auto op, Op::create(comm, {.max_m = kMaxM, .max_rows = kMaxM * kPerToken, .n = n, .dtype = dtype}));
     calls.op_ = std::make_unique<Op>(std::move(op));
     return std::move(calls);
   }
@@ -61,20 +66,17 @@ class CheckedCalls {
     const int rank = comm_->rank(), ranks = comm_->size();
     const Range own = kScatters ? split_range(m, ranks, rank) : Range{0, m};
     const i64 k = k_ - 8 * rank, rows = m * kPerToken;
-    const LaunchShape shape{.grid = 32, .block = 256};
     WEFT_TRY(routing_.enqueue(stream, m, counter_.call()));
     WEFT_CUDA_TRY(cudaMemsetAsync(y_.data(), 0xff, y_.bytes(), stream));
-    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, a_.as<bf16>(), k + pad, 0, int(rows), int(k), 0,
-                    rank, counter_.call()));
-    WEFT_TRY(launch("fill", fill_matrix_kernel<bf16>, shape, stream, w_.as<bf16>(), k, 0, int(experts_ * n_), int(k), 1,
-                    rank, counter_.call()));
-    WEFT_TRY(op_->run(stream, {.a = bf16_matrix(a_.data(), rows, k, k + pad),
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, a_.data(), k + pad, {0, rows}, k, 0, rank));
+    WEFT_TRY(counter_.fill_matrix(stream, dtype_, w_.data(), k, {0, experts_ * n_}, k, 1, rank));
+    WEFT_TRY(op_->run(stream, {.a = matrix_of(dtype_, a_.data(), rows, k, k + pad),
                                .offsets = routing_.offsets(),
                                .rows = routing_.rows(m),
                                .weights = routing_.placed(m),
-                               .w = bf16_experts(w_.data(), experts_, n_, k),
-                               .y = bf16_matrix(y_.data(), own.size(), n_)}));
-    const SumCheck check{y_.as<bf16>(),
+                               .w = experts_of(dtype_, w_.data(), experts_, n_, k),
+                               .y = matrix_of(dtype_, y_.data(), own.size(), n_)}));
+    const SumCheck check{y_.data(),
                          int(own.begin),
                          int(own.size()),
                          int(n_),
@@ -85,16 +87,20 @@ class CheckedCalls {
                          routing_.pairs(m).template as<const i32>(),
                          routing_.rows(m).template as<const i32>(),
                          routing_.weights(m).template as<const float>()};
-    WEFT_TRY(launch("check", check_sums_kernel, {.grid = 264, .block = 256}, stream, check, counter_.call(),
-                    counter_.wrong()));
+    WEFT_TRY(with_fused_element(dtype_, [&](auto element) {
+      return launch("check", check_sums_kernel<decltype(element)>, {.grid = 264, .block = 256}, stream, check,
+                    counter_.call(), counter_.wrong());
+    }));
     return counter_.next(stream);
   }
   Status verify(cudaStream_t stream, u32 calls) const { return counter_.verify(*comm_, stream, calls); }
 
  private:
-  CheckedCalls(CudaCommunicator& comm, i64 n, i64 k, i64 experts) : comm_(&comm), n_(n), k_(k), experts_(experts) {}
+  CheckedCalls(CudaCommunicator& comm, i64 n, i64 k, i64 experts, DType dtype)
+      : comm_(&comm), n_(n), k_(k), experts_(experts), dtype_(dtype) {}
   CudaCommunicator* comm_;
   i64 n_, k_, experts_;
+  DType dtype_;
   CallCounter counter_;
   CudaRouting routing_;
   std::unique_ptr<Op> op_;
@@ -124,6 +130,31 @@ TEST(CudaMoeRs, IsExactForEveryRoutingAndUnevenShapes) {
 TEST(CudaMoeAr, IsExactForEveryRoutingAndUnevenShapes) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), check_uneven_shapes<CudaMoeAr>));
+}
+
+template <class Op>
+Status check_f16(CudaCommunicator& comm, cudaStream_t stream) {
+  for (const auto& [n, k, experts] : {std::array<i64, 3>{264, 72, 40}, {424, 80, 3}}) {
+    WEFT_ASSIGN(auto calls, CheckedCalls<Op>::create(comm, n, k, experts, DType::kF16));
+    WEFT_TRY(calls.enqueue(stream, 130));
+    WEFT_ASSIGN(const auto graph, capture_on_all(comm, stream, [&]() -> Status {
+                  for (const i64 m : {i64(1), i64(3), i64(257), kMaxM}) WEFT_TRY(calls.enqueue(stream, m, kPad));
+                  return {};
+                }));
+    for (int replay = 0; replay < 9; ++replay) WEFT_CUDA_TRY(cudaGraphLaunch(graph.get(), stream));
+    WEFT_TRY(calls.verify(stream, 37));
+  }
+  return {};
+}
+
+TEST(CudaMoeRs, F16IsExactToo) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), check_f16<CudaMoeRs>));
+}
+
+TEST(CudaMoeAr, F16IsExactToo) {
+  WEFT_NEED_GPUS(1);
+  WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), check_f16<CudaMoeAr>));
 }
 
 TEST(CudaMoeRs, GraphsReplayWithNewInputsAndRoutings) {
@@ -185,7 +216,12 @@ TEST(CudaMoeRs, RefusesWrongInputBeforeALaunch) {
         {changed([&](auto& a) { a.y = bf16_matrix(d, 4, 16, 24); }), "y"},
         {changed([&](auto& a) { a.weights = table(DType::kI32, {8, 2}); }), "weights"},
         {changed([&](auto& a) { a.offsets = table(DType::kI32, {5}); }), "offsets"},
+        {changed([&](auto& a) { a.a = matrix_of(DType::kF16, d, 16, 8); }), "moe_rs: a: expected bf16"},
+        {changed([&](auto& a) { a.w = experts_of(DType::kF16, d, 3, 16, 8); }), "moe_rs: w: expected bf16"},
+        {changed([&](auto& a) { a.y = matrix_of(DType::kF16, d, 4, 16); }), "moe_rs: y: expected bf16"},
         {CudaMoeRs::create(comm, {.max_m = 16, .max_rows = 16, .n = 12}).status(), "n"},
+        {CudaMoeAr::create(comm, {.max_m = 16, .max_rows = 16, .n = 16, .dtype = DType::kF32}).status(),
+         "moe_ar: dtype: expected bf16 or f16"},
     });
   }));
 }

@@ -9,19 +9,21 @@
 namespace weft {
 
 struct CudaMoeShape {
-  i64 max_m = 0;     // tokens
-  i64 max_rows = 0;  // (token, expert) pairs
-  i64 n = 0;         // divisible by 8
+  i64 max_m = 0;               // tokens
+  i64 max_rows = 0;            // (token, expert) pairs
+  i64 n = 0;                   // divisible by 8
+  DType dtype = DType::kBF16;  // or f16: of a, w and y, and of products and sums, which f16 bounds by 65504
 };
 
 // All on the rank's device; 16-byte aligned. The routing is what cuda_sort_experts() makes, the same on every rank.
 struct CudaMoeArgs {
-  TensorView a;  // [rows, k_r] bf16, sorted by expert, row stride a multiple of 16 bytes; k_r may differ over ranks
+  // [rows, k_r] of the shape's dtype, sorted by expert, row stride a multiple of 16 bytes; k_r may differ over ranks.
+  TensorView a;
   TensorView offsets;  // [experts + 1] i32
   TensorView rows;     // [m, per_token] i32
   TensorView weights;  // [m, per_token] f32: its `placed`
-  TensorView w;        // [experts, n, k_r] bf16, dense
-  TensorView y;        // bf16, dense
+  TensorView w;        // [experts, n, k_r] of that type, dense
+  TensorView y;        // of that type, dense
 };
 
 // The arguments' errors; y is [y_rows, n].
@@ -36,7 +38,8 @@ class CudaMoeRs {
 
   // y [M_r, n] = this rank's tokens, split_range(m, ranks, rank), of the sum over ranks of each token's weighted sum
   // over its experts' rows of a times their weights, transposed; on `stream`. Products and a rank's sums are rounded to
-  // bf16, each once; experts are added in ascending order, ranks in rank order, in fp32: the same bits on every run.
+  // the dtype, each once; experts are added in ascending order, ranks in rank order, in fp32: the same bits on every
+  // run.
   // m = 0 is a no-op. Captures into a graph; calls of one CudaMoeRs run in one stream order, the same on every rank.
   // Errors: kInvalidArgument before a launch; the communicator's failure.
   Status run(cudaStream_t stream, const CudaMoeArgs& args);
@@ -46,7 +49,7 @@ class CudaMoeRs {
   CudaCommunicator* comm_;
   CudaMoeShape shape_;
   std::optional<CudaExpertWords<false>> words_;  // of more than one rank
-  DeviceBuffer products_;                        // [max_rows, n] bf16
+  DeviceBuffer products_;                        // [max_rows, n]
 };
 
 }  // namespace weft

@@ -16,8 +16,8 @@ constexpr const char* kOp = "grouped_gemm_sm90";
 static_assert(kCudaGroupedMostExperts == sm90::kMostExperts);
 
 // Rows that lie sorted: of down, whose K is short.
-template <int M, int N, int Stages>
-using SortedConfig = sm90::ExpertConfig<M, N, Stages, false, int(sizeof(sm90::ListedTable))>;
+template <class T, int M, int N, int Stages>
+using SortedConfig = sm90::ExpertConfig<T, M, N, Stages, false, int(sizeof(sm90::ListedTable))>;
 template <class Config>
 using SortedParams = sm90::GemmParams<sm90::ListedSchedule<Config>, sm90::SortedSource<Config>, sm90::WarpEmit<Config>>;
 template <class Config>
@@ -30,6 +30,11 @@ Status prepare() {
                         Config::kSharedBytes);
 }
 
+Status expect_element(const char* name, const TensorView& view) {
+  if (view.dtype == DType::kBF16 || view.dtype == DType::kF16) return {};
+  return error(Code::kInvalidArgument, "{}: expected bf16 or f16, found {}", name, view.describe());
+}
+
 // Columns of y.
 i64 columns_of(const CudaGroupedGemmArgs& args) {
   return args.swiglu ? args.w.dim(1) / 2 : args.w.dim(1);
@@ -38,7 +43,7 @@ i64 columns_of(const CudaGroupedGemmArgs& args) {
 template <class Config, class Params>
 Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan, Params& params) {
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2);
-  const TensorView weights = TensorView::dense(args.w.data, DType::kBF16, {experts * n, k}, DeviceKind::kCuda);
+  const TensorView weights = TensorView::dense(args.w.data, args.w.dtype, {experts * n, k}, DeviceKind::kCuda);
   WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
   params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
   sm90::ExpertSchedule<Config>& schedule = params.schedule;
@@ -58,7 +63,7 @@ template <class Config>
 Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
   if constexpr (!Config::kGated) {
     if (args.map.data == nullptr && args.capacity == 0) {
-      using Sorted = SortedConfig<Config::kM, Config::kN, Config::kStages>;
+      using Sorted = SortedConfig<typename Config::Element, Config::kM, Config::kN, Config::kStages>;
       SortedParams<Sorted> params{};
       WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
       return start<Sorted>(stream, args, plan, params);
@@ -80,12 +85,13 @@ struct Instance {
   Status (*run_gated)(cudaStream_t, const CudaGroupedGemmArgs&, const GroupedGemmPlan&);
 };
 
-template <int M, int N, int Stages>
+template <class T, int M, int N, int Stages>
 constexpr Instance instance() {
-  using Config = sm90::ExpertConfig<M, N, Stages>;
-  using Gated = sm90::ExpertConfig<M, N, Stages, true>;
+  using Config = sm90::ExpertConfig<T, M, N, Stages>;
+  using Gated = sm90::ExpertConfig<T, M, N, Stages, true>;
+  using Sorted = SortedConfig<T, M, N, Stages>;
   return {{M, N, Stages},
-          prepare<SortedConfig<M, N, Stages>, SortedParams<SortedConfig<M, N, Stages>>>,
+          prepare<Sorted, SortedParams<Sorted>>,
           prepare<Config, GatherParams<Config>>,
           prepare<Gated, GatherParams<Gated>>,
           run<Config>,
@@ -93,20 +99,25 @@ constexpr Instance instance() {
 }
 
 // Exactly grouped_gemm_tile_shapes().
-constexpr Instance kInstances[] = {instance<256, 192, 3>(), instance<128, 192, 4>(), instance<128, 64, 8>()};
+template <class T>
+constexpr Instance kInstances[] = {instance<T, 256, 192, 3>(), instance<T, 128, 192, 4>(), instance<T, 128, 64, 8>()};
+std::span<const Instance> instances(DType dtype) {
+  return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
+}
 
-__global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, bf16* y, i64 stride, i64 packs) {
+template <class T>
+__global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, T* y, i64 stride, i64 packs) {
   ptx::wait_for_previous_grid();
   ptx::launch_dependents();
   const u32 per_row = u32(sums.n / 8);
   for (u32 pack = blockIdx.x * 256 + threadIdx.x; pack < packs; pack += gridDim.x * 256) {
     const u32 token = pack / per_row, column = pack % per_row * 8;
     float sums_of[1][8];
-    sums.add_up<1>({token}, {column}, sums_of);
+    sums.add_up<T, 1>({token}, {column}, sums_of);
     const float(&sum)[8] = sums_of[0];
     *reinterpret_cast<uint4*>(y + token * stride + column) =
-        make_uint4(ptx::pack_bf16(sum[0], sum[1]), ptx::pack_bf16(sum[2], sum[3]), ptx::pack_bf16(sum[4], sum[5]),
-                   ptx::pack_bf16(sum[6], sum[7]));
+        make_uint4(ptx::pack<T>(sum[0], sum[1]), ptx::pack<T>(sum[2], sum[3]), ptx::pack<T>(sum[4], sum[5]),
+                   ptx::pack<T>(sum[6], sum[7]));
   }
 }
 
@@ -114,7 +125,9 @@ __global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, 
 
 Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   constexpr i64 kMost = i64(1) << 30;
-  WEFT_TRY(expect_cuda_tensor("w", args.w, DType::kBF16, {-1, -1, -1}));
+  WEFT_TRY(expect_element("x", args.x));
+  const DType dtype = args.x.dtype;
+  WEFT_TRY(expect_cuda_tensor("w", args.w, dtype, {-1, -1, -1}));
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2), rows = args.y.dim(0);
   if (!args.w.is_dense() || reinterpret_cast<uintptr_t>(args.w.data) % 16 != 0 || n % 8 != 0 || k % 8 != 0 || k == 0)
     return error(Code::kInvalidArgument, "w {}: expected dense, 16-byte aligned, n and k > 0 divisible by 8",
@@ -124,12 +137,12 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   if (args.swiglu && n % 16 != 0)
     return error(Code::kInvalidArgument, "w {}: expected as many columns of gate as of up, whole eights",
                  args.w.describe());
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, columns_of(args)}));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, columns_of(args)}, dtype));
   if (args.capacity < 0 || args.capacity > kMost || (args.capacity > 0 && args.map.data))
     return error(Code::kInvalidArgument, "capacity: expected 0, or rows of an expert without a map, found {}",
                  args.capacity);
   const i64 x_rows = args.map.data ? -1 : args.capacity > 0 ? experts * args.capacity : rows;
-  WEFT_TRY(expect_cuda_matrix("x", args.x, {x_rows, k}));
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {x_rows, k}, dtype));
   if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
   if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
@@ -143,7 +156,7 @@ Status cuda_grouped_gemm_with(cudaStream_t stream, const CudaGroupedGemmArgs& ar
   if (plan.ctas < 1 || plan.tiles_n < 1 || i64(plan.tiles_n) * plan.tile.n < args.w.dim(1))
     return error(Code::kInvalidArgument, "{} CTAs and {} tiles of {} columns do not do for y {}", plan.ctas,
                  plan.tiles_n, plan.tile.n, args.y.describe());
-  for (const Instance& candidate : kInstances)
+  for (const Instance& candidate : instances(args.x.dtype))
     if (candidate.tile == plan.tile) return (args.swiglu ? candidate.run_gated : candidate.run)(stream, args, plan);
   return error(Code::kInvalidArgument, "no grouped GEMM is compiled for tile {}x{} with {} stages", plan.tile.m,
                plan.tile.n, plan.tile.stages);
@@ -225,7 +238,8 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
 }
 
 Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights) {
-  WEFT_TRY(expect_cuda_matrix("products", products, {-1, -1}));
+  WEFT_TRY(expect_element("products", products));
+  WEFT_TRY(expect_cuda_matrix("products", products, {-1, -1}, products.dtype));
   const i64 n = products.dim(1);
   WEFT_TRY(expect_cuda_tensor("rows", rows, DType::kI32, {-1, -1}));
   WEFT_TRY(expect_cuda_tensor("weights", weights, DType::kF32, rows.shape));
@@ -236,28 +250,34 @@ Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& 
                  "products {}, rows, weights: expected dense, 16-byte aligned, columns divisible by 8",
                  products.describe());
   if (rows.dim(0) * n / 8 > i64(1) << 31) return error(Code::kInvalidArgument, "rows {}: too many", rows.describe());
-  return ExpertSums{products.as<const bf16>(), n, rows.as<const i32>(), weights.as<const float>(), int(rows.dim(1))};
+  return ExpertSums{products.as<const u16>(), n, rows.as<const i32>(), weights.as<const float>(), int(rows.dim(1))};
 }
 
 Status cuda_expert_sum(cudaStream_t stream, const CudaExpertSumArgs& args) {
   WEFT_ASSIGN(const ExpertSums sums, expert_sums_of(args.products, args.rows, args.weights));
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.rows.dim(0), sums.n}));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {args.rows.dim(0), sums.n}, args.products.dtype));
   const i64 packs = args.y.dim(0) * sums.n / 8;
   if (packs == 0) return {};
-  return launch("expert_sum", expert_sum_kernel,
-                {.grid = unsigned(std::min<i64>((packs + 255) / 256, 132 * 8)), .block = 256, .early = args.early},
-                stream, sums, args.y.as<bf16>(), args.y.byte_strides[0] / 2, packs);
+  const auto run_as = [&](auto element) {
+    using T = decltype(element);
+    return launch("expert_sum", expert_sum_kernel<T>,
+                  {.grid = unsigned(std::min<i64>((packs + 255) / 256, 132 * 8)), .block = 256, .early = args.early},
+                  stream, sums, args.y.as<T>(), args.y.byte_strides[0] / 2, packs);
+  };
+  return args.products.dtype == DType::kF16 ? run_as(f16{}) : run_as(bf16{});
 }
 
 Status prepare_cuda_grouped_gemm() {
   WEFT_TRY(expect_sm90("grouped_gemm"));
   WEFT_TRY(prepare_kernel("expert_sort", reinterpret_cast<const void*>(expert_sort_kernel), 0));
-  WEFT_TRY(prepare_kernel("expert_sum", reinterpret_cast<const void*>(expert_sum_kernel), 0));
-  for (const Instance& instance : kInstances) {
-    WEFT_TRY(instance.prepare_sorted());
-    WEFT_TRY(instance.prepare_gather());
-    WEFT_TRY(instance.prepare_gated());
-  }
+  WEFT_TRY(prepare_kernel("expert_sum", reinterpret_cast<const void*>(expert_sum_kernel<bf16>), 0));
+  WEFT_TRY(prepare_kernel("expert_sum", reinterpret_cast<const void*>(expert_sum_kernel<f16>), 0));
+  for (const DType dtype : {DType::kBF16, DType::kF16})
+    for (const Instance& instance : instances(dtype)) {
+      WEFT_TRY(instance.prepare_sorted());
+      WEFT_TRY(instance.prepare_gather());
+      WEFT_TRY(instance.prepare_gated());
+    }
   return {};
 }
 

@@ -31,9 +31,9 @@ struct ListedTable : ExpertTable {
 
 // Gated: a tile's columns are kN / 2 of gate and the same of up, and silu(gate) * up goes out. ExtraBytes: what other
 // hooks need, from the table on.
-template <int M, int N, int Stages, bool Gated = false, int ExtraBytes = int(sizeof(ExpertTable))>
-struct ExpertConfig : GemmConfig<M, N, Stages> {
-  using Base = GemmConfig<M, N, Stages>;
+template <class T, int M, int N, int Stages, bool Gated = false, int ExtraBytes = int(sizeof(ExpertTable))>
+struct ExpertConfig : GemmConfig<M, N, Stages, T> {
+  using Base = GemmConfig<M, N, Stages, T>;
   static constexpr bool kGated = Gated;
   static constexpr int kColumns = Gated ? N / 2 : N;  // of y
   static constexpr int kExtraBytes = ExtraBytes;
@@ -279,7 +279,7 @@ struct GatherCrew {
 };
 
 __device__ __forceinline__ float silu(float x) {
-  return __fdividef(x, 1.0f + __expf(-x));  // off by some 2^-21 of it, which is to be rounded to 2^-9
+  return __fdividef(x, 1.0f + __expf(-x));  // off by some 2^-21 of it, which is to be rounded to 2^-9 or 2^-12
 }
 
 // RowStore of silu(gate) * up: a thread has a column of gate and the same of up.
@@ -356,14 +356,14 @@ struct WarpEmit {
   template <class At>
   __device__ __forceinline__ void store_rows(const float (&sums)[Config::kN / 2], const At& at, int first,
                                              std::byte* staging) const {
+    using T = typename Config::Element;
     constexpr int kPitch = Config::kPitch, kSteps = 4;
     const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8;
     const u32 to_staging = ptx::shared_address(staging) + (lane % 16) * kPitch + (lane / 16) * 16;
 #pragma unroll
     for (int j = 0; j + 8 <= Config::kN / 2; j += 8)
-      ptx::stmatrix_x4(to_staging + j * 4, ptx::pack_bf16(sums[j], sums[j + 1]),
-                       ptx::pack_bf16(sums[j + 2], sums[j + 3]), ptx::pack_bf16(sums[j + 4], sums[j + 5]),
-                       ptx::pack_bf16(sums[j + 6], sums[j + 7]));
+      ptx::stmatrix_x4(to_staging + j * 4, ptx::pack<T>(sums[j], sums[j + 1]), ptx::pack<T>(sums[j + 2], sums[j + 3]),
+                       ptx::pack<T>(sums[j + 4], sums[j + 5]), ptx::pack<T>(sums[j + 6], sums[j + 7]));
     __syncwarp();
     const std::byte* from = staging + row * kPitch + chunk * 16;
     std::byte* to = y + i64(at.row + first + row) * row_stride + (at.column + chunk * 8) * 2;

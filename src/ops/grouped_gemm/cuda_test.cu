@@ -1,6 +1,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "device/thread_pool.h"
 #include "ops/cuda_testing.cuh"
@@ -12,20 +13,20 @@ namespace {
 
 using namespace testing;
 
-// One thread per output, fp64. Counts outputs farther from it than fp32 sums of k terms and one rounding to bf16 may
-// be, NaN included.
-__global__ void compare_kernel(const bf16* x, i64 x_stride, const i32* map, int capacity, const i32* offsets,
-                               int experts, const bf16* w, const bf16* y, i64 y_stride, int n, int k, bool swiglu,
-                               u32* wrong) {
+// One thread per output, fp64. Counts outputs farther from it than fp32 sums of k terms and one rounding to T may be,
+// NaN included.
+template <class T>
+__global__ void compare_kernel(const T* x, i64 x_stride, const i32* map, int capacity, const i32* offsets, int experts,
+                               const T* w, const T* y, i64 y_stride, int n, int k, bool swiglu, u32* wrong) {
   const int columns = swiglu ? n / 2 : n, col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (col >= columns || row >= offsets[experts]) return;
   int expert = 0;
   while (offsets[expert + 1] <= row) ++expert;
   const i64 x_row = map ? map[row] : capacity > 0 ? expert * capacity + row - offsets[expert] : row;
-  const bf16* from = x + x_row * x_stride;
+  const T* from = x + x_row * x_stride;
   // The product with w's row `at` of the expert, and how far fp32 sums may be from it.
   const auto dot = [&](int at, double& error) {
-    const bf16* weight = w + (i64(expert) * n + at) * k;
+    const T* weight = w + (i64(expert) * n + at) * k;
     double sum = 0, magnitude = 0;
     for (int i = 0; i < k; ++i) {
       const double product = double(float(from[i])) * double(float(weight[i]));
@@ -44,7 +45,9 @@ __global__ void compare_kernel(const bf16* x, i64 x_stride, const i32* map, int 
     sum = activated * up;
     error += fabs(sum) * 0x1p-20;
   }
-  const double bound = error + (fabs(sum) + error) * 0x1p-8 + 1e-30;
+  constexpr double kRounding = std::is_same_v<T, bf16> ? 0x1p-8 : 0x1p-11;
+  constexpr double kSubnormal = std::is_same_v<T, bf16> ? 1e-30 : 0x1p-25;
+  const double bound = error + (fabs(sum) + error) * kRounding + kSubnormal;
   if (!(fabs(double(float(y[row * y_stride + col])) - sum) <= bound)) atomicAdd(wrong, 1u);
 }
 
@@ -55,6 +58,7 @@ struct Case {
   u64 seed = 0;   // of random_routing(): even, skewed, sparse, with gaps
   bool map = false, swiglu = false;
   bool apart = false;  // every expert's rows begin at a multiple of all tokens
+  DType dtype = DType::kBF16;
 
   i64 columns() const { return swiglu ? n / 2 : n; }
   i64 x_rows(i64 rows) const { return map ? tokens : apart ? experts * std::max<i64>(1, tokens) : rows; }
@@ -82,14 +86,14 @@ class Check {
   static Result<Check> create(cudaStream_t stream, const Case& c) {
     Check check(stream, c);
     const i64 rows = c.tokens * c.per_token + c.spare, x_rows = c.x_rows(rows);
-    WEFT_ASSIGN(check.x_, CudaMatrix::create(DType::kBF16, x_rows, c.k, c.pad));
-    WEFT_ASSIGN(check.w_, CudaMatrix::create(DType::kBF16, c.experts * c.n, c.k));
-    WEFT_ASSIGN(check.y_, CudaMatrix::create(DType::kBF16, rows, c.columns(), c.pad));
+    WEFT_ASSIGN(check.x_, CudaMatrix::create(c.dtype, x_rows, c.k, c.pad));
+    WEFT_ASSIGN(check.w_, CudaMatrix::create(c.dtype, c.experts * c.n, c.k));
+    WEFT_ASSIGN(check.y_, CudaMatrix::create(c.dtype, rows, c.columns(), c.pad));
     WEFT_ASSIGN(check.map_, CudaMatrix::create(DType::kI32, 1, rows));
     WEFT_ASSIGN(check.offsets_, CudaMatrix::create(DType::kI32, 1, c.experts + 1));
     WEFT_ASSIGN(check.wrong_, DeviceBuffer::create(sizeof(u32)));
-    WEFT_TRY(check.x_.upload(random_floats(DType::kBF16, x_rows * c.k, 1)));
-    WEFT_TRY(check.w_.upload(random_floats(DType::kBF16, c.experts * c.n * c.k, 2)));
+    WEFT_TRY(check.x_.upload(random_floats(c.dtype, x_rows * c.k, 1)));
+    WEFT_TRY(check.w_.upload(random_floats(c.dtype, c.experts * c.n * c.k, 2)));
     return std::move(check);
   }
 
@@ -143,18 +147,22 @@ class Check {
   Status compare() {
     if (routed_ > 0 && c_.n > 0) {
       WEFT_CUDA_TRY(cudaMemsetAsync(wrong_.data(), 0, sizeof(u32), stream_));
-      WEFT_TRY(launch("compare", compare_kernel,
-                      {.grid = dim3(unsigned((c_.columns() + 127) / 128), unsigned(routed_)), .block = 128}, stream_,
-                      x_.view().as<bf16>(), x_.view().byte_strides[0] / 2, c_.map ? map_.view().as<i32>() : nullptr,
-                      int(capacity()), offsets_.view().as<i32>(), int(c_.experts), w_.view().as<bf16>(),
-                      y_.view().as<bf16>(), y_.view().byte_strides[0] / 2, int(c_.n), int(c_.k), c_.swiglu,
-                      wrong_.as<u32>()));
+      WEFT_TRY(c_.dtype == DType::kF16 ? compare_as(f16{}) : compare_as(bf16{}));
       u32 wrong = 1;
       WEFT_CUDA_TRY(cudaMemcpyAsync(&wrong, wrong_.data(), sizeof(wrong), cudaMemcpyDefault, stream_));
       WEFT_CUDA_TRY(cudaStreamSynchronize(stream_));
       if (wrong != 0) return error(Code::kAborted, "{} wrong outputs of {}", wrong, routed_ * c_.columns());
     }
     return cuda_status(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
+  template <class T>
+  Status compare_as(T) {
+    return launch("compare", compare_kernel<T>,
+                  {.grid = dim3(unsigned((c_.columns() + 127) / 128), unsigned(routed_)), .block = 128}, stream_,
+                  x_.view().as<T>(), x_.view().byte_strides[0] / 2, c_.map ? map_.view().as<i32>() : nullptr,
+                  int(capacity()), offsets_.view().as<i32>(), int(c_.experts), w_.view().as<T>(), y_.view().as<T>(),
+                  y_.view().byte_strides[0] / 2, int(c_.n), int(c_.k), c_.swiglu, wrong_.as<u32>());
   }
 
   cudaStream_t stream_;
@@ -173,14 +181,18 @@ constexpr Case kCases[] = {
     {.experts = 6, .tokens = 700, .per_token = 3, .n = 1032, .k = 512},
 };
 
-TEST(CudaGroupedGemm, EveryTileAgreesWithFp64ForEveryRouting) {
+class CudaGroupedGemmTest : public ::testing::TestWithParam<DType> {};
+
+TEST_P(CudaGroupedGemmTest, EveryTileAgreesWithFp64ForEveryRouting) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
+  const u64 first_seed = GetParam() == DType::kF16 ? 3 : 0;  // types differ in their rounding: one routing does
   for (const Case& one : kCases)
-    for (u64 seed = 0; seed < 4; ++seed)
+    for (u64 seed = first_seed; seed < 4; ++seed)
       for (const char* how : {"sorted", "map", "map, swiglu", "apart", "apart, swiglu"}) {
         Case c = one;
+        c.dtype = GetParam();
         c.seed = seed;
         c.map = how[0] == 'm';
         c.apart = how[0] == 'a';
@@ -200,6 +212,9 @@ TEST(CudaGroupedGemm, EveryTileAgreesWithFp64ForEveryRouting) {
         ASSERT_TRUE(planned.ok()) << c.experts << " experts, routing " << c.seed << ": " << planned.message();
       }
 }
+
+INSTANTIATE_TEST_SUITE_P(Types, CudaGroupedGemmTest, ::testing::Values(DType::kBF16, DType::kF16),
+                         [](const auto& info) { return std::string(dtype_name(info.param)); });
 
 // The CPU's operator on the same experts.
 TEST(CudaGroupedGemm, AgreesWithTheCpus) {
@@ -342,11 +357,72 @@ TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
     }
 }
 
+// Also where a sum on its way is beyond f16's range: it is fp32.
+TEST(CudaExpertSum, AddsATokensRowsInFp32) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kTokens = 37, kN = 72;
+  for (const DType dtype : {DType::kBF16, DType::kF16})
+    for (const i64 per_token : {i64(8), i64(3)})
+      for (const bool large : {false, true}) {
+        SCOPED_TRACE(fmt::format("{}, {} experts{}", dtype_name(dtype), per_token, large ? ", large" : ""));
+        const i64 rows = kTokens * per_token;
+        std::vector<float> products = random_floats(dtype, rows * kN, 5);
+        std::vector<float> weights = random_floats(DType::kF32, rows, 6);
+        std::vector<i32> places;
+        for (i64 i = 0; i < rows; ++i) {
+          const i64 token = i / per_token, slot = i % per_token;
+          // Every fourth token lacks its last expert, the first one all.
+          places.push_back(token == 0 || (token % 4 == 3 && slot == per_token - 1) ? -1 : i32(rows - 1 - i));
+          if (large) weights[size_t(i)] = slot == 2 ? -1.5f : 1;
+        }
+        if (large) std::ranges::fill(products, rounded_to(dtype, 60000));
+        auto gpu_products = CudaMatrix::create(dtype, rows, kN), y = CudaMatrix::create(dtype, kTokens, kN, 8);
+        auto gpu_places = CudaMatrix::create(DType::kI32, kTokens, per_token);
+        auto gpu_weights = CudaMatrix::create(DType::kF32, kTokens, per_token);
+        for (const auto* made : {&gpu_products, &y, &gpu_places, &gpu_weights}) WEFT_ASSERT_OK(made->status());
+        WEFT_ASSERT_OK(gpu_products->upload(products));
+        WEFT_ASSERT_OK(gpu_places->upload(places));
+        WEFT_ASSERT_OK(gpu_weights->upload(weights));
+        WEFT_ASSERT_OK(run_and_repeat(
+            stream->get(), [&] { return y->clear(); },
+            [&] {
+              return cuda_expert_sum(stream->get(), {.products = gpu_products->view(),
+                                                     .rows = gpu_places->view(),
+                                                     .weights = gpu_weights->view(),
+                                                     .y = y->view()});
+            },
+            {&*y}));
+        const auto found = y->floats();
+        WEFT_ASSERT_OK(found.status());
+        for (i64 i = 0; i < kTokens * kN; ++i) {
+          double sum = 0, magnitude = 0;
+          for (i64 slot = i / kN * per_token; slot < (i / kN + 1) * per_token; ++slot) {
+            if (places[size_t(slot)] < 0) continue;
+            const double term =
+                double(weights[size_t(slot)]) * double(products[size_t(places[size_t(slot)] * kN + i % kN)]);
+            sum += term;
+            magnitude += std::abs(term);
+          }
+          const double found_sum = double((*found)[size_t(i)]);
+          if (dtype == DType::kF16 && std::abs(sum) >= 65520) {
+            ASSERT_EQ(found_sum, std::copysign(std::numeric_limits<double>::infinity(), sum)) << i;
+          } else {
+            const double error = magnitude * double(per_token) * 0x1p-24;
+            ASSERT_NEAR(found_sum, sum, error + storage_error(dtype, std::abs(sum) + error)) << i;
+          }
+        }
+      }
+}
+
 TEST(CudaGroupedGemm, WhatDoesNotFitIsNamed) {
   WEFT_NEED_GPUS(1);
   auto made = CudaMatrix::create(DType::kBF16, 64, 64);
+  auto half = CudaMatrix::create(DType::kF16, 64, 64);
   auto ints = CudaMatrix::create(DType::kI32, 1, 16);
   WEFT_ASSERT_OK(made.status());
+  WEFT_ASSERT_OK(half.status());
   WEFT_ASSERT_OK(ints.status());
   const CudaGroupedGemmArgs good{
       .x = made->as({8, 16}), .map = {}, .offsets = ints->as({4}), .w = made->as({3, 8, 16}), .y = made->as({8, 8})};
@@ -365,6 +441,16 @@ TEST(CudaGroupedGemm, WhatDoesNotFitIsNamed) {
   EXPECT_NE(changed([&](auto& a) { a.swiglu = true; }).find("as many columns of gate as of up"), std::string::npos);
   EXPECT_EQ(changed([&](auto& a) { a.capacity = 2; }), "x: expected bf16 [6, 16], found bf16 [8, 16]");
   EXPECT_EQ(changed([&](auto& a) { a.w.device = DeviceKind::kCpu; }), "w: not in CUDA memory");
+  EXPECT_EQ(changed([&](auto& a) { a.x = half->as({8, 16}); }), "w: expected f16 [-1, -1, -1], found bf16 [3, 8, 16]");
+  EXPECT_EQ(changed([&](auto& a) { a.w = half->as({3, 8, 16}); }),
+            "w: expected bf16 [-1, -1, -1], found f16 [3, 8, 16]");
+  EXPECT_EQ(changed([&](auto& a) { a.y = half->as({8, 8}); }), "y: expected bf16 [-1, 8], found f16 [8, 8]");
+  EXPECT_EQ(changed([&](auto& a) { a.x.dtype = DType::kF32; }), "x: expected bf16 or f16, found f32 [8, 16]");
+  const TensorView rows = ints->as({2, 2});
+  TensorView weights = rows;
+  weights.dtype = DType::kF32;
+  EXPECT_EQ(cuda_expert_sum(nullptr, {half->as({8, 16}), rows, weights, made->as({2, 16})}).message(),
+            "y: expected f16 [2, 16], found bf16 [2, 16]");
   EXPECT_EQ(changed([&](auto& a) { a.w = made->as({513, 0, 16}); }), "w: expected 1 to 512 experts, found 513");
 }
 

@@ -12,12 +12,13 @@ inline constexpr i64 kCudaGroupedMostExperts = 512;
 
 // All on the current device; addresses and row strides of x, w and y are multiples of 16 bytes.
 struct CudaGroupedGemmArgs {
-  TensorView x;    // [rows, k] bf16, sorted by expert; with a map: [tokens, k], row r of the product is x[map[r]]
+  // [rows, k] bf16 or f16, sorted by expert; with a map: [tokens, k], row r of the product is x[map[r]].
+  TensorView x;
   TensorView map;  // [rows] i32, or absent (data == nullptr)
   // [experts + 1] i32, ascending from 0, at most rows: expert e has rows [offsets[e], offsets[e + 1]).
   TensorView offsets;
-  TensorView w;  // [experts, n, k] bf16, dense
-  TensorView y;  // [rows, n] bf16; must not overlap x or w
+  TensorView w;  // [experts, n, k] of x's type, dense
+  TensorView y;  // [rows, n] of x's type; must not overlap x or w
   int sms = 0;   // multiprocessors to use, 0 = all
   // y [rows, n / 2] = silu(gate) * up, not rounded before: columns [0, n / 2) of the product are gate, the others up.
   bool swiglu = false;
@@ -58,10 +59,10 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args);
 
 // All on the current device, dense; y may have a row stride, a multiple of 16 bytes.
 struct CudaExpertSumArgs {
-  TensorView products;  // [rows, n] bf16, as CudaGroupedGemmArgs::y
+  TensorView products;  // [rows, n] bf16 or f16, as CudaGroupedGemmArgs::y
   TensorView rows;      // [tokens, per_token] i32, of the sort
   TensorView weights;   // [tokens, per_token] f32, `placed` of the sort
-  TensorView y;         // [tokens, n] bf16
+  TensorView y;         // [tokens, n] of the products' type
   bool early = false;   // LaunchShape::early
 };
 
