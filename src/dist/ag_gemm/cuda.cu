@@ -17,9 +17,10 @@ template <class F>
 Status with_config(DType dtype, const GemmTileShape& tile, F&& f) {
   return with_fused_element(dtype, [&](auto element) {
     using T = decltype(element);
-    if (tile == GemmTileShape{256, 200, 3}) return f(sm90::GemmConfig<256, 200, 3, T>{});
-    if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3, T>{});
-    if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3, T>{});
+    if (tile == GemmTileShape{128, 200, 4, true}) return f(sm90::GemmConfig<128, 200, 4, T, true>{});
+    if (tile == GemmTileShape{128, 192, 4, true}) return f(sm90::GemmConfig<128, 192, 4, T, true>{});
+    if (tile == GemmTileShape{128, 176, 4, true}) return f(sm90::GemmConfig<128, 176, 4, T, true>{});
+    if (tile == GemmTileShape{128, 160, 5, true}) return f(sm90::GemmConfig<128, 160, 5, T, true>{});
     WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
     return f(sm90::GemmConfig<128, 128, 5, T>{});
   });

@@ -7,7 +7,8 @@
 namespace weft {
 namespace {
 
-constexpr std::array kTiles = {GemmTileShape{256, 200, 3}, GemmTileShape{256, 160, 3}, GemmTileShape{256, 128, 3},
+constexpr std::array kTiles = {GemmTileShape{128, 200, 4, true}, GemmTileShape{128, 192, 4, true},
+                               GemmTileShape{128, 176, 4, true}, GemmTileShape{128, 160, 5, true},
                                GemmTileShape{128, 128, 5}};
 constexpr int kLeastBlocksPerFlag = 4;
 

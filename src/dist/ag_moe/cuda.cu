@@ -14,10 +14,9 @@ constexpr const char* kOp = "ag_moe";
 // Calls f with the configuration of `tile` and the type; exactly grouped_gemm_tile_shapes().
 template <class T, bool Gated, class F>
 Status with_tile(const GemmTileShape& tile, F&& f) {
-  if (tile == GemmTileShape{256, 192, 3}) return f(ag_moe::Config<T, 256, 192, 3, Gated>{});
-  if (tile == GemmTileShape{128, 192, 4}) return f(ag_moe::Config<T, 128, 192, 4, Gated>{});
+  if (tile == GemmTileShape{128, 192, 4, true}) return f(ag_moe::Config<T, 128, 192, 4, true, Gated>{});
   WEFT_CHECK((tile == GemmTileShape{128, 64, 8}), tile.m, tile.n, tile.stages);
-  return f(ag_moe::Config<T, 128, 64, 8, Gated>{});
+  return f(ag_moe::Config<T, 128, 64, 8, false, Gated>{});
 }
 template <class F>
 Status with_config(DType dtype, const GemmTileShape& tile, bool gated, F&& f) {

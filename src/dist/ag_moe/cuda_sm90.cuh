@@ -10,8 +10,9 @@
 
 namespace weft::ag_moe {
 
-template <class T, int M, int N, int Stages, bool Gated>
-using Config = sm90::ExpertConfig<T, M, N, Stages, Gated, int(sizeof(sm90::ExpertTable) + sizeof(FusedExtra))>;
+template <class T, int M, int N, int Stages, bool PingPong, bool Gated>
+using Config =
+    sm90::ExpertConfig<T, M, N, Stages, PingPong, Gated, int(sizeof(sm90::ExpertTable) + sizeof(FusedExtra))>;
 
 // Movers, gatherers, the watcher, and what all fused kernels do.
 template <class Config>

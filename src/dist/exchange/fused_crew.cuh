@@ -13,7 +13,7 @@ struct FusedWords {
 // In the GEMM's extra shared memory.
 struct FusedExtra {
   u32 epoch;
-  u32 arrived;     // seen by the watcher: AG, chunks of x in the feeder's order; RS, own tiles with all partials
+  u32 arrived;     // seen by the watcher: AG, chunks of x in the feeder's order; RS, turns whose partials have come
   u64 staged[2];   // RS, by multiplier: a fragment of a peer's tile is in the staging
   u64 drained[2];  // RS: and has been read out
   __device__ __forceinline__ static FusedExtra& in(std::byte* extra) { return *reinterpret_cast<FusedExtra*>(extra); }

@@ -17,8 +17,8 @@ template <class F>
 Status with_config(DType dtype, const GemmTileShape& tile, F&& f) {
   return with_fused_element(dtype, [&](auto element) {
     using T = decltype(element);
-    if (tile == GemmTileShape{256, 160, 3}) return f(sm90::GemmConfig<256, 160, 3, T>{});
-    if (tile == GemmTileShape{256, 128, 3}) return f(sm90::GemmConfig<256, 128, 3, T>{});
+    if (tile == GemmTileShape{128, 160, 5, true}) return f(sm90::GemmConfig<128, 160, 5, T, true>{});
+    if (tile == GemmTileShape{128, 128, 5, true}) return f(sm90::GemmConfig<128, 128, 5, T, true>{});
     if (tile == GemmTileShape{128, 160, 5}) return f(sm90::GemmConfig<128, 160, 5, T>{});
     WEFT_CHECK((tile == GemmTileShape{128, 128, 5}), tile.m, tile.n, tile.stages);
     return f(sm90::GemmConfig<128, 128, 5, T>{});
@@ -231,7 +231,7 @@ Status CudaGemmRs::copy_to_peers(i64 m, const Operands& operands, const CudaGemm
       const i64 count = std::min<i64>(plan.tiles_per_chunk, tiles - first);
       link.free_peer = chunk == 0 ? owner : -1;
       link.parked = parked_count_.as<u32>() + (d - 1) * kRsMostChunks + chunk;
-      link.parked_wanted = u32(2 * count);  // by both multipliers
+      link.parked_wanted = u32(plan.gemm.tile.sharers() * count);
       WEFT_TRY(chain_->link(peers, words_.chain, link));
       const size_t bytes = size_t(count * tile_bytes);
       WEFT_TRY(chain_->copy(comm_->at(copied_, owner) + rank * copy_slot_ + first * tile_bytes, bytes,
@@ -245,7 +245,7 @@ Status CudaGemmRs::copy_to_peers(i64 m, const Operands& operands, const CudaGemm
       const int peer = (rank + d) % ranks;
       if (d == 1) {
         link.parked = returned_count() + chunk;
-        link.parked_wanted = u32(2 * plan.returned_rows * plan.gemm.tiles_n);
+        link.parked_wanted = u32(plan.gemm.tile.sharers() * plan.returned_rows * plan.gemm.tiles_n);
       }
       WEFT_TRY(chain_->link(peers, words_.chain, link));
       WEFT_TRY(chain_->copy(comm_->at(*operands.everywhere, peer) + chunk * bytes, size_t(bytes),

@@ -8,8 +8,8 @@ namespace weft {
 namespace {
 
 // The exchange goes in whole fragments: widths divisible by 16.
-constexpr std::array kTiles = {GemmTileShape{256, 160, 3}, GemmTileShape{256, 128, 3}, GemmTileShape{128, 160, 5},
-                               GemmTileShape{128, 128, 5}};
+constexpr std::array kTiles = {GemmTileShape{128, 160, 5, true}, GemmTileShape{128, 128, 5, true},
+                               GemmTileShape{128, 160, 5}, GemmTileShape{128, 128, 5}};
 
 // How gemm_ar's finished rows go back, beside what has yet to be computed. Every rank has at least `rows` rows.
 void plan_way_back(CudaGemmRsPlan& plan, i64 rows, int ranks) {
@@ -41,14 +41,7 @@ CudaGemmRsPlan plan_cuda_gemm_rs(i64 m, i64 n, i64 k, int ranks, int max_ctas, F
   if (plan.variant == FusedVariant::kSplit || plan.few) return plan;
   const int ctas = std::max(1, max_ctas - fused_spare_sms(max_ctas));
   const RankRows rows(m, ranks);
-  // The last copy hides under the owner's own rows, if these are a wave; else smaller tiles, whose waves are shorter:
-  // as gemm_ar wants them, whose last wave is stored to all ranks with nothing to hide under.
-  const bool large = !to_all && divide_up(rows.most(), 256) * divide_up(n, 160) >= ctas;
-  for (const GemmTileShape& tile : kTiles) {
-    if ((tile.m == 256) != large) continue;
-    GemmPlan gemm = plan_gemm_sm90(rows.blocks(ranks, tile.m) * tile.m, n, k, ctas, std::span(&tile, 1));
-    if (plan.gemm.ctas == 0 || gemm.clocks < plan.gemm.clocks) plan.gemm = gemm;
-  }
+  plan.gemm = plan_gemm_sm90(rows.blocks(ranks, 128) * 128, n, k, ctas, kTiles);
   const i64 per_owner = divide_up(rows.most(), plan.gemm.tile.m) * plan.gemm.tiles_n;
   const i64 chunks = std::clamp<i64>(per_owner / plan.gemm.ctas, 1, kRsMostChunks);
   plan.tiles_per_chunk = int(divide_up(per_owner, chunks));

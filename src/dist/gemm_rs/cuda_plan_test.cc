@@ -11,12 +11,13 @@ TEST(CudaGemmRsPlan, TheOwnRowsOfTheModelsShapesAreWholeWaves) {
   for (const i64 m : {2048, 4096, 8192}) {
     const CudaGemmRsPlan plan = plan_cuda_gemm_rs(m, 5120, 6400, 4, kSms);  // Qwen3-32B down at TP 4
     EXPECT_EQ(plan.variant, FusedVariant::kCopy) << m;
-    EXPECT_EQ(plan.gemm.tile, (m == 2048 ? GemmTileShape{128, 160, 5} : GemmTileShape{256, 160, 3})) << m;
+    EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5, true})) << m;
     EXPECT_EQ(plan.gemm.ctas, 128) << m;
     EXPECT_EQ(plan.gemm.tiles() % (4 * plan.gemm.ctas), 0) << m;
     EXPECT_EQ(plan.tiles_per_chunk, 128) << m;
   }
   EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
+  EXPECT_EQ(plan_cuda_gemm_rs(512, 5120, 6400, 4, kSms).gemm.tile, (GemmTileShape{128, 160, 5})) << "one wave";
   EXPECT_EQ(plan_cuda_gemm_rs(200, 5120, 6400, 4, kSms).variant, FusedVariant::kSplit);
   EXPECT_EQ(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).variant, FusedVariant::kPush);
   EXPECT_TRUE(plan_cuda_gemm_rs(128, 5120, 6400, 4, kSms).few);
@@ -29,7 +30,7 @@ TEST(CudaGemmRsPlan, GemmArsFinishedRowsGoBackBesideTheRest) {
   EXPECT_EQ(plan_of(1024).part_rows, 1);
   for (const auto& [m, waves] : {std::pair{2048, 0}, {4096, 1}, {8192, 2}, {16384, 6}}) {
     const CudaGemmRsPlan plan = plan_of(m);
-    EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5})) << m;
+    EXPECT_EQ(plan.gemm.tile, (GemmTileShape{128, 160, 5, true})) << m;
     EXPECT_EQ(plan.returned_chunks * plan.returned_rows * plan.gemm.tiles_n, waves == 0 ? 0 : waves * 128) << m;
   }
 }

@@ -20,6 +20,7 @@ struct Schedule {
     int local;     // and in its owner's rows
     int distance;  // of the owner from this rank, 1 to ranks; ranks = own
     int pos;       // place among the owner's tiles: the same on all ranks
+    int turn;      // of this CTA
     bool last;     // of this CTA
   };
   RankRows rows;
@@ -29,7 +30,7 @@ struct Schedule {
 
   __device__ __forceinline__ bool next(int turn, At& at) const {
     int index = int(blockIdx.x) + turn * int(gridDim.x);
-    at.last = index + int(gridDim.x) >= tiles;
+    at.turn = turn, at.last = index + int(gridDim.x) >= tiles;
     const int whole = ranks * part_rows * tiles_n, part = min(index / whole, parts - 1), first = part * part_rows;
     index -= part * whole;
     for (int d = 1; d <= ranks; ++d) {
@@ -64,7 +65,7 @@ struct Source {
   __device__ __forceinline__ Feeder feeder(std::byte*) const { return {&a}; }
 };
 
-// Where partial tiles are exchanged. A tile is [fragment][multiplier] runs of 64 x kN elements.
+// Where partial tiles are exchanged. A tile is runs of 64 rows x kN elements, the multipliers' fragments.
 template <class Config>
 struct Exchange {
   static constexpr int kRunBytes = 64 * Config::kN * 2;
@@ -73,14 +74,14 @@ struct Exchange {
   static_assert(Config::kN % 32 == 0 && kRunBytes <= 64 * Config::kPitch);
   sym<std::byte> stage;  // [halves][source][slot]; pushes take the half of the call's parity
   i64 slot_bytes, half_bytes;
-  FlagTable arrived;    // of pushes: per source [tile][multiplier]
+  FlagTable arrived;    // of pushes: per source [tile][multiplier], of ping-pong tiles the first
   std::byte* parked;    // of copies: [distance - 1][slot] on this GPU
   u32* parked_count;    // [distance - 1][kRsMostChunks]: runs parked
   int tiles_per_chunk;  // 0 = push
 
   __device__ __forceinline__ bool copies() const { return tiles_per_chunk > 0; }
-  __device__ __forceinline__ i64 in_slot(int pos, int fragment, int group) const {
-    return i64(pos) * kTileBytes + (fragment * 2 + group) * kRunBytes;
+  __device__ __forceinline__ i64 in_slot(int pos, int fragment) const {
+    return i64(pos) * kTileBytes + fragment * kRunBytes;
   }
   __device__ __forceinline__ sym<std::byte> from(int source, u32 epoch) const {
     return stage + (copies() ? 0 : (epoch & 1) * half_bytes) + source * slot_bytes;
@@ -168,14 +169,13 @@ struct Emit {
     std::byte* staging;
     FusedExtra& shared;
     u32 handed = 0;  // runs given to the store warp
-    u32 needed = 0;  // own tiles so far
 
     __device__ __forceinline__ void store(Sums& sums, const At& at) {
       if (at.distance != emit.peers.ranks) {
         hand_over(sums);
         return;
       }
-      hear();
+      hear(at.turn);
       add(sums, at);
       if (emit.delivery.to_all) {
         give_to_all(sums, at);
@@ -230,7 +230,7 @@ struct Emit {
                            ptx::pack<Element>(d[j + 4], d[j + 5]), ptx::pack<Element>(d[j + 6], d[j + 7]));
         if (myself) {
           ptx::named_barrier(group + 1, 128);
-          emit.delivery.template carry<Config, 128>(emit.peers, at, group * Config::kFragments + i, staging);
+          emit.delivery.template carry<Config, 128>(emit.peers, at, Config::fragment(group, i), staging);
         } else {
           ptx::fence_proxy_async_shared();
           ptx::mbarrier_arrive(&shared.staged[group]);
@@ -239,10 +239,9 @@ struct Emit {
       }
     }
     // Until the watcher has seen all partials of this tile. It has the deadline, and a wait here would cost registers.
-    __device__ __forceinline__ void hear() {
-      ++needed;
+    __device__ __forceinline__ void hear(int turn) const {
       const u32 arrived = ptx::shared_address(&shared.arrived);
-      while (int(ptx::ld_acquire_cta_shared(arrived) - needed) < 0) {
+      while (int(ptx::ld_acquire_cta_shared(arrived)) <= turn) {
       }
     }
     __device__ __forceinline__ void add(Sums& sums, const At& at) const {
@@ -253,7 +252,8 @@ struct Emit {
 #pragma unroll
         for (int i = 0; i < Config::kFragments; ++i) {
           const uint4* words =
-              reinterpret_cast<const uint4*>(tile + emit.exchange.in_slot(at.pos, i, group)) + threadIdx.x % 128;
+              reinterpret_cast<const uint4*>(tile + emit.exchange.in_slot(at.pos, Config::fragment(group, i))) +
+              threadIdx.x % 128;
           constexpr int kBatch = Exchange<Config>::kWords / 2;  // loads under way at once: all would not fit registers
 #pragma unroll
           for (int first = 0; first < 2 * kBatch; first += kBatch) {
@@ -306,23 +306,22 @@ struct Crew : FusedCrew {
     }
   }
 
-  // Tells the multipliers by a count that all partials of an own tile have come. One lane per source and flag.
+  // Tells the multipliers the turns, from 0 on, whose own tiles' partials have all come. One lane per source and flag.
   template <class Tiles>
   __device__ __forceinline__ void watch(FusedExtra& shared, const Tiles& schedule) const {
     const u32 epoch = shared.epoch;
     const int lane = threadIdx.x % 32, source = peers.after(1 + lane / 2 % (peers.ranks - 1));
     const bool waits = lane < 2 * (peers.ranks - 1);
     if (blockIdx.x == 0) greet(epoch);
-    u32 count = 0;
     typename Tiles::At at;
     for (int turn = 0; schedule.next(turn, at); ++turn) {
       if (at.distance != peers.ranks) continue;
-      if (waits)
+      if (waits && lane % 2 < Config::kSharers)
         peers.await(exchange.copies() ? words.chain.copied_at(source, at.pos / exchange.tiles_per_chunk)
                                       : exchange.arrived.at(source, at.pos * 2 + lane % 2),
                     source, epoch);
       __syncwarp();
-      if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), ++count);
+      if (lane == 0) ptx::st_release_cta_shared(ptx::shared_address(&shared.arrived), u32(turn) + 1);
     }
     if (blockIdx.x == 0) hear_all(epoch);
     if (!delivery.to_all || !waits) return;
@@ -339,13 +338,14 @@ struct Crew : FusedCrew {
     const bool elected = threadIdx.x % 32 == 0;
     u32 taken = 0;
     typename Tiles::At at;
-    for (int turn = 0; schedule.next(turn, at); ++turn) {
+    constexpr int kTurns = Config::kPingPong ? 2 : 1;
+    for (int turn = Config::kPingPong ? group : 0; schedule.next(turn, at); turn += kTurns) {
       const bool own = at.distance == peers.ranks;
       if (own && delivery.by_multiplier(at)) return;  // so are all that follow
       for (int i = 0; i < Config::kFragments; ++i, ++taken) {
-        const int fragment = group * Config::kFragments + i;
+        const int fragment = Config::fragment(group, i);
         ptx::mbarrier_wait(&shared.staged[group], taken & 1);
-        if (!own && elected) push(at, i, group, staging, shared.epoch);
+        if (!own && elected) push(at, i == 0, fragment, staging, shared.epoch);
         if (own && delivery.returned(at)) delivery.keep<Config>(at, fragment, staging);
         if (own && !delivery.returned(at)) delivery.carry<Config, 32>(peers, at, fragment, staging);
         __syncwarp();
@@ -358,13 +358,13 @@ struct Crew : FusedCrew {
   }
   // [lane] A peer's fragment, until it has left the staging.
   template <class At>
-  __device__ __forceinline__ void push(const At& at, int fragment, int group, const std::byte* staging,
+  __device__ __forceinline__ void push(const At& at, bool first, int fragment, const std::byte* staging,
                                        u32 epoch) const {
     const int owner = peers.after(at.distance);
-    if (fragment == 0) peers.fault.begin(TracePhase::kShip, u32(owner));
+    if (first) peers.fault.begin(TracePhase::kShip, u32(owner));
     std::byte* slot = exchange.copies() ? exchange.parked + (at.distance - 1) * exchange.slot_bytes
                                         : peers.at(exchange.from(peers.rank, epoch), owner);
-    ptx::bulk_store(slot + exchange.in_slot(at.pos, fragment, group), staging, Exchange<Config>::kRunBytes);
+    ptx::bulk_store(slot + exchange.in_slot(at.pos, fragment), staging, Exchange<Config>::kRunBytes);
     ptx::bulk_commit();
     ptx::bulk_wait_read();
   }
@@ -379,7 +379,8 @@ struct Crew : FusedCrew {
       ptx::red_add_release_gpu(
           exchange.parked_count + (at.distance - 1) * kRsMostChunks + at.pos / exchange.tiles_per_chunk, 1);
     else
-      peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + group), peers.after(at.distance), epoch);
+      peers.notify(exchange.arrived.at(peers.rank, at.pos * 2 + (Config::kPingPong ? 0 : group)),
+                   peers.after(at.distance), epoch);
     peers.fault.end(TracePhase::kShip);
   }
 };

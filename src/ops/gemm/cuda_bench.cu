@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
 
 #include "device/cuda/driver.cuh"
 #include "device/cuda/runtime.cuh"
@@ -17,9 +19,13 @@ class GemmBench {
             const SmallGemmRoom& room)
       : stream_(stream), cublas_(cublas), lt_(lt), options_(options), sms_(sms), room_(room) {}
 
-  // `plan`, `small`: null = cuda_gemm()'s own.
-  Result<CudaGemmBenchRow> run(i64 m, i64 n, i64 k, const GemmPlan* plan = nullptr,
-                               const SmallGemmPlan* small = nullptr) {
+  // A kernel to time: with neither, cuda_gemm()'s own choice.
+  struct Choice {
+    std::optional<GemmPlan> plan;
+    std::optional<SmallGemmPlan> small;
+  };
+  // A row for each choice, all interleaved with the rivals.
+  Result<std::vector<CudaGemmBenchRow>> run(i64 m, i64 n, i64 k, std::span<const Choice> choices) {
     constexpr int kWeights = 3;  // together larger than L2
     WEFT_ASSIGN(const auto x, random(m * k, 1));
     std::array<DeviceBuffer, kWeights> weights;
@@ -33,68 +39,78 @@ class GemmBench {
     const auto view = [&](const void* data, i64 rows, i64 cols) {
       return TensorView::dense(const_cast<void*>(data), options_.dtype, {rows, cols}, DeviceKind::kCuda);
     };
-    std::unique_ptr<CublasLt::Gemm> fastest;
-    if (lt_) {
-      WEFT_ASSIGN(fastest, lt_->fastest(options_.dtype, x.data(), places, expected.data(), int(m), int(n), int(k)));
-    }
-    const auto ours = [&](int i) {
-      CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kWeights)], n, k), view(y.data(), m, n)};
-      args.constant_w = true;  // as a model's are
-      return plan    ? cuda_gemm_with(stream_, args, *plan)
-             : small ? cuda_gemm_small(stream_, args, *small)
-                     : cuda_gemm(stream_, args);
+    const double flop = 2.0 * double(m) * double(n) * double(k);
+    const int calls = std::clamp(int(2e12 / flop) / kWeights * kWeights, kWeights, 30);
+    std::vector<CudaGraph> graphs;  // the rivals' come first
+    const auto add = [&](auto&& call) -> Status {
+      WEFT_ASSIGN(graphs.emplace_back(), capture(call, calls));
+      return {};
     };
     const auto theirs = [&](int i) {
       return cublas_.gemm(x.data(), places[size_t(i % kWeights)], expected.data(), int(m), int(n), int(k),
                           options_.dtype);
     };
-    const auto best = [&](int i) { return fastest->run(x.data(), places[size_t(i % kWeights)], expected.data()); };
-    WEFT_TRY(ours(0));
     WEFT_TRY(theirs(0));
-    WEFT_TRY(compare(y, expected, m * n));
-    const double flop = 2.0 * double(m) * double(n) * double(k);
-    const int calls = std::clamp(int(2e12 / flop) / kWeights * kWeights, kWeights, 30);
-    WEFT_ASSIGN(const auto our_graph, capture(ours, calls));
-    WEFT_ASSIGN(const auto their_graph, capture(theirs, calls));
-    CudaGraph best_graph;
-    if (fastest) {
+    WEFT_TRY(add(theirs));
+    std::unique_ptr<CublasLt::Gemm> fastest;
+    if (lt_) {
+      WEFT_TRY(clear(y));
+      WEFT_ASSIGN(fastest, lt_->fastest(options_.dtype, x.data(), places, y.data(), int(m), int(n), int(k)));
+      const auto best = [&](int i) { return fastest->run(x.data(), places[size_t(i % kWeights)], y.data()); };
       WEFT_TRY(best(0));
       WEFT_TRY(compare(y, expected, m * n));
-      WEFT_ASSIGN(best_graph, capture(best, calls));
+      WEFT_TRY(add(best));
     }
-    std::vector<double> us, cublas_us, lt_us, ratio, lt_ratio;
-    for (int i = -1; i < options_.repeats; ++i) {
-      WEFT_ASSIGN(const double a, time(our_graph, calls));
-      WEFT_ASSIGN(const double b, time(their_graph, calls));
-      double c = 0;
-      if (fastest) {
-        WEFT_ASSIGN(c, time(best_graph, calls));
+    const size_t rivals = graphs.size();
+    for (const Choice& choice : choices) {
+      const auto ours = [&](int i) {
+        CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kWeights)], n, k), view(y.data(), m, n)};
+        args.constant_w = true;  // as a model's are
+        return choice.plan    ? cuda_gemm_with(stream_, args, *choice.plan)
+               : choice.small ? cuda_gemm_small(stream_, args, *choice.small)
+                              : cuda_gemm(stream_, args);
+      };
+      WEFT_TRY(clear(y));
+      WEFT_TRY(ours(0));
+      WEFT_TRY(compare(y, expected, m * n));
+      WEFT_TRY(add(ours));
+    }
+    std::vector<std::vector<double>> us(graphs.size());
+    for (int i = -1; i < options_.repeats; ++i)
+      for (size_t which = 0; which < graphs.size(); ++which) {
+        WEFT_ASSIGN(const double taken, time(graphs[which], calls));
+        if (i >= 0) us[which].push_back(taken);  // else warm-up
       }
-      if (i < 0) continue;  // warm-up
-      us.push_back(a), cublas_us.push_back(b), ratio.push_back(a / b);
-      lt_us.push_back(c), lt_ratio.push_back(fastest ? a / c : 0);
+    std::vector<CudaGemmBenchRow> rows;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      const auto& ours = us[rivals + i];
+      const auto over = [&](const std::vector<double>& rival) {
+        std::vector<double> ratios;
+        for (size_t j = 0; j < ours.size(); ++j) ratios.push_back(ours[j] / rival[j]);
+        return quartiles(ratios);
+      };
+      const auto ratio = over(us[0]), lt_ratio = fastest ? over(us[1]) : std::array<double, 3>{};
+      rows.push_back({m, n, k, describe(choices[i], m, n, k), quartiles(ours)[1], quartiles(us[0])[1],
+                      fastest ? quartiles(us[1])[1] : 0, ratio[1], ratio[0], ratio[2], lt_ratio[1], lt_ratio[0],
+                      lt_ratio[2]});
     }
-    for (auto* samples : {&us, &cublas_us, &lt_us, &ratio, &lt_ratio}) std::sort(samples->begin(), samples->end());
-    const size_t half = ratio.size() / 2, quarter = ratio.size() / 4, rest = ratio.size() * 3 / 4;
-    return CudaGemmBenchRow{m,
-                            n,
-                            k,
-                            plan    ? describe(plan->tile)
-                            : small ? describe(*small)
-                                    : describe_plan(m, n, k),
-                            us[half],
-                            cublas_us[half],
-                            lt_us[half],
-                            ratio[half],
-                            ratio[quarter],
-                            ratio[rest],
-                            lt_ratio[half],
-                            lt_ratio[quarter],
-                            lt_ratio[rest]};
+    return rows;
   }
 
  private:
-  static std::string describe(const GemmTileShape& tile) { return fmt::format("{}x{}", tile.m, tile.n); }
+  static std::array<double, 3> quartiles(std::vector<double> samples) {
+    std::sort(samples.begin(), samples.end());
+    return {samples[samples.size() / 4], samples[samples.size() / 2], samples[samples.size() * 3 / 4]};
+  }
+  std::string describe(const Choice& choice, i64 m, i64 n, i64 k) const {
+    return choice.plan ? describe(choice.plan->tile) : choice.small ? describe(*choice.small) : describe_plan(m, n, k);
+  }
+  Status clear(const DeviceBuffer& y) {
+    return cuda_status(cudaMemsetAsync(y.data(), 0xff, y.bytes(), stream_), "clear");  // NaN
+  }
+  static std::string describe(const GemmTileShape& tile) {
+    return fmt::format("{}x{}{}", tile.m, tile.n, tile.ping_pong ? " ping-pong" : "");
+  }
   static std::string describe(const SmallGemmPlan& plan) {
     return fmt::format("{}x{}, K / {}, {} CTAs", plan.x_rows, plan.columns, plan.split, plan.ctas);
   }
@@ -157,26 +173,20 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
   GemmBench bench(stream.get(), *cublas, lt.ok() ? lt->get() : nullptr, options, properties.multiProcessorCount, room);
   for (const auto& [n, k] : options.n_k) {
     for (const i64 m : options.m) {
-      if (options.every_tile) {
-        if (m <= kSmallGemmMostRows) {
-          for (const int columns : small_gemm_columns(m))
-            for (const int split : {1, 2, 4, 8}) {
-              const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, columns, split);
-              if (!plan || plan->ctas * 2 < properties.multiProcessorCount || plan->turns() > 3) continue;
-              WEFT_ASSIGN(auto row, bench.run(m, n, k, nullptr, &*plan));
-              report.rows.push_back(std::move(row));
-            }
-        }
-        if (m <= 32) continue;
-        for (const GemmTileShape& tile : gemm_tile_shapes()) {
-          const GemmPlan plan = plan_gemm_sm90_tile(m, n, k, properties.multiProcessorCount, tile);
-          WEFT_ASSIGN(auto row, bench.run(m, n, k, &plan));
-          report.rows.push_back(std::move(row));
-        }
-        continue;
-      }
-      WEFT_ASSIGN(auto row, bench.run(m, n, k));
-      report.rows.push_back(std::move(row));
+      std::vector<GemmBench::Choice> choices;
+      if (options.every_tile && m <= kSmallGemmMostRows)
+        for (const int columns : small_gemm_columns(m))
+          for (const int split : {1, 2, 4, 8}) {
+            const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, columns, split);
+            if (plan && plan->ctas * 2 >= properties.multiProcessorCount && plan->turns() <= 3)
+              choices.push_back({std::nullopt, *plan});
+          }
+      if (options.every_tile && m > 32)
+        for (const GemmTileShape& tile : gemm_tile_shapes())
+          choices.push_back({plan_gemm_sm90_tile(m, n, k, properties.multiProcessorCount, tile), std::nullopt});
+      if (!options.every_tile) choices.push_back({});
+      WEFT_ASSIGN(const auto rows, bench.run(m, n, k, choices));
+      report.rows.insert(report.rows.end(), rows.begin(), rows.end());
     }
   }
   return report;

@@ -84,17 +84,19 @@ struct Instance {
   Status (*run)(cudaStream_t, const CudaGemmArgs&, const GemmPlan&);
 };
 
-template <class T, int M, int N, int Stages>
+template <class T, int M, int N, int Stages, bool PingPong = false>
 constexpr Instance instance() {
-  using Config = sm90::GemmConfig<M, N, Stages, T>;
-  return {{M, N, Stages}, prepare<Config>, run<Config>};
+  using Config = sm90::GemmConfig<M, N, Stages, T, PingPong>;
+  return {{M, N, Stages, PingPong}, prepare<Config>, run<Config>};
 }
 
 // Exactly gemm_tile_shapes().
 template <class T>
 constexpr Instance kInstances[] = {
-    instance<T, 256, 200, 3>(), instance<T, 256, 160, 3>(), instance<T, 128, 256, 3>(), instance<T, 128, 192, 4>(),
-    instance<T, 128, 160, 5>(), instance<T, 128, 128, 5>(), instance<T, 128, 96, 7>(),  instance<T, 128, 64, 8>(),
+    instance<T, 128, 224, 3>(),       instance<T, 128, 216, 3>(),       instance<T, 128, 160, 5>(),
+    instance<T, 128, 128, 5>(),       instance<T, 128, 96, 7>(),        instance<T, 128, 80, 7>(),
+    instance<T, 128, 64, 8>(),        instance<T, 128, 200, 4, true>(), instance<T, 128, 192, 4, true>(),
+    instance<T, 128, 176, 4, true>(), instance<T, 128, 160, 5, true>(), instance<T, 128, 128, 5, true>(),
 };
 std::span<const Instance> instances(DType dtype) {
   return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);

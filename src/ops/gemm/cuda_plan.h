@@ -6,9 +6,12 @@
 
 namespace weft {
 
-// A compiled tile: `m` x `n` outputs per CTA and `stages` blocks of 64 along K in shared memory.
+// A compiled tile: `m` x `n` outputs per CTA and `stages` blocks of 64 along K in shared memory. Ping-pong: of a CTA's
+// two multipliers each takes every second tile, instead of half of every one.
 struct GemmTileShape {
   int m = 0, n = 0, stages = 0;
+  bool ping_pong = false;
+  int sharers() const { return ping_pong ? 1 : 2; }  // multipliers of a tile
   bool operator==(const GemmTileShape&) const = default;
 };
 

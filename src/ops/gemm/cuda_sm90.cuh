@@ -14,7 +14,8 @@
 //                                            (kBytesX bytes, 128-byte swizzle), completing on `full`
 //   Source::kWaits                           load() may wait: the first ring of weights is then loaded before it
 //   Emit::store<Config>(group, staging, extra) -> Store   of a thread of multiplier `group` (0 or 1):
-//     store(sums, at)                        takes the sums of rows [group * kM / 2, (group + 1) * kM / 2) of the tile
+//     store(sums, at)                        takes the sums of rows [group * kM / 2, (group + 1) * kM / 2) of the tile;
+//                                            of ping-pong tiles, all rows of every second one
 //     finish()                               before the thread ends: shared memory must outlive its readers
 //   Crew                                     what else a CTA does. kFeederRegisters, kMultiplyRegisters; and if kAny:
 //     enter(extra)                           one thread, before the CTA's first barrier
@@ -36,18 +37,24 @@ namespace weft::sm90 {
 using weft::grouped_tile;
 using weft::TileAt;
 
-template <int M, int N, int Stages, class T = bf16>
+// PingPong: the two multipliers take whole tiles in turn, so that one's store hides under the other's products, instead
+// of half the rows of each tile.
+template <int M, int N, int Stages, class T = bf16, bool PingPong = false>
 struct GemmConfig {
   using Element = T;
   static constexpr int kM = M, kN = N, kStages = Stages;
-  static constexpr int kBlock = 64;           // elements of K per stage: one 128-byte swizzle row
-  static constexpr int kFragments = M / 128;  // 64-row matrix instructions per multiplier and step
+  static constexpr bool kPingPong = PingPong;
+  static constexpr int kSharers = PingPong ? 1 : 2;       // multipliers of a tile
+  static constexpr int kBlock = 64;                       // elements of K per stage: one 128-byte swizzle row
+  static constexpr int kFragments = M / (64 * kSharers);  // 64-row matrix instructions per multiplier and step
   static constexpr int kBytesX = M * kBlock * 2, kBytesW = N * kBlock * 2, kStageBytes = kBytesX + kBytesW;
-  static constexpr int kPitch = N * 2 + 16;  // of the output staging: keeps stmatrix free of bank conflicts
+  static constexpr int kPitch = (N / 8 | 1) * 16;  // of the output staging: keeps stmatrix free of bank conflicts
   static constexpr int kStagingBytes = 2 * 64 * kPitch;
   static constexpr int kExtraBytes = 64;
   static constexpr int kSharedBytes = Stages * kStageBytes + kStagingBytes + 2 * Stages * 8 + kExtraBytes + 1024;
   static constexpr int kThreads = 384;
+  // Which 64 rows of a tile the i-th fragment of a multiplier is.
+  __device__ __forceinline__ static int fragment(int group, int i) { return PingPong ? i : group * kFragments + i; }
   static_assert(M % 128 == 0 && N % 8 == 0 && kSharedBytes <= 232448);
 };
 
@@ -92,6 +99,10 @@ struct RingPosition {
   __device__ __forceinline__ void advance() {
     if (++stage == Stages) stage = 0, parity ^= 1;
   }
+  __device__ __forceinline__ void advance(int blocks) {
+    const int end = stage + blocks;
+    stage = end % Stages, parity ^= (end / Stages) & 1;
+  }
 };
 
 template <class Config>
@@ -99,7 +110,7 @@ struct GemmShared {
   std::byte* stages;
   std::byte* staging;
   u64* full;   // bytes have landed
-  u64* empty;  // both multipliers are through
+  u64* empty;  // the tile's multipliers are through
   std::byte* extra;
   __device__ __forceinline__ explicit GemmShared(std::byte* raw) {
     stages = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
@@ -173,7 +184,7 @@ __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Con
     ptx::fence_proxy_async_shared();
     ptx::named_barrier(group + 1, 128);
     if (thread < 64) {
-      rows.send(tile, (group * Config::kFragments + i) * 64 + thread, staging + thread * Config::kPitch);
+      rows.send(tile, Config::fragment(group, i) * 64 + thread, staging + thread * Config::kPitch);
       ptx::bulk_commit();
     }
   }
@@ -202,14 +213,20 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
   auto tile = typename decltype(params.schedule)::At{};
   auto out = params.emit.template store<Config>(group, shared.staging + group * 64 * Config::kPitch, shared.extra);
   const bool elected = threadIdx.x % 128 == 0;
-  for (int turn = 0; params.schedule.next(turn, tile); ++turn) {
+  constexpr int kTurns = Config::kPingPong ? 2 : 1, kTurnBarrier = 4;
+  if constexpr (Config::kPingPong) at.advance(group * params.k_blocks);
+  for (int turn = Config::kPingPong ? group : 0; params.schedule.next(turn, tile); turn += kTurns) {
     if constexpr (Crew::kAny)
       if (elected) params.crew.probe().begin(TracePhase::kTile, turn);
+    // A barrier of the ring tells a pass only from the next one: wait until the other multiplier has seen the blocks
+    // before this tile's.
+    if constexpr (Config::kPingPong)
+      if (turn > 0) ptx::named_barrier(kTurnBarrier + group, 256);
     int previous = 0;
     for (int block = 0; block < params.k_blocks; ++block, at.advance()) {
       ptx::mbarrier_wait(shared.full + at.stage, at.parity);
       if constexpr (gather_threads<Crew>() > 0) ptx::fence_proxy_async_shared();
-      const u64 x = ptx::wgmma_descriptor(shared.x(at.stage) + group * Config::kFragments * 64 * 128);
+      const u64 x = ptx::wgmma_descriptor(shared.x(at.stage) + Config::fragment(group, 0) * 64 * 128);
       const u64 w = ptx::wgmma_descriptor(shared.w(at.stage));
       ptx::wgmma_fence();
 #pragma unroll
@@ -224,8 +241,10 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
       if (elected && block > 0) ptx::mbarrier_arrive(shared.empty + previous);
       previous = at.stage;
     }
+    if constexpr (Config::kPingPong) ptx::named_barrier_arrive(kTurnBarrier + (group ^ 1), 256);
     ptx::wgmma_wait<0>();
     if (elected) ptx::mbarrier_arrive(shared.empty + previous);
+    if constexpr (Config::kPingPong) at.advance(params.k_blocks);  // the other's tile
     out.store(sums, tile);
     if constexpr (Crew::kAny)
       if (elected) params.crew.probe().end(TracePhase::kTile);
@@ -245,7 +264,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
   if (threadIdx.x == 0) {
     for (int i = 0; i < Config::kStages; ++i) {
       ptx::mbarrier_init(shared.full + i, 1 + gather_threads<Crew>());
-      ptx::mbarrier_init(shared.empty + i, 2);
+      ptx::mbarrier_init(shared.empty + i, Config::kSharers);
     }
     if constexpr (Crew::kAny) params.crew.enter(shared.extra);
     ptx::mbarrier_init_fence();

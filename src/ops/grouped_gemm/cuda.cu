@@ -16,8 +16,8 @@ constexpr const char* kOp = "grouped_gemm_sm90";
 static_assert(kCudaGroupedMostExperts == sm90::kMostExperts);
 
 // Rows that lie sorted: of down, whose K is short.
-template <class T, int M, int N, int Stages>
-using SortedConfig = sm90::ExpertConfig<T, M, N, Stages, false, int(sizeof(sm90::ListedTable))>;
+template <class T, int M, int N, int Stages, bool PingPong>
+using SortedConfig = sm90::ExpertConfig<T, M, N, Stages, PingPong, false, int(sizeof(sm90::ListedTable))>;
 template <class Config>
 using SortedParams = sm90::GemmParams<sm90::ListedSchedule<Config>, sm90::SortedSource<Config>, sm90::WarpEmit<Config>>;
 template <class Config>
@@ -63,7 +63,7 @@ template <class Config>
 Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan) {
   if constexpr (!Config::kGated) {
     if (args.map.data == nullptr && args.capacity == 0) {
-      using Sorted = SortedConfig<typename Config::Element, Config::kM, Config::kN, Config::kStages>;
+      using Sorted = SortedConfig<typename Config::Element, Config::kM, Config::kN, Config::kStages, Config::kPingPong>;
       SortedParams<Sorted> params{};
       WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
       return start<Sorted>(stream, args, plan, params);
@@ -85,12 +85,12 @@ struct Instance {
   Status (*run_gated)(cudaStream_t, const CudaGroupedGemmArgs&, const GroupedGemmPlan&);
 };
 
-template <class T, int M, int N, int Stages>
+template <class T, int M, int N, int Stages, bool PingPong = false>
 constexpr Instance instance() {
-  using Config = sm90::ExpertConfig<T, M, N, Stages>;
-  using Gated = sm90::ExpertConfig<T, M, N, Stages, true>;
-  using Sorted = SortedConfig<T, M, N, Stages>;
-  return {{M, N, Stages},
+  using Config = sm90::ExpertConfig<T, M, N, Stages, PingPong>;
+  using Gated = sm90::ExpertConfig<T, M, N, Stages, PingPong, true>;
+  using Sorted = SortedConfig<T, M, N, Stages, PingPong>;
+  return {{M, N, Stages, PingPong},
           prepare<Sorted, SortedParams<Sorted>>,
           prepare<Config, GatherParams<Config>>,
           prepare<Gated, GatherParams<Gated>>,
@@ -100,7 +100,7 @@ constexpr Instance instance() {
 
 // Exactly grouped_gemm_tile_shapes().
 template <class T>
-constexpr Instance kInstances[] = {instance<T, 256, 192, 3>(), instance<T, 128, 192, 4>(), instance<T, 128, 64, 8>()};
+constexpr Instance kInstances[] = {instance<T, 128, 192, 4, true>(), instance<T, 128, 64, 8>()};
 std::span<const Instance> instances(DType dtype) {
   return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
 }

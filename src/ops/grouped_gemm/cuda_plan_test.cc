@@ -11,11 +11,10 @@ constexpr int kSms = 132;  // of an H100 or H200
 
 TEST(CudaGroupedGemmPlan, TakesLargeTilesWhereExpertsHaveRowsForThem) {
   // Qwen3-30B-A3B, gate and up at TP 4: 128 experts [384, 2048], 8 of them per token.
-  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 65536, 128, 384, 2048, kSms).tile, (GemmTileShape{256, 192, 3}));
-  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 4096, 128, 384, 2048, kSms).tile.m, 128);  // half of the experts have over 256
+  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 4096, 128, 384, 2048, kSms).tile, (GemmTileShape{128, 192, 4, true}));
   EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 384, 2048, kSms).tiles_n, 2);
   // down, whose K is three blocks: what a tile costs beside counts.
-  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 2048, 192, kSms).tile, (GemmTileShape{128, 192, 4}));
+  EXPECT_EQ(plan_grouped_gemm_sm90(8 * 8192, 128, 2048, 192, kSms).tile, (GemmTileShape{128, 192, 4, true}));
 }
 
 TEST(CudaGroupedGemmPlan, SpreadsFewExpertsOverMoreProcessors) {

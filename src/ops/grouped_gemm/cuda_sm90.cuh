@@ -19,7 +19,7 @@ struct ExpertTile {
 // In the GEMM's extra shared memory.
 struct ExpertTable {
   // Of x, of the tile that is being gathered: row r at [r % 8][r / 8].
-  static constexpr int kPitch = 256 / 8 + 2;  // keeps 16-byte reads of four neighbours free of bank conflicts
+  static constexpr int kPitch = 128 / 8 + 2;  // keeps 16-byte reads of four neighbours free of bank conflicts
   alignas(16) const std::byte* rows[8 * kPitch];
   int begins[kMostExperts + 1];  // tile rows before each expert, and of all
 };
@@ -31,14 +31,15 @@ struct ListedTable : ExpertTable {
 
 // Gated: a tile's columns are kN / 2 of gate and the same of up, and silu(gate) * up goes out. ExtraBytes: what other
 // hooks need, from the table on.
-template <class T, int M, int N, int Stages, bool Gated = false, int ExtraBytes = int(sizeof(ExpertTable))>
-struct ExpertConfig : GemmConfig<M, N, Stages, T> {
-  using Base = GemmConfig<M, N, Stages, T>;
+template <class T, int M, int N, int Stages, bool PingPong, bool Gated = false,
+          int ExtraBytes = int(sizeof(ExpertTable))>
+struct ExpertConfig : GemmConfig<M, N, Stages, T, PingPong> {
+  using Base = GemmConfig<M, N, Stages, T, PingPong>;
   static constexpr bool kGated = Gated;
   static constexpr int kColumns = Gated ? N / 2 : N;  // of y
   static constexpr int kExtraBytes = ExtraBytes;
   static constexpr int kSharedBytes = Base::kSharedBytes - Base::kExtraBytes + kExtraBytes;
-  static_assert(M <= 256 && kSharedBytes <= 232448);
+  static_assert(M <= 128 && kSharedBytes <= 232448);
 };
 
 // GemmShared::extra, but as what the compiler knows to be shared memory: its loads are faster than generic ones.
@@ -340,7 +341,7 @@ struct WarpEmit {
       const int warp = int(threadIdx.x) % 128 / 32;
 #pragma unroll
       for (int i = 0; i < Config::kFragments; ++i) {
-        const int first = (group * Config::kFragments + i) * 64 + warp * 16;
+        const int first = Config::fragment(group, i) * 64 + warp * 16;
         if (first < at.rows) emit.store_rows(sums[i], at, first, staging + warp * 16 * Config::kPitch);
       }
     }
