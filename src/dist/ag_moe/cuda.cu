@@ -59,9 +59,12 @@ Status CudaAgMoe::allocate() {
   WEFT_TRY(prepare_cuda_grouped_gemm());
   const int ranks = comm_->size();
   const bool any = forced_ == FusedVariant::kAuto;
-  if (any) split_rows_ = std::min(shape_.max_m, kAgMoeSplitMost);
   if (forced_ == FusedVariant::kSplit) split_rows_ = shape_.max_m;
-  if (forced_ == FusedVariant::kPush || (any && shape_.max_m > kAgMoeSplitMost)) push_rows_ = shape_.max_m;
+  if (forced_ == FusedVariant::kPush) push_rows_ = shape_.max_m;
+  if (any) {
+    split_rows_ = ag_moe_pushes(shape_.max_m) ? kAgMoePushLeast - 1 : shape_.max_m;
+    push_rows_ = shape_.max_m < kAgMoePushLeast ? 0 : std::min(shape_.max_m, kAgMoePushMost);
+  }
   const i64 row_bytes = shape_.k * 2;
   const i64 flags = flags_per_source(cuda_ag_moe_flags(shape_.k));
   SymmetricLayout layout;

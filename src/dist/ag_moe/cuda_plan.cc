@@ -18,8 +18,8 @@ CudaAgMoePlan plan_cuda_ag_moe(const CudaAgMoeSize& size, int ranks, int max_cta
              size.experts);
   CudaAgMoePlan plan;
   plan.variant = forced != FusedVariant::kAuto ? forced
-                 : size.m <= kAgMoeSplitMost   ? FusedVariant::kSplit
-                                               : FusedVariant::kPush;
+                 : ag_moe_pushes(size.m)       ? FusedVariant::kPush
+                                               : FusedVariant::kSplit;
   if (plan.variant == FusedVariant::kSplit) return plan;
   plan.movers = std::clamp(max_ctas / 16, 1, size.m < kManyTokens ? kFewMovers : kManyMovers);
   if (size.rows > 0 && size.n > 0) {

@@ -7,8 +7,12 @@ namespace weft {
 
 // A rank's rows are pushed in so many parts at most, each with flags of its own; one lane of a warp hears each.
 inline constexpr int kAgMoeMostParts = 32;
-// Up to so many tokens of all ranks "auto" is split: at 64 it is up to 3 % faster, at 512 6 to 9 % slower.
-inline constexpr i64 kAgMoeSplitMost = 128;
+// "auto" pushes from one to the other number of tokens of all ranks, and is split outside: at 64 that is up to 3 %
+// faster, at 512 and 2048 on four GPUs 6 to 12 % slower, at 4096 and 8192 on two GPUs 11 to 17 % faster.
+inline constexpr i64 kAgMoePushLeast = 129, kAgMoePushMost = 2048;
+constexpr bool ag_moe_pushes(i64 m) {
+  return kAgMoePushLeast <= m && m <= kAgMoePushMost;
+}
 
 struct CudaAgMoePlan {
   FusedVariant variant = FusedVariant::kPush;  // or kSplit, to which what follows means nothing

@@ -7,18 +7,18 @@ namespace {
 
 constexpr int kSms = 132;  // of an H100 or H200
 
-TEST(CudaAgMoePlan, PushesAllButFewTokens) {
+TEST(CudaAgMoePlan, PushesAllButFewAndManyTokens) {
   // Qwen3-30B-A3B, gate and up at TP 4: 128 experts [384, 2048], 8 of them per token.
   const auto plan = [](i64 m) { return plan_cuda_ag_moe({m, m * 8, 128, 384, 2048}, 4, kSms); };
-  for (const i64 m : {1, 64, 128}) EXPECT_EQ(plan(m).variant, FusedVariant::kSplit) << m;
-  for (const i64 m : {129, 512, 1024, 8192}) {
+  for (const i64 m : {1, 64, 128, 2049, 8192}) EXPECT_EQ(plan(m).variant, FusedVariant::kSplit) << m;
+  for (const i64 m : {129, 512, 1024, 2048}) {
     EXPECT_EQ(plan(m).variant, FusedVariant::kPush) << m;
     EXPECT_EQ(plan(m).movers, m < 1024 ? 4 : 8) << m;
     EXPECT_EQ(plan(m).gemm.ctas, kSms - plan(m).movers) << m;
     EXPECT_EQ(plan(m).blocks_per_chunk, 8);
   }
   EXPECT_EQ(plan(512).parts, 16);
-  EXPECT_EQ(plan(8192).parts, kAgMoeMostParts);
+  EXPECT_EQ(plan(2048).parts, kAgMoeMostParts);
   EXPECT_EQ(plan_cuda_ag_moe({64, 512, 128, 384, 2048}, 4, kSms, FusedVariant::kPush).parts, 4);
 }
 
