@@ -52,7 +52,7 @@ setup-dev:
 .PHONY: gpu gpu-bundle gpu-bundle-asan gpu-bundle-tsan gpu-test
 gpu:
 	@scripts/setup cuda
-	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset release -DWEFT_CUDA=ON >/dev/null
+	@CUDACXX=$$(scripts/cuda-toolkit) $(CMAKE) --preset release -DWEFT_TESTS=ON -DWEFT_CUDA=ON >/dev/null
 	@$(CMAKE) --build build/release -j $(JOBS) --target weft test_gpu test_all_to_all bench_all_to_all examples python
 gpu-bundle: gpu
 	@scripts/gpu-bundle build/release build/gpu-bundle
