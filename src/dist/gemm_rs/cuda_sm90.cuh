@@ -223,11 +223,7 @@ struct Emit {
       for (int i = 0; i < Config::kFragments; ++i) {
         drain();
         if (myself) ptx::named_barrier(group + 1, 128);  // the fragment before has been read
-        float(&d)[Config::kN / 2] = sums[i];
-#pragma unroll
-        for (int j = 0; j < Config::kN / 2; j += 8)
-          ptx::stmatrix_x4(row + j * 4, ptx::pack<Element>(d[j], d[j + 1]), ptx::pack<Element>(d[j + 2], d[j + 3]),
-                           ptx::pack<Element>(d[j + 4], d[j + 5]), ptx::pack<Element>(d[j + 6], d[j + 7]));
+        sm90::stage_rows<Config>(sums[i], row);
         if (myself) {
           ptx::named_barrier(group + 1, 128);
           emit.delivery.template carry<Config, 128>(emit.peers, at, Config::fragment(group, i), staging);

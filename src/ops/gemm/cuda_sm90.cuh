@@ -156,31 +156,36 @@ __device__ __forceinline__ void gemm_feed(const Params& params, const GemmShared
   }
 }
 
+// The first `Columns` columns of a fragment's 16 rows of this warp, rounded, into the staging. `row`: the shared
+// address of the staging's row lane % 16 of the warp, 16 bytes on for the upper 16 lanes.
+template <class Config, int Columns = Config::kN>
+__device__ __forceinline__ void stage_rows(const float (&sums)[Config::kN / 2], u32 row) {
+  using Element = typename Config::Element;
+#pragma unroll
+  for (int j = 0; j + 8 <= Columns / 2; j += 8)
+    ptx::stmatrix_x4(row + j * 4, ptx::pack<Element>(sums[j], sums[j + 1]),
+                     ptx::pack<Element>(sums[j + 2], sums[j + 3]), ptx::pack<Element>(sums[j + 4], sums[j + 5]),
+                     ptx::pack<Element>(sums[j + 6], sums[j + 7]));
+  if constexpr (Columns % 16 == 8) {
+    constexpr int j = Columns / 2 - 4;
+    ptx::stmatrix_x2(row + j * 4, ptx::pack<Element>(sums[j], sums[j + 1]),
+                     ptx::pack<Element>(sums[j + 2], sums[j + 3]));
+  }
+}
+
 // The first `Columns` columns of one multiplier's fragments, rounded, into its staging rows, then one bulk copy per
 // row, 64 rows at a time. rows.send(at, r, from) starts the bulk copies of row r of the tile, a multiple of 16 bytes,
 // from the staging, or none.
 template <class Config, int Columns = Config::kN, class At, class Rows>
 __device__ __forceinline__ void gemm_store(float (&sums)[Config::kFragments][Config::kN / 2], const At& tile, int group,
                                            std::byte* staging, const Rows& rows) {
-  constexpr int kN = Columns;
   const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-  const u32 row_address = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch;
+  const u32 row = ptx::shared_address(staging) + (warp * 16 + lane % 16) * Config::kPitch + (lane / 16) * 16;
 #pragma unroll
   for (int i = 0; i < Config::kFragments; ++i) {
-    float(&d)[Config::kN / 2] = sums[i];
     if (thread < 64) ptx::bulk_wait_read();  // the copies before have left the staging
     ptx::named_barrier(group + 1, 128);
-#pragma unroll
-    for (int j = 0; j + 8 <= kN / 2; j += 8)
-      ptx::stmatrix_x4(row_address + (lane / 16) * 16 + j * 4, ptx::pack<typename Config::Element>(d[j], d[j + 1]),
-                       ptx::pack<typename Config::Element>(d[j + 2], d[j + 3]),
-                       ptx::pack<typename Config::Element>(d[j + 4], d[j + 5]),
-                       ptx::pack<typename Config::Element>(d[j + 6], d[j + 7]));
-    if constexpr (kN % 16 == 8) {
-      constexpr int j = kN / 2 - 4;
-      ptx::stmatrix_x2(row_address + j * 4, ptx::pack<typename Config::Element>(d[j], d[j + 1]),
-                       ptx::pack<typename Config::Element>(d[j + 2], d[j + 3]));
-    }
+    stage_rows<Config, Columns>(sums[i], row);
     ptx::fence_proxy_async_shared();
     ptx::named_barrier(group + 1, 128);
     if (thread < 64) {

@@ -357,14 +357,9 @@ struct WarpEmit {
   template <class At>
   __device__ __forceinline__ void store_rows(const float (&sums)[Config::kN / 2], const At& at, int first,
                                              std::byte* staging) const {
-    using T = typename Config::Element;
     constexpr int kPitch = Config::kPitch, kSteps = 4;
     const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8;
-    const u32 to_staging = ptx::shared_address(staging) + (lane % 16) * kPitch + (lane / 16) * 16;
-#pragma unroll
-    for (int j = 0; j + 8 <= Config::kN / 2; j += 8)
-      ptx::stmatrix_x4(to_staging + j * 4, ptx::pack<T>(sums[j], sums[j + 1]), ptx::pack<T>(sums[j + 2], sums[j + 3]),
-                       ptx::pack<T>(sums[j + 4], sums[j + 5]), ptx::pack<T>(sums[j + 6], sums[j + 7]));
+    stage_rows<Config>(sums, ptx::shared_address(staging) + (lane % 16) * kPitch + (lane / 16) * 16);
     __syncwarp();
     const std::byte* from = staging + row * kPitch + chunk * 16;
     std::byte* to = y + i64(at.row + first + row) * row_stride + (at.column + chunk * 8) * 2;
