@@ -1,6 +1,9 @@
 #include "comm/communicator.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
+#include <set>
 #include <tuple>
 
 #include "device/thread_pool.h"
@@ -52,9 +55,36 @@ Status Communicator::expect_cpu(const std::string& what) const {
   return error(Code::kUnimplemented, "{}: no form for GPUs", what);
 }
 
+// All ranks in their order, or each for itself: there is one arena of CUDA memory, without mailboxes in it.
+Result<Communicator> Communicator::split_gpus(int color, int key) const {
+  if (size() == 1) return *this;
+  const std::array<int, 2> mine{color, key};
+  const std::string bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
+  WEFT_ASSIGN(const auto all, world().all_gather(bytes, Deadline::after(std::chrono::seconds(60))));
+  std::set<int> colors;
+  std::vector<int> keys;  // of this rank's color
+  for (const std::string& theirs : all) {
+    std::array<int, 2> chosen;
+    std::memcpy(&chosen, theirs.data(), sizeof(chosen));
+    colors.insert(chosen[0]);
+    if (chosen[0] == color) keys.push_back(chosen[1]);
+  }
+  if (int(keys.size()) == size() && std::ranges::is_sorted(keys)) return *this;
+  if (int(colors.size()) != size())
+    return error(Code::kUnimplemented, "split: {} of {} ranks with GPUs: expected all in their order, or one",
+                 keys.size(), size());
+  auto state = std::make_shared<State>();
+  state->cuda = state_->cuda;
+  state->group.rank = 0;
+  state->group.world = &world();
+  state->group.bases.resize(1);
+  state->group.world_ranks.push_back(world_rank(rank()));
+  return Communicator(std::move(state));
+}
+
 Result<Communicator> Communicator::split(int color, int key) {
-  WEFT_TRY(expect_cpu("split"));
   if (color < 0) return error(Code::kInvalidArgument, "split: color: expected at least 0, found {}", color);
+  if (device() == DeviceKind::kCuda) return split_gpus(color, key);
   WEFT_ASSIGN(const auto chosen, exchange(u64(u32(color)) << 32 | u32(key)));
   // One offset for all colors: groups are disjoint, so their mailboxes never meet.
   WEFT_ASSIGN(const auto mailbox, alloc<std::byte>(Mailbox::bytes(size()), "split"));

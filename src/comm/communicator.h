@@ -25,7 +25,8 @@ class Communicator {
   static Result<Communicator> create(World& world, const CommunicatorOptions& options = {});
 
   // A handle on this rank's communicator of GPUs, which must outlive all copies: operators created from it run there.
-  // Beside them it knows rank, size and world; split(), alloc() and exchange() are kUnimplemented.
+  // Beside them it knows rank, size and world; alloc() and exchange() are kUnimplemented, and so is a split() into
+  // anything but the whole or single ranks.
   static Communicator on_gpu(World& world, CudaCommunicator& cuda);
   DeviceKind device() const { return state_->cuda ? DeviceKind::kCuda : DeviceKind::kCpu; }
   // Only where device() is kCuda.
@@ -80,6 +81,7 @@ class Communicator {
   };
   explicit Communicator(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Result<u64> alloc_bytes(i64 bytes, const std::string& what);
+  Result<Communicator> split_gpus(int color, int key) const;
   Status expect_cpu(const std::string& what) const;
 
   std::shared_ptr<State> state_;

@@ -7,6 +7,7 @@
 #include "comm/clock_sync.cuh"
 #include "comm/machine/cuda_peers.cuh"
 #include "device/cuda/fault.cuh"
+#include "device/exec.h"
 
 namespace weft {
 
@@ -31,6 +32,8 @@ class CudaCommunicator {
   // CTAs that a waiting kernel may launch so that all of them are resident, one per multiprocessor, also where other
   // ranks share this GPU. The same on every rank.
   int max_ctas() const { return max_ctas_; }
+  // What operators that take an Exec are called with.
+  Exec exec(cudaStream_t stream) const { return Exec::cuda(stream, 0, arena_->ranks_on_this_gpu() == 1); }
   World& world() const { return world_; }
   CudaArena& arena() const { return *arena_; }
 

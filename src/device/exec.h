@@ -40,11 +40,12 @@ class Exec {
   // Thread `thread` of `team`.
   Exec(Team& team, int thread) : team_(&team), thread_(thread) {}
   // A CUDA stream (cudaStream_t) that may use `sm_budget` multiprocessors; 0 = all.
-  static Exec cuda(void* stream, int sm_budget = 0) {
+  static Exec cuda(void* stream, int sm_budget = 0, bool early = false) {
     Exec exec;
     exec.device_ = DeviceKind::kCuda;
     exec.stream_ = stream;
     exec.sm_budget_ = sm_budget;
+    exec.early_ = early;
     return exec;
   }
 
@@ -67,6 +68,9 @@ class Exec {
 
   void* stream() const { return stream_; }
   int sm_budget() const { return sm_budget_; }
+  // GPU: kernels may be launched while the one before on the stream still runs. Not where ranks share the GPU: CTAs
+  // that wait for the kernel before would take the place of those that it waits for.
+  bool early() const { return early_; }
 
  private:
   Exec() = default;
@@ -75,6 +79,7 @@ class Exec {
   int thread_ = 0;
   void* stream_ = nullptr;
   int sm_budget_ = 0;
+  bool early_ = false;
 };
 
 // Refuses what has no form for GPUs.

@@ -1,5 +1,6 @@
-// Stands in for device/cuda/allocate.cu where there is no CUDA compiler.
+// Stands in for allocate.cu and side_stream.cu of device/cuda where there is no CUDA compiler.
 #include "device/allocate.h"
+#include "device/side_stream.h"
 
 namespace weft {
 
@@ -13,6 +14,20 @@ Result<AlignedBuffer> gpu::allocate(size_t) {
 
 Status gpu::copy_from_host(void*, const void*, size_t) {
   return error(Code::kUnimplemented, "memory of a GPU: this build has no CUDA");
+}
+
+struct SideStream::Handles {};
+
+Result<SideStream> SideStream::create() {
+  return error(Code::kUnimplemented, "a stream of a GPU: this build has no CUDA");
+}
+
+Result<Exec> SideStream::fork(const Exec&) {
+  return error(Code::kUnimplemented, "a stream of a GPU: this build has no CUDA");
+}
+
+Result<Exec> SideStream::join(const Exec&) {
+  return error(Code::kUnimplemented, "a stream of a GPU: this build has no CUDA");
 }
 
 }  // namespace weft

@@ -191,10 +191,11 @@ Result<BenchExperts> BenchSite::experts(i64 n, i64 k) {
   ExpertGroups groups = ExpertGroups::create(i64(ids.size()), kBenchExperts);
   Team alone(1, 0);
   Exec exec(alone, 0);
-  WEFT_TRY(groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {gemm.m, kBenchPerToken})));
-  const TensorView weights = y(gemm.m, kBenchPerToken);
-  for (i64 i = 0; i < weights.shape.elements(); ++i) weights.as<float>()[i] = 1.0f / float(1 + i % 7);
-  return BenchExperts{&experts_.emplace_back(std::move(w)), &groups_.emplace_back(std::move(groups)), weights};
+  std::vector<float> weights(ids.size());
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = 1.0f / float(1 + i % 7);
+  WEFT_TRY(groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {gemm.m, kBenchPerToken}),
+                       TensorView::dense(weights.data(), DType::kF32, {gemm.m, kBenchPerToken})));
+  return BenchExperts{&experts_.emplace_back(std::move(w)), &groups_.emplace_back(std::move(groups))};
 }
 
 void BenchSite::push_gemm(const char* name, std::function<Status(Exec&)> alone, std::function<Status(Exec&)> unfused,

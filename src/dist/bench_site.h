@@ -26,7 +26,6 @@ struct BenchCall {
 struct BenchExperts {
   const GroupedWeight* w;
   const ExpertGroups* groups;  // of gemm.m tokens, the same on every rank
-  TensorView weights;          // [tokens, per_token] f32, the same on every rank
 };
 
 // The memory and calls of one size on one rank. All tensors are f32.

@@ -122,7 +122,7 @@ class RankMlp {
 
   // The residual is not looked at: what the layer adds waits beside it.
   Result<TensorView> call(i64 m) {
-    Exec exec = Exec::cuda(stream_);
+    Exec exec = comm_.exec(stream_);
     Residual residual{.rows = leading(workspace_.residual, tp_->local_tokens(m).size(), options_.hidden)};
     WEFT_TRY(mlp_->project(exec, *tp_, workspace_, input(m), m, residual));
     return residual.addend;

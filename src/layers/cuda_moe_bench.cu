@@ -3,10 +3,9 @@
 #include <algorithm>
 
 #include "comm/nccl.cuh"
-#include "layers/cuda_expert_layer.cuh"
-#include "layers/cuda_layer.cuh"
 #include "layers/cuda_layer_bench.cuh"
-#include "layers/cuda_moe.cuh"
+#include "layers/moe_layer.h"
+#include "layers/workspace.h"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
@@ -23,56 +22,65 @@ __global__ void local_ids_kernel(const i32* ids, i64 n, i32 first, i32 count, i3
   }
 }
 
+ActivationFormat format_of(DType dtype) {
+  return dtype == DType::kBF16  ? ActivationFormat::kBF16
+         : dtype == DType::kF16 ? ActivationFormat::kF16
+                                : ActivationFormat::kF32;
+}
+TensorView dense_view(const DeviceBuffer& memory, DType dtype, const Shape& shape) {
+  return TensorView::dense(memory.data(), dtype, shape, DeviceKind::kCuda);
+}
+
 class RankMoe {
  public:
   RankMoe(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeLayerBenchOptions& options)
-      : comm_(comm), stream_(stream), o_(options) {}
+      : comm_(comm),
+        handle_(Communicator::on_gpu(comm.world(), comm)),
+        stream_(stream),
+        o_(options),
+        by_expert_(options.mode == "ep") {}
 
   Status prepare() {
     most_ = *std::max_element(o_.m.begin(), o_.m.end());
-    if (o_.mode == "ep") {
-      WEFT_ASSIGN(auto layer, CudaExpertLayer::create(comm_, {.max_tokens = split_range(most_, comm_.size(), 0).size(),
-                                                              .hidden = o_.hidden,
-                                                              .experts = o_.experts,
-                                                              .per_token = o_.per_token,
-                                                              .ffn = o_.ffn,
-                                                              .normalise = o_.normalise,
-                                                              .dtype = o_.dtype}));
-      by_expert_.emplace(std::move(layer));
-      experts_ = by_expert_->local_experts();
-      columns_ = o_.ffn;
-    } else {
-      WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(o_.mode));
-      WEFT_ASSIGN(auto layer, CudaMoeLayer::create(comm_,
-                                                   {.max_m = most_,
-                                                    .hidden = o_.hidden,
-                                                    .experts = o_.experts,
-                                                    .per_token = o_.per_token,
-                                                    .ffn = o_.ffn,
-                                                    .normalise = o_.normalise,
-                                                    .dtype = o_.dtype},
-                                                   mode));
-      by_column_.emplace(std::move(layer));
-      experts_ = {0, o_.experts};
-      columns_ = by_column_->columns().size();
-    }
+    const int ranks = comm_.size(), rank = comm_.rank();
+    WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(by_expert_ ? "ag_rs" : o_.mode));
+    if (mode == LayerMode::kAuto) return error(Code::kInvalidArgument, "moe: mode: expected ar, ag_rs or ep");
+    if (o_.ffn < 8 * ranks || o_.ffn % 8 != 0)
+      return error(Code::kInvalidArgument, "moe: ffn: expected a multiple of 8, 8 columns for every rank, found {}",
+                   o_.ffn);
+    experts_ = by_expert_ ? split_range(o_.experts, ranks, rank) : Range{0, o_.experts};
+    columns_ = by_expert_ ? o_.ffn : split_range(o_.ffn / 8, ranks, rank).size() * 8;
+    const ParallelSizes sizes{.tp = by_expert_ ? 1 : ranks, .ep = by_expert_ ? ranks : 1};
+    WEFT_ASSIGN(plan_, ParallelPlan::create(handle_, sizes));
+    const ActivationFormat format = format_of(o_.dtype);
+    WEFT_ASSIGN(moe_, MoeParallel::create(*plan_,
+                                          {.max_tokens = most_,
+                                           .hidden = o_.hidden,
+                                           .experts = o_.experts,
+                                           .per_token = o_.per_token,
+                                           .expert_ffn = columns_,
+                                           .in_format = format,
+                                           .out_format = format},
+                                          mode));
     const i64 pairs = most_ * o_.per_token, local = experts_.size();
     WEFT_TRY(elements(x_, most_ * o_.hidden));
-    WEFT_TRY(elements(y_, most_ * o_.hidden));
-    WEFT_TRY(elements(router_, o_.experts * o_.hidden));
-    WEFT_TRY(elements(gate_up_, local * 2 * columns_ * o_.hidden));
-    WEFT_TRY(elements(down_, local * columns_ * o_.hidden));
     WEFT_TRY(elements(ids_, 2 * pairs));
     WEFT_TRY(elements(weights_, 2 * pairs));
-    const u32 rank = u32(comm_.rank());
+    WEFT_ASSIGN(residual_, make_tensor(DeviceKind::kCuda, DType::kF32, {most_, o_.hidden}));
     WEFT_TRY(fill_random(stream_, o_.dtype, x_.data(), most_ * o_.hidden, 1));  // the same on every rank
-    WEFT_TRY(fill_weights(stream_, o_.dtype, router_.data(), o_.experts * o_.hidden, 2, o_.hidden));
-    WEFT_TRY(fill_weights(stream_, o_.dtype, gate_up_.data(), local * 2 * columns_ * o_.hidden, 100 + rank, o_.hidden));
-    WEFT_TRY(fill_weights(stream_, o_.dtype, down_.data(), local * columns_ * o_.hidden, 200 + rank, o_.ffn));
+    MoeWeights weights;
+    WEFT_ASSIGN(Tensor router, random_weights({o_.experts, o_.hidden}, 2, o_.hidden));
+    WEFT_ASSIGN(Tensor gate_up, random_weights({local, 2 * columns_, o_.hidden}, 100 + u32(rank), o_.hidden));
+    WEFT_ASSIGN(Tensor down, random_weights({local, o_.hidden, columns_}, 200 + u32(rank), o_.ffn));
+    WEFT_ASSIGN(weights.router, Weight::on_gpu("router", std::move(router)));
+    WEFT_ASSIGN(weights.gate_up, GroupedWeight::on_gpu("gate_up", std::move(gate_up)));
+    WEFT_ASSIGN(weights.down, GroupedWeight::on_gpu("down", std::move(down)));
+    layer_.emplace(std::move(weights), 0.0f, o_.normalise);
     return comm_.synchronize(stream_);
   }
 
   Result<CudaMlpCheckRow> check(i64 m) {
+    WEFT_TRY(set_input(m));
     return check_calls(
         comm_, stream_, m, [&] { return call(m); }, [&](const std::vector<float>& y) { return distance_of(m, y); });
   }
@@ -89,10 +97,12 @@ class RankMoe {
     WEFT_TRY(elements(activated_, pairs * columns_));
     WEFT_TRY(elements(products_, pairs * o_.hidden));
     WEFT_TRY(elements(sums_, most_ * o_.hidden));
+    WEFT_TRY(elements(y_, most_ * o_.hidden));
     for (DeviceBuffer* buffer : {&local_ids_, &map_, &placed_, &places_}) WEFT_TRY(elements(*buffer, 2 * pairs));
     WEFT_TRY(elements(offsets_, 2 * (o_.experts + 1)));
     for (const i64 m : o_.m) {
       if (m == 0) continue;
+      WEFT_TRY(set_input(m));
       WEFT_TRY(call(m).status());
       WEFT_TRY(routing(m));
       std::vector<NamedCall> calls;
@@ -110,33 +120,45 @@ class RankMoe {
     WEFT_ASSIGN(buffer, DeviceBuffer::create(size_t(std::max<i64>(count, 8)) * 2));
     return {};
   }
-  TensorView gate_up() const { return dense_view(gate_up_, o_.dtype, {experts_.size(), 2 * columns_, o_.hidden}); }
-  TensorView down() const { return dense_view(down_, o_.dtype, {experts_.size(), o_.hidden, columns_}); }
-  TensorView router() const { return matrix(router_.data(), o_.experts, o_.hidden, o_.dtype); }
+  Result<Tensor> random_weights(const Shape& shape, u32 seed, i64 whole_k) {
+    WEFT_ASSIGN(Tensor made, make_tensor(DeviceKind::kCuda, o_.dtype, shape));
+    WEFT_TRY(fill_weights(stream_, o_.dtype, made.view.data, shape.elements(), seed, whole_k));
+    return std::move(made);
+  }
+  const TensorView& gate_up() const { return layer_->weights().gate_up.matrices(); }
+  const TensorView& down() const { return layer_->weights().down.matrices(); }
+  const TensorView& router() const { return layer_->weights().router.matrix(); }
   TensorView tokens(i64 first, i64 count) const {
     return matrix(x_.as<u16>() + first * o_.hidden, count, o_.hidden, o_.dtype);
   }
   bool sharded() const { return o_.mode != "ar"; }
   Range rows(i64 m) const { return sharded() ? split_range(m, comm_.size(), comm_.rank()) : Range{0, m}; }
 
-  Result<TensorView> call(i64 m) {
+  // This rank's of the first m rows of x to where a norm would write them.
+  Status set_input(i64 m) {
     const Range mine = rows(m);
-    const TensorView x = tokens(mine.begin, mine.size());
-    const TensorView y = matrix(y_.data(), mine.size(), o_.hidden, o_.dtype);
-    WEFT_TRY(by_expert_
-                 ? by_expert_->run(stream_, {.x = x, .router = router(), .gate_up = gate_up(), .down = down(), .y = y})
-                 : by_column_->run(stream_,
-                                   {.x = x, .m = m, .router = router(), .gate_up = gate_up(), .down = down(), .y = y}));
-    return y;
+    if (mine.size() == 0) return {};
+    const ActivationView to = moe_->input(mine.size());
+    const size_t row_bytes = size_t(o_.hidden) * 2;
+    WEFT_CUDA_TRY(cudaMemcpy2DAsync(to.data, size_t(to.row_bytes()), x_.as<u16>() + mine.begin * o_.hidden, row_bytes,
+                                    row_bytes, size_t(mine.size()), cudaMemcpyDefault, stream_));
+    return comm_.synchronize(stream_);
+  }
+
+  // The residual is not looked at: what the layer adds waits beside it.
+  Result<TensorView> call(i64 m) {
+    Exec exec = comm_.exec(stream_);
+    Residual residual{.rows = leading(residual_, rows(m).size(), o_.hidden)};
+    WEFT_TRY(layer_->project(exec, *moe_, m, residual));
+    return residual.addend;
   }
 
   // ids_ and weights_ of the last call's m tokens, of all ranks, on every rank.
   Status routing(i64 m) {
     WEFT_TRY(comm_.synchronize(stream_));
     const i64 each = o_.per_token, mine = by_expert_ ? rows(m).size() : m;
-    const TensorView ids = by_expert_ ? by_expert_->ids(mine) : by_column_->ids(m);
-    const TensorView weights = by_expert_ ? by_expert_->weights(mine) : by_column_->weights(m);
-    for (const auto& [from, to] : {std::pair{&ids, &ids_}, std::pair{&weights, &weights_}}) {
+    const MoeParallel::Routing& routed = moe_->routing();
+    for (const auto& [from, to] : {std::pair{&routed.ids, &ids_}, std::pair{&routed.weights, &weights_}}) {
       std::string bytes(size_t(mine * each) * 4, '\0');
       WEFT_CUDA_TRY(cudaMemcpy2D(bytes.data(), 4, from->data, size_t(from->byte_strides[1]), 4, bytes.size() / 4,
                                  cudaMemcpyDefault));
@@ -176,7 +198,7 @@ class RankMoe {
                           .experts = experts_.size()};
     return with_fused_element(o_.dtype, [&](auto element) {
       using T = decltype(element);
-      return distance<T>(comm_, stream_, samples, x_.as<T>(), o_.hidden, gate_up_.as<T>(), down_.as<T>(), columns_,
+      return distance<T>(comm_, stream_, samples, x_.as<T>(), o_.hidden, gate_up().as<T>(), down().as<T>(), columns_,
                          rows(m), y);
     });
   }
@@ -262,16 +284,20 @@ class RankMoe {
   }
 
   CudaCommunicator& comm_;
+  Communicator handle_;
   const cudaStream_t stream_;
   const CudaMoeLayerBenchOptions& o_;
+  const bool by_expert_;
   i64 most_ = 0, columns_ = 0;
   Range experts_;  // whose weights this rank holds
-  std::optional<CudaMoeLayer> by_column_;
-  std::optional<CudaExpertLayer> by_expert_;
-  DeviceBuffer x_, y_, router_, gate_up_, down_, ids_, weights_;
+  std::optional<ParallelPlan> plan_;
+  std::unique_ptr<MoeParallel> moe_;
+  std::optional<MoeLayer> layer_;
+  Tensor residual_;
+  DeviceBuffer x_, ids_, weights_;
   // Of the rivals.
   std::unique_ptr<NcclCommunicator> nccl_;
-  DeviceBuffer all_x_, logits_, activated_, products_, sums_, local_ids_, offsets_, map_, placed_, places_;
+  DeviceBuffer y_, all_x_, logits_, activated_, products_, sums_, local_ids_, offsets_, map_, placed_, places_;
 };
 
 constexpr size_t kArenaBytes = size_t(4) << 30;

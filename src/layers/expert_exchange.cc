@@ -10,7 +10,7 @@ TensorView leading_rows(const Tensor& buffer, i64 rows) {
 }
 
 TensorView as_bytes(const ActivationView& x) {
-  return TensorView::dense(x.data, DType::kU8, {x.rows, x.row_bytes()});
+  return TensorView::dense(x.data, DType::kU8, {x.rows, x.row_bytes()}, x.device);
 }
 
 }  // namespace
@@ -19,8 +19,13 @@ Result<ExpertExchange> ExpertExchange::create(ParallelPlan& plan, const ExpertEx
   ExpertExchange made;
   made.plan_ = &plan;
   made.mode_ = mode;
+  made.experts_ = s.experts;
   made.per_token_ = s.per_token;
-  const bool sharded = mode == LayerMode::kAgRs;
+  const bool sharded = mode == LayerMode::kAgRs, gpu = made.on_gpu();
+  if (gpu && (!sharded || plan.tp.size() > 1)) {
+    return error(Code::kUnimplemented, "expert parallel with {} on GPUs",
+                 sharded ? "tensor-parallel experts" : "replicated rows");
+  }
   const i64 local = sharded ? split_range(s.max_tokens, plan.layer.size(), 0).size() : s.max_tokens;
   const i64 rows = sharded ? local * plan.tp.size() : s.max_tokens;
   const i64 row_bytes = activation_row_bytes(s.format, s.hidden);
@@ -32,7 +37,14 @@ Result<ExpertExchange> ExpertExchange::create(ParallelPlan& plan, const ExpertEx
                                 .dp_size = sharded ? 1 : plan.ep.size(),  // replicated rows: each rank sends a part
                                 .hidden_dim = s.hidden,
                                 .hidden_dim_bytes = row_bytes};
-  WEFT_ASSIGN(made.exchange_, ep::AllToAll::create(plan.ep, shape, {.combine_dtype = DType::kF32}));
+  const DType sums = gpu ? activation_dtype(s.format) : DType::kF32;
+  WEFT_ASSIGN(made.exchange_,
+              ep::AllToAll::create(plan.ep, shape, {.expert_capacity = s.expert_capacity, .combine_dtype = sums}));
+  if (gpu) {
+    const i64 places = made.local_experts() * made.exchange_->capacity();
+    WEFT_ASSIGN(made.expert_x_, ActivationBuffer::create(DeviceKind::kCuda, s.format, places, s.hidden));
+    return made;
+  }
   made.row_experts_ = Tensor::zeros(DType::kI32, {made.exchange_->gathered_rows(), s.per_token});
   if (plan.tp.size() == 1) return made;
   made.sums_ = Tensor::zeros(DType::kF32, {rows, s.hidden});
@@ -53,7 +65,7 @@ Result<ExpertExchange> ExpertExchange::create(ParallelPlan& plan, const ExpertEx
 }
 
 i64 ExpertExchange::max_pairs() const {
-  return max_rows() * std::min(per_token_, local_experts());
+  return on_gpu() ? exchange_->most_rows() : max_rows() * std::min(per_token_, local_experts());
 }
 
 // The rows that the ranks of plan.tp hold together.
@@ -63,8 +75,22 @@ i64 ExpertExchange::rows_of(i64 tokens) const {
   return split_range(tokens, ranks, first + tp - 1).end - split_range(tokens, ranks, first).begin;
 }
 
-Result<ActivationView> ExpertExchange::dispatch(Exec& exec, const ActivationView& x, const TensorView& ids, i64 tokens,
-                                                ExpertGroups* groups) {
+Result<ActivationView> ExpertExchange::dispatch(Exec& exec, const ActivationView& x, const TensorView& ids,
+                                                const TensorView& weights, i64 tokens, ExpertGroups* groups) {
+  if (on_gpu()) {
+    const i64 local = local_experts(), capacity = exchange_->capacity();
+    const ActivationView places = expert_x_.view(local * capacity);
+    const Shape by_expert{local, capacity, places.row_bytes()};
+    WEFT_TRY(
+        exchange_->dispatch(exec, {.x = as_bytes(x),
+                                   .indices = ids,
+                                   .weights = weights,
+                                   .expert_x = TensorView::dense(places.data, DType::kU8, by_expert, places.device)}));
+    // Were all experts to have as many rows.
+    const i64 likely = std::max<i64>(1, tokens) * per_token_ * local / experts_;
+    groups->take({.offsets = exchange_->row_begins(), .capacity = capacity, .likely = likely}, max_pairs());
+    return places;
+  }
   ActivationView rows = x;
   TensorView chosen = ids;
   if (gather_) {
@@ -81,8 +107,8 @@ Result<ActivationView> ExpertExchange::dispatch(Exec& exec, const ActivationView
 Status ExpertExchange::combine(Exec& exec, const TensorView& y, const TensorView& ids, const TensorView& weights,
                                i64 tokens, const TensorView& residual) {
   if (plan_->tp.size() == 1) {
-    return exchange_->combine(exec,
-                              {.expert_y = y, .indices = ids, .weights = weights, .out = residual, .accumulate = true});
+    return exchange_->combine(
+        exec, {.expert_y = y, .indices = ids, .weights = weights, .out = residual, .accumulate = !on_gpu()});
   }
   const i64 rows = rows_of(tokens);
   TensorView chosen = ids, routed = weights;

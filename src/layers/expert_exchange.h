@@ -1,4 +1,5 @@
-// ExpertExchange: how rows meet the experts of other ranks and return as weighted sums, whatever else shares a layer.
+// ExpertExchange: how rows meet the experts of other ranks and return as weighted sums, whatever else shares a layer;
+// on either device.
 #pragma once
 #include <optional>
 
@@ -17,6 +18,7 @@ struct ExpertExchangeShape {
   i64 hidden;
   i64 experts, per_token;   // of the whole model
   ActivationFormat format;  // of the rows that travel
+  i64 expert_capacity;      // rows of an expert; 0 = all that can come
 };
 
 // Ranks of plan.ep hold different experts, ranks of plan.tp different columns of the same ones. In mode kAr every rank
@@ -24,31 +26,36 @@ struct ExpertExchangeShape {
 // plan.tp bring theirs together before they travel.
 class ExpertExchange {
  public:
-  // Collective over plan.layer. `plan` must outlive it. Errors: those of its operators.
+  // Collective over plan.layer. `plan` must outlive it. Errors: those of its operators; on GPUs kUnimplemented but for
+  // mode kAgRs and tp = 1.
   static Result<ExpertExchange> create(ParallelPlan& plan, const ExpertExchangeShape& shape, LayerMode mode);
 
-  // Rows that may come, and (row, expert) pairs of them at most.
-  i64 max_rows() const { return exchange_->gathered_rows(); }
+  // Rows that may come for dispatch() to sort, and (row, expert) pairs at most.
+  i64 max_rows() const { return on_gpu() ? 0 : exchange_->gathered_rows(); }
   i64 max_pairs() const;
   i64 local_experts() const { return exchange_->local_experts().size(); }
 
-  // Sends rows to their experts: x [local rows, hidden], ids [local rows, per_token] of the `tokens` tokens of the
-  // step. Returns the rows of this rank's experts, and `groups` sorted over them. Until the next call x must stay.
-  Result<ActivationView> dispatch(Exec& exec, const ActivationView& x, const TensorView& ids, i64 tokens,
-                                  ExpertGroups* groups);
+  // Sends rows to their experts: x [local rows, hidden], ids and weights [local rows, per_token], dense, of the
+  // `tokens` tokens of the step. Returns the rows of this rank's experts, and `groups` sorted over them. Until the next
+  // call x must stay.
+  Result<ActivationView> dispatch(Exec& exec, const ActivationView& x, const TensorView& ids, const TensorView& weights,
+                                  i64 tokens, ExpertGroups* groups);
   // residual [local rows, hidden] f32, dense, += the sums over all experts of weights [local rows, per_token] times y
-  // [groups.pairs(), hidden] f32. ids as in dispatch.
+  // [groups.pairs(), hidden] f32; on GPUs = in its place, both of the rows' type. ids and weights as in dispatch.
   Status combine(Exec& exec, const TensorView& y, const TensorView& ids, const TensorView& weights, i64 tokens,
                  const TensorView& residual);
+  Status report() const { return exchange_->report(); }
 
  private:
   ExpertExchange() = default;
+  bool on_gpu() const { return plan_->ep.device() == DeviceKind::kCuda; }
   i64 rows_of(i64 tokens) const;
   ParallelPlan* plan_ = nullptr;
   LayerMode mode_ = LayerMode::kAr;
-  i64 per_token_ = 0;
+  i64 experts_ = 0, per_token_ = 0;
   std::optional<ep::AllToAll> exchange_;
-  Tensor row_experts_;
+  Tensor row_experts_;         // on CPUs
+  ActivationBuffer expert_x_;  // on GPUs: [local experts, capacity, hidden]
   // Where several ranks share an expert's columns: how their rows come together and their sums are added.
   std::optional<AllGather> gather_;
   std::optional<ReduceScatter> scatter_;

@@ -1,7 +1,5 @@
 #include "layers/mlp_layer.h"
 
-#include <algorithm>
-
 #include "dist/exchange/testing.h"
 #include "layers/mlp_layer_testing.h"
 
@@ -9,18 +7,6 @@ namespace weft {
 namespace {
 
 using namespace testing;
-
-MlpDevice cpu() {
-  return {.run = [](const auto& work) { return run_team(2, work); },
-          .write = [](const TensorView& to, const float* from) -> Status {
-            std::copy_n(from, to.shape.elements(), to.as<float>());
-            return {};
-          },
-          .read = [](const TensorView& from, float* to) -> Status {
-            std::copy_n(from.as<const float>(), from.shape.elements(), to);
-            return {};
-          }};
-}
 
 // With an all-reduce of its own the first layer leaves an addend to the second, and that one to the last norm.
 TEST(MlpLayer, AddsToTheResidualOnAnyRanksAndInEveryMode) {
@@ -32,7 +18,7 @@ TEST(MlpLayer, AddsToTheResidualOnAnyRanksAndInEveryMode) {
         SCOPED_TRACE(fmt::format("{} tokens, {} ranks, all-reduce '{}'", tokens, ranks, all_reduce));
         const double limit = 2 * 160 * 0x1p-24;  // two layers of sums of at most 160 products
         expect_all_ok(run_thread_ranks(ranks, [&, &mode = mode, &all_reduce = all_reduce](Communicator& comm) {
-          return two_layers(comm, cpu(), DType::kF32, mode, all_reduce, numbers, limit);
+          return two_layers(comm, cpu_device(), DType::kF32, mode, all_reduce, numbers, limit);
         }));
       }
     }

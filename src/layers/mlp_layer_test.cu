@@ -1,11 +1,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "comm/cuda_testing.cuh"
 #include "device/cuda/testing.cuh"
 #include "dist/exchange/tuner.h"
+#include "layers/cuda_layer_testing.cuh"
 #include "layers/cuda_mlp_bench.h"
-#include "layers/mlp_layer_testing.h"
 
 namespace weft {
 namespace {
@@ -53,22 +52,10 @@ TEST(GpuMlpLayer, AddsToTheResidualAsOnCpus) {
       const LayerMode how = mode;
       const std::string& name = all_reduce;
       WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) {
-        const auto copy = [&](void* to, const void* from, const TensorView& view) -> Status {
-          const size_t bytes = size_t(view.shape.elements()) * sizeof(float);
-          WEFT_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
-          return comm.synchronize(stream);
-        };
-        const testing::MlpDevice gpu{
-            .run = [&](const auto& work) -> Status {
-              Exec exec = Exec::cuda(stream);
-              WEFT_TRY(work(exec));
-              return comm.synchronize(stream);
-            },
-            .write = [&](const TensorView& to, const float* from) { return copy(to.data, from, to); },
-            .read = [&](const TensorView& from, float* to) { return copy(to, from.data, from); }};
         Communicator handle = Communicator::on_gpu(comm.world(), comm);
         // Two layers that round as one does.
-        return two_layers(handle, gpu, DType::kBF16, how, name, numbers, 2 * kCudaMlpError);
+        return two_layers(handle, testing::gpu_device(comm, stream), DType::kBF16, how, name, numbers,
+                          2 * kCudaMlpError);
       }));
     }
   }

@@ -1,10 +1,25 @@
 // Two MLP layers over the ranks of either device, for tests.
 #pragma once
+#include <algorithm>
+
 #include "layers/mlp_layer.h"
 #include "ops/swiglu/swiglu.h"
 #include "ops/testing.h"
 
 namespace weft::testing {
+
+// How far `found`, from element `first` of the reference on, is from it, relative to what the layers add to x.
+inline Status expect_near(const std::vector<float>& expected, const std::vector<float>& x, i64 first,
+                          const std::vector<float>& found, double limit) {
+  double wrong = 0, size = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    const size_t at = size_t(first) + i;
+    wrong += std::pow(double(found[i]) - double(expected[at]), 2);
+    size += std::pow(double(expected[at]) - double(x[at]), 2);
+  }
+  if (found.empty() || std::sqrt(wrong / size) <= limit) return {};
+  return error(Code::kDataLoss, "{} from the reference, limit {}", std::sqrt(wrong / size), limit);
+}
 
 struct MlpNumbers {
   static constexpr i64 kHidden = 96, kFfn = 160;
@@ -48,19 +63,6 @@ struct MlpNumbers {
     }
     return y;
   }
-
-  // How far rows `found` from row `begin` on are from the reference, relative to what the layers add to x.
-  Status expect_near(i64 begin, const std::vector<float>& found, double limit) const {
-    const std::vector<float> expected = reference();
-    double wrong = 0, size = 0;
-    for (size_t i = 0; i < found.size(); ++i) {
-      const size_t at = size_t(begin * kHidden) + i;
-      wrong += std::pow(double(found[i]) - expected[at], 2);
-      size += std::pow(double(expected[at]) - x[at], 2);
-    }
-    if (found.empty() || std::sqrt(wrong / size) <= limit) return {};
-    return error(Code::kDataLoss, "{} from the reference, limit {}", std::sqrt(wrong / size), limit);
-  }
 };
 
 // What a rank of two_layers() does on its device.
@@ -69,6 +71,19 @@ struct MlpDevice {
   std::function<Status(const TensorView& to, const float* from)> write;
   std::function<Status(const TensorView& from, float* to)> read;
 };
+
+// Two threads of a CPU.
+inline MlpDevice cpu_device() {
+  return {.run = [](const auto& work) { return run_team(2, work); },
+          .write = [](const TensorView& to, const float* from) -> Status {
+            std::copy_n(from, to.shape.elements(), to.as<float>());
+            return {};
+          },
+          .read = [](const TensorView& from, float* to) -> Status {
+            std::copy_n(from.as<const float>(), from.shape.elements(), to);
+            return {};
+          }};
+}
 
 // The layers with weights packed from `dtype`, then a norm. kDataLoss where this rank's rows of the residual are
 // further than `limit` from the reference.
@@ -133,7 +148,7 @@ inline Status two_layers(Communicator& comm, const MlpDevice& device, DType dtyp
   }));
   std::vector<float> found(size_t(local.size() * kHidden));
   WEFT_TRY(device.read(local_rows, found.data()));
-  return numbers.expect_near(local.begin, found, limit);
+  return expect_near(numbers.reference(), numbers.x, local.begin * kHidden, found, limit);
 }
 
 }  // namespace weft::testing

@@ -1,7 +1,5 @@
 #include "layers/moe_layer.h"
 
-#include "ops/swiglu/swiglu.h"
-
 namespace weft {
 namespace {
 
@@ -60,14 +58,13 @@ Result<Weight> load_router(const Checkpoint& checkpoint, const std::string& name
 }  // namespace
 
 Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
-                                const ExpertShare& share) {
-  MoeLayer layer;
-  layer.shape_ = shape;
+                                const ExpertShare& share, DeviceKind device) {
+  MoeWeights w;
   const i64 hidden = shape.hidden, ffn = shape.expert_ffn;
   const Range mine = share.ffn, all{0, hidden};
   const std::string experts = prefix + "mlp.experts.";
-  WEFT_ASSIGN(layer.norm_, load_vector(checkpoint, prefix + "post_attention_layernorm.weight", hidden));
-  WEFT_ASSIGN(layer.router_, load_router(checkpoint, prefix + "mlp.gate.weight", shape.experts, hidden));
+  WEFT_ASSIGN(w.norm, load_vector(checkpoint, prefix + "post_attention_layernorm.weight", hidden, device));
+  WEFT_ASSIGN(w.router, load_router(checkpoint, prefix + "mlp.gate.weight", shape.experts, hidden));
 
   const bool fused = checkpoint.has(experts + "gate_up_proj");
   const bool stacked = fused || checkpoint.has(experts + "gate_proj.weight");
@@ -78,22 +75,34 @@ Result<MoeLayer> MoeLayer::load(const Checkpoint& checkpoint, const std::string&
   } else {
     gate_up = {{"gate_proj.weight", ffn, hidden, mine, all}, {"up_proj.weight", ffn, hidden, mine, all}};
   }
-  WEFT_ASSIGN(layer.gate_up_, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, gate_up));
+  WEFT_ASSIGN(w.gate_up, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, gate_up));
   const ExpertPart down{fused ? "down_proj" : "down_proj.weight", hidden, ffn, {0, hidden}, mine};
-  WEFT_ASSIGN(layer.down_, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, {down}));
-  return layer;
+  WEFT_ASSIGN(w.down, load_experts(checkpoint, experts, shape.experts, share.experts, stacked, {down}));
+  if (device == DeviceKind::kCuda) {
+    WEFT_ASSIGN(w.router, w.router.copy_to_gpu());
+    WEFT_ASSIGN(w.gate_up, w.gate_up.copy_to_gpu());
+    WEFT_ASSIGN(w.down, w.down.copy_to_gpu());
+  }
+  return MoeLayer(std::move(w), shape.norm_epsilon, shape.normalise);
 }
 
 Status MoeLayer::forward(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const {
   const i64 local = residual.rows.dim(0);
-  WEFT_TRY(normalise(exec, residual, norm_.view, shape_.norm_epsilon, moe.router_input(local)));
-  WEFT_TRY(moe.route(exec, local, tokens, router_, shape_.normalise));
-  const ActivationView x = moe.input(local);
-  WEFT_TRY(normalise(exec, residual, norm_.view, shape_.norm_epsilon, x));
-  WEFT_ASSIGN(const TensorView gate_up, moe.up(exec, x, gate_up_));
-  const ActivationView activated = moe.activated();
-  WEFT_TRY(swiglu(exec, {.gate_up = gate_up, .y = activated}));
-  return moe.down(exec, activated, down_, residual.rows);
+  WEFT_TRY(moe.expect_step(local, tokens, weights_));
+  const ActivationView x = moe.input(local), router_x = moe.router_input(local);
+  WEFT_TRY(normalise(exec, residual, weights_.norm.view, norm_epsilon_, x));
+  if (router_x.data != x.data) {
+    WEFT_TRY(normalise(exec, residual, weights_.norm.view, norm_epsilon_, router_x));
+  }
+  return project(exec, moe, tokens, residual);
+}
+
+Status MoeLayer::project(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const {
+  const i64 local = residual.rows.dim(0);
+  WEFT_TRY(moe.expect_step(local, tokens, weights_));
+  WEFT_TRY(moe.route(exec, local, tokens, weights_.router, normalise_));
+  WEFT_ASSIGN(const ActivationView activated, moe.up(exec, local, weights_.gate_up));
+  return moe.down(exec, activated, weights_.down, residual);
 }
 
 }  // namespace weft

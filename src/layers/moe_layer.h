@@ -1,5 +1,5 @@
 // MoeLayer: norm, router, the chosen experts' gate and up projections, SwiGLU, down projections, their weighted sum
-// added to the residual.
+// added to the residual; on either device.
 #pragma once
 #include "layers/loader.h"
 #include "layers/moe_parallel.h"
@@ -19,22 +19,26 @@ struct ExpertShare {
 
 class MoeLayer {
  public:
+  // normalise: a token's weights add up to 1.
+  MoeLayer(MoeWeights weights, float norm_epsilon, bool normalise)
+      : weights_(std::move(weights)), norm_epsilon_(norm_epsilon), normalise_(normalise) {}
   // `prefix` is the layer's, for instance "model.layers.3."; `share` this rank's. Experts come as tensors of their own
   // (experts.7.gate_proj.weight), fused (experts.gate_up_proj, experts.down_proj), or stacked
-  // (experts.gate_proj.weight [experts, ...]). The router is kept in f32, so that rounding changes no choice.
+  // (experts.gate_proj.weight [experts, ...]). On CPUs the router is kept in f32, so that rounding changes no choice.
   static Result<MoeLayer> load(const Checkpoint& checkpoint, const std::string& prefix, const MoeLayerShape& shape,
-                               const ExpertShare& share);
-  // residual += experts of `tokens` tokens.
+                               const ExpertShare& share, DeviceKind device = DeviceKind::kCpu);
+
+  // residual += experts of `tokens` tokens. The layer and `moe` are of exec's device.
   // All ranks and all threads of their teams must call it.
   Status forward(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const;
-  const GroupedWeight& gate_up() const { return gate_up_; }
-  const GroupedWeight& down() const { return down_; }
+  // The same behind the norm, which moe.input() and moe.router_input() hold.
+  Status project(Exec& exec, MoeParallel& moe, i64 tokens, Residual& residual) const;
+  const MoeWeights& weights() const { return weights_; }
 
  private:
-  MoeLayerShape shape_{};
-  Tensor norm_;
-  Weight router_;
-  GroupedWeight gate_up_, down_;
+  MoeWeights weights_;
+  float norm_epsilon_;
+  bool normalise_;
 };
 
 }  // namespace weft

@@ -19,8 +19,8 @@ struct TensorParallelShape {
   i64 max_tokens;  // of one step
   i64 max_logits;  // rows of logits of one step
   i64 hidden;
-  i64 vocab;                           // 0 = layers alone: neither sum() nor all_rows() nor gather_columns()
-  std::array<bool, 3> column_formats;  // by ActivationFormat: which ones column-parallel weights read
+  i64 vocab;  // 0 = layers alone: neither sum() nor all_rows() nor gather_columns()
+  std::array<bool, kActivationFormats> column_formats;  // by ActivationFormat: which ones column-parallel weights read
   // GPUs: the most rows of a column-parallel and columns of a row-parallel weight, of any rank.
   i64 column_n = 0, row_k = 0;
 };
@@ -74,8 +74,9 @@ class TensorParallel {
   Communicator& comm_;
   const LayerMode mode_;
   // Present as mode and size need them; none for one rank.
-  std::array<std::optional<AgGemm>, 3> ag_gemm_;
-  std::array<std::optional<ActivationBuffer>, 3> local_input_;  // where column_input() is not symmetric memory
+  std::array<std::optional<AgGemm>, kActivationFormats> ag_gemm_;
+  // Where column_input() is not symmetric memory.
+  std::array<std::optional<ActivationBuffer>, kActivationFormats> local_input_;
   std::optional<GemmRs> gemm_rs_;
   std::optional<GemmAr> gemm_ar_;
   std::optional<AllReduce> row_reduce_;  // behind a GEMM, in gemm_ar's place

@@ -190,8 +190,8 @@ Result<MoeParallelShape> Decoder::moe_parallel_shape(i64 max_tokens) const {
   for (const Block& block : blocks_) {
     if (!block.moe) continue;
     if (!first) first = &*block.moe;
-    if (block.moe->gate_up().activation_format() == first->gate_up().activation_format() &&
-        block.moe->down().activation_format() == first->down().activation_format()) {
+    if (block.moe->weights().gate_up.activation_format() == first->weights().gate_up.activation_format() &&
+        block.moe->weights().down.activation_format() == first->weights().down.activation_format()) {
       continue;
     }
     return error(Code::kUnimplemented, "layers whose experts differ in kind of type are not supported");
@@ -201,8 +201,8 @@ Result<MoeParallelShape> Decoder::moe_parallel_shape(i64 max_tokens) const {
                           .experts = config_.moe.experts,
                           .per_token = config_.moe.per_token,
                           .expert_ffn = experts_.ffn.size(),
-                          .in_format = first->gate_up().activation_format(),
-                          .out_format = first->down().activation_format()};
+                          .in_format = first->weights().gate_up.activation_format(),
+                          .out_format = first->weights().down.activation_format()};
 }
 
 Status Decoder::plan_operators(ParallelPlan& plan) {
@@ -249,7 +249,7 @@ size_t Decoder::weight_bytes() const {
   for (const Block& block : blocks_) {
     bytes += block.attention.qkv().bytes() + block.attention.out().bytes();
     if (block.mlp) bytes += block.mlp->gate_up().bytes() + block.mlp->down().bytes();
-    if (block.moe) bytes += block.moe->gate_up().bytes() + block.moe->down().bytes();
+    if (block.moe) bytes += block.moe->weights().gate_up.bytes() + block.moe->weights().down.bytes();
   }
   return bytes;
 }

@@ -16,6 +16,9 @@ Status embedding(Exec&, const EmbeddingArgs&) {
 Status gemm(Exec&, const GemmArgs&) {
   return absent("gemm");
 }
+Status grouped_gemm(Exec&, const GroupedGemmArgs& args) {
+  return absent(args.op);
+}
 Status head_rms_norm(Exec&, const HeadRmsNormArgs&) {
   return absent("head_rms_norm");
 }
@@ -31,6 +34,9 @@ Status rope_angles(Exec&, const TensorView&, const TensorView&, const TensorView
 Status rope_kv_write(Exec&, const RopeKvWriteArgs&) {
   return absent("rope_kv_write");
 }
+Status sort_experts(Exec&, const TensorView&, const TensorView&, const ExpertTables&) {
+  return absent("sort_experts");
+}
 Status swiglu(Exec&, const SwigluArgs&) {
   return absent("swiglu");
 }
@@ -38,6 +44,9 @@ Status take_rows(Exec&, const TensorView&, const TensorView&, const TensorView&)
   return absent("take_rows");
 }
 Status load_kernels() {
+  return absent("operators on GPUs");
+}
+Status load_expert_kernels() {
   return absent("operators on GPUs");
 }
 

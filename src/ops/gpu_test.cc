@@ -43,7 +43,7 @@ TEST(GpuForms, WeightsOfAGpuAreRefusedByACpu) {
   EXPECT_EQ(status.code(), Code::kInvalidArgument);
   EXPECT_NE(status.message().find("the weight on a GPU"), std::string::npos) << status.message();
   EXPECT_EQ(Weight::on_gpu("w", Tensor::zeros(DType::kBF16, {8, 8})).status().message(),
-            "w: expected a bf16 matrix in CUDA memory, found bf16 [8, 8]");
+            "w: expected a bf16 or f16 matrix in CUDA memory, found bf16 [8, 8]");
 }
 
 TEST(GpuForms, ActivationsAreMatricesButForBlocks) {

@@ -15,9 +15,8 @@
 #include "dist/moe_rs/moe_rs.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
 #include "fake_cuda.h"
-#include "layers/cuda_expert_layer.cuh"
-#include "layers/cuda_moe.cuh"
 #include "layers/mlp_layer_testing.h"
+#include "layers/moe_layer_testing.h"
 #include "ops/gemm/gemm_small.cuh"
 #include "ops/grouped_gemm/grouped_gemm.cuh"
 
@@ -274,43 +273,21 @@ TEST(CudaHost, ThreadsCreateAndLaunchEveryOperator) {
   }
 }
 
-// Every tensor that one operator of the layer hands to the next passes its checks.
-TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
-  for (const auto& [ranks, dtype] : {std::pair{1, DType::kBF16}, {3, DType::kBF16}, {3, DType::kF16}}) {
-    const DType element = dtype;
-    const Status end =
-        run_gpu_ranks(ranks,
-                      [element](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-                        constexpr i64 kHidden = 64, kFfn = 24, kExperts = 8;
-                        WEFT_ASSIGN(auto layer, CudaExpertLayer::create(comm, {.max_tokens = 9,
-                                                                               .hidden = kHidden,
-                                                                               .experts = kExperts,
-                                                                               .per_token = 3,
-                                                                               .ffn = kFfn,
-                                                                               .dtype = element}));
-                        WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
-                        const auto view = [&](const Shape& shape) {
-                          return TensorView::dense(memory.data(), element, shape, DeviceKind::kCuda);
-                        };
-                        const i64 local = layer.local_experts().size();
-                        for (const i64 tokens : {9, 1, 0})
-                          WEFT_TRY(layer.run(stream, {.x = view({tokens, kHidden}),
-                                                      .router = view({kExperts, kHidden}),
-                                                      .gate_up = view({local, 2 * kFfn, kHidden}),
-                                                      .down = view({local, kHidden, kFfn}),
-                                                      .y = view({tokens, kHidden})}));
-                        const std::string wrong = layer
-                                                      .run(stream, {.x = view({1, kHidden}),
-                                                                    .router = view({kExperts, kHidden}),
-                                                                    .gate_up = view({local, kFfn, kHidden}),
-                                                                    .down = view({local, kHidden, kFfn}),
-                                                                    .y = view({1, kHidden})})
-                                                      .message();
-                        return wrong.starts_with("gate_up: expected") ? Status() : error(Code::kAborted, "{}", wrong);
-                      },
-                      {.arena_bytes = 16 << 20});
-    EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
-  }
+// Its memory is the host's.
+testing::MlpDevice fake_gpu(const CudaCommunicator& comm, cudaStream_t stream) {
+  return {.run = [&comm, stream](const auto& work) -> Status {
+            Exec exec = comm.exec(stream);
+            WEFT_TRY(work(exec));
+            return comm.synchronize(stream);
+          },
+          .write = [](const TensorView& to, const float* from) -> Status {
+            std::memcpy(to.data, from, size_t(to.shape.elements()) * sizeof(float));
+            return {};
+          },
+          .read = [](const TensorView& from, float* to) -> Status {
+            std::memcpy(to, from.data, size_t(from.shape.elements()) * sizeof(float));
+            return {};
+          }};
 }
 
 // The layer that CPU ranks run, over a GPU's communicator. Nothing computes: the residual stays as it is, which is as
@@ -321,67 +298,62 @@ TEST(CudaHost, AnMlpLayerEnqueuesAllOfItsOperators) {
              {LayerMode::kAgRs, ""}, {LayerMode::kAr, ""}, {LayerMode::kAr, "two_shot"}}) {
       const LayerMode how = mode;
       const std::string& name = all_reduce;
-      const testing::MlpDevice gpu{.run =
-                                       [](const auto& work) {
-                                         Exec exec = Exec::cuda(nullptr);
-                                         return work(exec);
-                                       },
-                                   .write = [](const TensorView& to, const float* from) -> Status {
-                                     std::memcpy(to.data, from, size_t(to.shape.elements()) * sizeof(float));
-                                     return {};
-                                   },
-                                   .read = [](const TensorView& from, float* to) -> Status {
-                                     std::memcpy(to, from.data, size_t(from.shape.elements()) * sizeof(float));
-                                     return {};
-                                   }};
       const Status end = run_gpu_ranks(
           ranks,
-          [&](CudaCommunicator& comm, cudaStream_t) -> Status {
+          [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
             Communicator handle = Communicator::on_gpu(comm.world(), comm);
             for (const i64 tokens : {600, 9, 1})
-              WEFT_TRY(two_layers(handle, gpu, DType::kBF16, how, name, testing::MlpNumbers::random(tokens), 1.001));
-            const std::string missing = AllGather::create(handle, {.max_bytes_per_rank = 8}).status().message();
-            return missing == "all_gather: no form for GPUs" ? Status() : error(Code::kAborted, "{}", missing);
+              WEFT_TRY(two_layers(handle, fake_gpu(comm, stream), DType::kBF16, how, name,
+                                  testing::MlpNumbers::random(tokens), 1.001));
+            const std::string missing = AgMoe::create(handle, {.max_m = 8, .k = 8}).status().message();
+            return missing == "ag_moe: no form for GPUs" ? Status() : error(Code::kAborted, "{}", missing);
           },
           {.arena_bytes = 16 << 20});
       EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
     }
 }
 
-TEST(CudaHost, ALayerOfExpertColumnsEnqueuesAllOfItsOperators) {
-  for (const auto& [ranks, dtype] : {std::pair{1, DType::kBF16}, {3, DType::kBF16}, {3, DType::kF16}})
-    for (const LayerMode mode : {LayerMode::kAgRs, LayerMode::kAr}) {
-      const DType element = dtype;
+// Every tensor that one operator of the layer hands to the next passes its checks.
+TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
+  using testing::MoeSplit;
+  for (const int ranks : {1, 3})
+    for (const auto& [mode, split] : {std::pair{LayerMode::kAgRs, MoeSplit::kColumns},
+                                      {LayerMode::kAr, MoeSplit::kColumns},
+                                      {LayerMode::kAgRs, MoeSplit::kExperts}}) {
+      const LayerMode how = mode;
+      const MoeSplit whose = split;
       const Status end = run_gpu_ranks(
           ranks,
-          [mode, element](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-            constexpr i64 kHidden = 64, kFfn = 40, kExperts = 8;
-            const CudaMoeLayerShape shape{
-                .max_m = 600, .hidden = kHidden, .experts = kExperts, .per_token = 3, .ffn = kFfn, .dtype = element};
-            WEFT_ASSIGN(auto layer, CudaMoeLayer::create(comm, shape, mode));
-            WEFT_ASSIGN(const auto memory, DeviceBuffer::create(1 << 20));
-            const auto view = [&](const Shape& shape) {
-              return TensorView::dense(memory.data(), element, shape, DeviceKind::kCuda);
-            };
-            const i64 columns = layer.columns().size();
-            const auto run = [&](i64 m, i64 up) {
-              const i64 mine = layer.rows(m).size();
-              return layer.run(stream, {.x = view({mine, kHidden}),
-                                        .m = m,
-                                        .router = view({kExperts, kHidden}),
-                                        .gate_up = view({kExperts, up, kHidden}),
-                                        .down = view({kExperts, kHidden, columns}),
-                                        .y = view({mine, kHidden})});
-            };
-            for (const i64 m : {600, 9, 1, 0}) WEFT_TRY(run(m, 2 * columns));
-            WEFT_TRY(comm.synchronize(stream));
-            const std::string wrong = run(9, columns).message(), many = run(601, 2 * columns).message();
-            if (!wrong.starts_with("gate_up: expected")) return error(Code::kAborted, "{}", wrong);
-            return many.find("m = 601") != std::string::npos ? Status() : error(Code::kAborted, "{}", many);
+          [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+            Communicator handle = Communicator::on_gpu(comm.world(), comm);
+            for (const i64 tokens : {600, 9, 1}) {
+              const auto numbers = testing::MoeNumbers::random(tokens, 3);
+              WEFT_TRY(two_expert_layers(handle, fake_gpu(comm, stream), DType::kBF16, how, whose, numbers, 1.001));
+            }
+            return {};
           },
-          {.arena_bytes = 16 << 20});
+          {.arena_bytes = 32 << 20});
       EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
     }
+}
+
+TEST(CudaHost, AGroupOfGpusIsSplitIntoAllOrOne) {
+  const Status end = run_gpu_ranks(4,
+                                   [](CudaCommunicator& comm, cudaStream_t) -> Status {
+                                     Communicator all = Communicator::on_gpu(comm.world(), comm);
+                                     WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(all, {.ep = 4}));
+                                     EXPECT_EQ(plan.ep.size(), 4);
+                                     EXPECT_EQ(plan.layer.rank(), comm.rank());
+                                     EXPECT_EQ(plan.tp.size(), 1);
+                                     EXPECT_EQ(plan.tp.world_rank(0), comm.rank());
+                                     EXPECT_EQ(MoeAr::create(plan.tp, {8, 64, 8}).status().message(),
+                                               "1 of 4 ranks with GPUs: operators need all");
+                                     EXPECT_EQ(all.split(comm.rank() / 2, 0).status().message(),
+                                               "split: 2 of 4 ranks with GPUs: expected all in their order, or one");
+                                     return {};
+                                   },
+                                   {.arena_bytes = 1 << 20});
+  EXPECT_TRUE(end.ok()) << end.message();
 }
 
 TEST(CudaHost, GpusThatCannotReachEachOtherAreNamedOnEveryRank) {

@@ -63,6 +63,10 @@ Result<AllGather> AllGather::create(Communicator& comm, const AllGatherShape& sh
                  shape.max_bytes_per_rank);
   }
   AllGather op(comm, shape);
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_all_gather(comm, shape.max_bytes_per_rank));
+    return op;
+  }
   AllGatherBuffers& b = op.buffers_;
   const int ranks = comm.size();
   b.tile_bytes = cut_tiles(shape.max_bytes_per_rank, kTileBytes).stride;
@@ -102,6 +106,7 @@ Status AllGather::check(const Exec& exec, const TensorView& shard, const TensorV
 }
 
 Status AllGather::run(Exec& exec, const TensorView& shard, const TensorView& y) {
+  if (gpu_) return gpu::run(*gpu_, exec, shard, y);
   WEFT_TRY(check(exec, shard, y));
   for (int i = 1; i < y.shape.rank(); ++i) {
     if (shard.shape[i] != y.shape[i]) {

@@ -134,7 +134,11 @@ Result<AllToAll> AllToAll::create(Communicator& comm, const AllToAllShape& shape
     return error(Code::kInvalidArgument, "expert parallel: rank, world_size: {} of {} is rank {} of {} here",
                  shape.rank, shape.world_size, comm.rank(), comm.size());
   }
-  AllToAll op(comm, options);
+  AllToAll op(comm, shape, options);
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_all_to_all(comm, shape, options));
+    return op;
+  }
   WEFT_ASSIGN(op.layout_, plan_layout(shape, options));
   WEFT_TRY(same_on_all_ranks(comm, shape, options));
   WEFT_TRY(op.allocate());
@@ -177,8 +181,7 @@ Status AllToAll::allocate() {
 }
 
 Range AllToAll::local_experts() const {
-  const Run run = layout_.experts_of(comm_.rank());
-  return {run.begin, run.end};
+  return split_range(experts_, comm_.size(), comm_.rank());
 }
 
 u32 AllToAll::last_dispatch() const {
@@ -254,6 +257,7 @@ void AllToAll::cast(const Exec& exec, const TensorView& x, Run tokens) {
 }
 
 Status AllToAll::dispatch(Exec& exec, const DispatchArgs& a, int phases) {
+  if (gpu_) return gpu::dispatch(*gpu_, exec, a, (phases & kSend) != 0, (phases & kReceive) != 0);
   WEFT_TRY(check(exec, a));
   const bool scaled = layout_.scale_bytes > 0;
   DispatchInput in{a.x.data,
@@ -345,6 +349,7 @@ Status AllToAll::combine_as(Exec& exec, const CombineArgs& a, int phases) {
 }
 
 Status AllToAll::combine(Exec& exec, const CombineArgs& a, int phases) {
+  if (gpu_) return gpu::combine(*gpu_, exec, a, (phases & kSend) != 0, (phases & kReceive) != 0);
   WEFT_TRY(check(exec, a));
   return with_element(a.expert_y.dtype, [&](auto element) { return combine_as<decltype(element)>(exec, a, phases); });
 }

@@ -4,6 +4,7 @@
 #include "base/aligned_buffer.h"
 #include "comm/communicator.h"
 #include "dist/expert_parallel/protocol.h"
+#include "dist/gpu.h"
 
 namespace weft::ep {
 
@@ -75,6 +76,8 @@ struct CombineArgs {
 // to its end, on all ranks alike, after which combine may be called: kResourceExhausted when an expert got more rows
 // than its capacity (those beyond it are left out and count as zeros) or bound_m exceeds m (only m tokens count);
 // kInvalidArgument for an index that is no expert (it counts as -1) and for members of a DP group that differ in m.
+//
+// On GPUs: on exec.stream(), as CudaAllToAll (cuda.cuh), whose dispatches say in report() what they found wrong.
 class AllToAll {
  public:
   // Collective. Errors: kInvalidArgument naming the field, also where ranks differ; kResourceExhausted.
@@ -94,17 +97,25 @@ class AllToAll {
 
   // This rank's experts.
   Range local_experts() const;
-  i64 capacity() const { return layout_.capacity; }
-  // The rows of x that came in the last dispatch, in the order of DP group and token but with gaps, for row_map and
-  // row_experts: [gathered rows, gathered_pitch bytes]. Own rows only where a map was asked for. Valid until the next
-  // dispatch begins.
+  i64 capacity() const { return gpu_ ? gpu::capacity(*gpu_) : layout_.capacity; }
+  // On GPUs: rows that expert_y without gaps must have; [local_experts + 1] i32, the first row of each expert there, as
+  // of the dispatch before on the stream; and what dispatches have found wrong since create(), to be asked after
+  // synchronising with the stream.
+  i64 most_rows() const { return gpu::most_rows(*gpu_); }
+  TensorView row_begins() const { return gpu::row_begins(*gpu_); }
+  Status report() const { return gpu_ ? gpu::report(*gpu_) : Status(); }
+  // On CPUs. The rows of x that came in the last dispatch, in the order of DP group and token but with gaps, for
+  // row_map and row_experts: [gathered rows, gathered_pitch bytes]. Own rows only where a map was asked for. Valid
+  // until the next dispatch begins.
   i64 gathered_rows() const { return layout_.rows(); }
   i64 gathered_pitch() const { return buffers_.x_pitch; }
   i64 gathered_scale_pitch() const { return buffers_.scale_pitch; }
   std::byte* gathered_x() const { return gathered(buffers_.x, buffers_.x_pitch); }
   std::byte* gathered_x_scale() const { return gathered(buffers_.scales, buffers_.scale_pitch); }
   // (token, expert) pairs left out for want of capacity since create(), in the whole world. Between calls.
-  i64 dropped_pairs() const { return route_.reports[last_dispatch() & 1].dropped_so_far; }
+  i64 dropped_pairs() const {
+    return gpu_ ? gpu::dropped_pairs(*gpu_) : route_.reports[last_dispatch() & 1].dropped_so_far;
+  }
 
  private:
   static constexpr int kSend = 1, kReceive = 2;
@@ -115,7 +126,8 @@ class AllToAll {
   struct alignas(64) Sent {  // by one thread: the last call of which it made the sending half alone
     u32 dispatch, combine;
   };
-  AllToAll(Communicator comm, const AllToAllOptions& options) : comm_(std::move(comm)), options_(options) {}
+  AllToAll(Communicator comm, const AllToAllShape& shape, const AllToAllOptions& options)
+      : comm_(std::move(comm)), options_(options), experts_(shape.num_experts) {}
   Status allocate();
   Sent& sent_by(const Exec& exec) const { return reinterpret_cast<Sent*>(memory_.sent.data())[exec.thread()]; }
   Status check(const Exec& exec, const DispatchArgs& args) const;
@@ -131,10 +143,12 @@ class AllToAll {
 
   Communicator comm_;
   AllToAllOptions options_;
+  i64 experts_;
   Layout layout_;
   Buffers buffers_;
   Route route_{};
   Memory memory_;
+  std::shared_ptr<CudaAllToAll> gpu_;  // on GPUs, in the place of the layout and what follows it
 };
 
 }  // namespace weft::ep

@@ -39,8 +39,8 @@ Status sum_sizes(Communicator& comm, int threads, DType dtype, i64 n, const char
     ++seed;
     std::vector<i32> ids = random_routing(m, kExperts, kPerToken, seed);
     const TensorView id_view = TensorView::dense(ids.data(), DType::kI32, {m, kPerToken});
-    WEFT_TRY(pool->run([&](Exec& exec) { return groups.sort(exec, id_view); }));
     const Tensor weights = filled(DType::kF32, {m, kPerToken}, seed, 3);
+    WEFT_TRY(pool->run([&](Exec& exec) { return groups.sort(exec, id_view, weights.view); }));
     WEFT_ASSIGN(const GroupedWeight w, packed_experts(dtype, kExperts, n, kK, seed, {}, share));
     const ActivationBuffer a = inputs(w.activation_format(), {0, groups.pairs()}, share, seed + 1);
     WEFT_ASSIGN(const auto expected, expected_sums(dtype, m, n, comm.size(), groups, weights.view.as<float>(), seed));
@@ -48,12 +48,10 @@ Status sum_sizes(Communicator& comm, int threads, DType dtype, i64 n, const char
     const Range rows = split_range(m, comm.size(), comm.rank());
     const TensorView part = mine.view.rows(rows.begin, rows.end);
     for (const bool accumulate : {false, true}) {
-      WEFT_TRY(pool->run([&](Exec& exec) {
-        return whole.run(exec, a.view(groups.pairs()), groups, weights.view, w, y.view, accumulate);
-      }));
-      WEFT_TRY(pool->run([&](Exec& exec) {
-        return split.run(exec, a.view(groups.pairs()), groups, weights.view, w, part, accumulate);
-      }));
+      WEFT_TRY(pool->run(
+          [&](Exec& exec) { return whole.run(exec, a.view(groups.pairs()), groups, w, y.view, accumulate); }));
+      WEFT_TRY(
+          pool->run([&](Exec& exec) { return split.run(exec, a.view(groups.pairs()), groups, w, part, accumulate); }));
       for (i64 i = 0; i < m * n; ++i) {
         const float once = expected[size_t(i)], sum = accumulate ? once + once : once;
         if (comm.size() > 1 || !accumulate) WEFT_TRY(expect_value(name, i, sum, y.view.as<float>()[i]));
@@ -92,14 +90,18 @@ TEST(MoeAr, WrongInputIsRefusedBeforeAnythingIsSent) {
     WEFT_TRY(sort(3));
     WEFT_ASSIGN(const GroupedWeight w, packed_experts(DType::kF32, kExperts, 16, 32, 1, {}, {0, 32}));
     const ActivationBuffer a = inputs(ActivationFormat::kF32, {0, 6}, {0, 32}, 1);
-    Tensor y = Tensor::zeros(DType::kF32, {3, 16}), weights = Tensor::zeros(DType::kF32, {3, 2});
-    const auto run = [&](const TensorView& routed, i64 rows) {
-      return pool->run([&](Exec& exec) { return op.run(exec, a.view(rows), groups, routed, w, y.view); }).message();
+    Tensor y = Tensor::zeros(DType::kF32, {3, 16});
+    const auto run = [&](i64 rows) {
+      return pool->run([&](Exec& exec) { return op.run(exec, a.view(rows), groups, w, y.view); }).message();
     };
-    EXPECT_EQ(run(weights.view, 6), "moe_ar: 3 tokens and experts [16, 32] do not go with max_m = 2, n = 16");
-    expect_contains(run(weights.view, 5), "do not go with 6 rows and 5 experts");
+    EXPECT_EQ(run(6), "moe_ar: 3 tokens and experts [16, 32] do not go with max_m = 2, n = 16");
+    expect_contains(run(5), "do not go with 6 rows and 5 experts");
+    const Tensor weights = Tensor::zeros(DType::kF32, {3, 2});
+    const TensorView two = TensorView::dense(ids.data(), DType::kI32, {2, 3});
+    EXPECT_EQ(pool->run([&](Exec& exec) { return groups.sort(exec, two, weights.view); }).message(),
+              "weights: expected f32 [2, 3], found f32 [3, 2]");
     WEFT_TRY(sort(2));
-    expect_contains(run(weights.view, 6), "moe_ar: expected f32 [2, 3], found f32 [3, 2]");
+    expect_contains(run(6), "moe_ar: y: expected f32 [2, 16], found f32 [3, 16]");
     ids[4] = 5;
     EXPECT_EQ(sort(2).message(), "ids: expert 5 of token 1 is not one of 5");
     return {};

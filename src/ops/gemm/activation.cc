@@ -13,23 +13,27 @@ const char* activation_format_name(ActivationFormat format) {
     case ActivationFormat::kF32: return "f32";
     case ActivationFormat::kBF16: return "bf16";
     case ActivationFormat::kQ16: return "q16";
+    case ActivationFormat::kF16: return "f16";
   }
   return "?";
 }
 
 i64 activation_row_bytes(ActivationFormat format, i64 k) {
-  const i64 bytes = format == ActivationFormat::kF32    ? 4 * k
-                    : format == ActivationFormat::kBF16 ? 2 * k
-                                                        : 2 * k + k / kActivationBlock * 8;
+  const i64 bytes =
+      format == ActivationFormat::kQ16 ? 2 * k + k / kActivationBlock * 8 : dtype_bytes(activation_dtype(format), k);
   return (bytes + 63) / 64 * 64;
+}
+
+DType activation_dtype(ActivationFormat format) {
+  WEFT_CHECK(format != ActivationFormat::kQ16);
+  return format == ActivationFormat::kF32 ? DType::kF32 : format == ActivationFormat::kF16 ? DType::kF16 : DType::kBF16;
 }
 
 Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view) {
   if (view.format == ActivationFormat::kQ16) {
     return error(Code::kUnimplemented, "{}: {} rows are no matrix", tensor, activation_format_name(view.format));
   }
-  const DType dtype = view.format == ActivationFormat::kF32 ? DType::kF32 : DType::kBF16;
-  TensorView matrix = TensorView::dense(view.data, dtype, {view.rows, view.k}, view.device);
+  TensorView matrix = TensorView::dense(view.data, activation_dtype(view.format), {view.rows, view.k}, view.device);
   matrix.byte_strides[0] = view.row_bytes();
   return matrix;
 }
@@ -50,7 +54,9 @@ void store_activation_row_with(const GemmKernels& kernels, const float* x, const
     case ActivationFormat::kQ16:
       WEFT_CHECK(out.k % kActivationBlock == 0, out.k);
       return kernels.store_q16(x, out.k, out.row(i));
+    case ActivationFormat::kF16: break;  // refused by expect_activation()
   }
+  WEFT_CHECK(false, int(out.format));
 }
 
 void store_activation_row(const float* x, const ActivationView& out, i64 i) {
@@ -67,6 +73,7 @@ void store_activation_span(const float* x, const ActivationView& out, i64 i, i64
   } else if (out.format == ActivationFormat::kBF16) {
     kernels.store_bf16(x, end - begin, out.row(i) + begin * 2);
   } else {
+    WEFT_CHECK(out.format == ActivationFormat::kQ16, int(out.format));
     constexpr i64 kBlock = kActivationBlock, kChunk = 16 * kBlock;
     WEFT_CHECK(begin % kBlock == 0 && end % kBlock == 0, begin, end);
     alignas(64) std::byte row[2 * kChunk + kChunk / kBlock * 8];  // a row of the chunk alone, then taken apart
@@ -91,6 +98,7 @@ Status expect_activation(const char* tensor, const ActivationView& view, i64 row
     return error(Code::kInvalidArgument, "{}: q16 rows need whole blocks of {}, found {} values", tensor,
                  kActivationBlock, k);
   }
+  if (view.format == ActivationFormat::kF16) return error(Code::kUnimplemented, "{}: f16 rows on a CPU", tensor);
   return {};
 }
 

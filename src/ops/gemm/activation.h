@@ -11,7 +11,9 @@ enum class ActivationFormat : u8 {
   kQ16,   // row: K 16-bit integers q in blocks of 32, then K/32 f32 scales, then K/32 f32 sums: x[k] = scale[k/32] *
          // q[k], sum[b] = scale[b] * (sum of q in b). A block is 32 i8 high halves, then 32 i8 low ones: q = 256 high +
          // low, so that instructions for bytes multiply it with 4- and 8-bit weights.
+  kF16,  // row: K f16; GPUs
 };
+constexpr i64 kActivationFormats = 4;
 constexpr i64 kActivationBlock = 32;
 
 const char* activation_format_name(ActivationFormat format);
@@ -55,10 +57,13 @@ void store_activation_row(const float* x, const ActivationView& out, i64 i);
 // kQ16 the borders are multiples of kActivationBlock. The bits equal store_activation_row's.
 void store_activation_span(const float* x, const ActivationView& out, i64 i, i64 begin, i64 end);
 
+// The type of a row's numbers; not of kQ16.
+DType activation_dtype(ActivationFormat format);
+
 // The rows as a matrix. Errors: kUnimplemented naming `tensor` for kQ16, whose rows are no plain numbers.
 Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view);
 
-// An error that names `tensor` unless its extents are [rows, k] and its format can hold them.
+// An error that names `tensor` unless its extents are [rows, k] and its format can hold them on a CPU.
 Status expect_activation(const char* tensor, const ActivationView& view, i64 rows, i64 k);
 
 // An owned activation buffer for up to `rows` rows.

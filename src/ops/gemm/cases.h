@@ -106,6 +106,7 @@ inline double activation_value(const ActivationView& x, i64 i, i64 j) {
     case ActivationFormat::kF32: return double(x.row_f32(i)[j]);
     case ActivationFormat::kBF16: return double(float(x.row_bf16(i)[j]));
     case ActivationFormat::kQ16: return double(x.row_scales(i)[j / 32]) * x.quant(i, j);
+    case ActivationFormat::kF16: break;
   }
   return 0;
 }

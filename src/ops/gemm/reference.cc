@@ -10,6 +10,7 @@ void gemm_reference(const ActivationView& x, const Weight& w, const TensorView& 
       case ActivationFormat::kF32: return double(x.row_f32(i)[j]);
       case ActivationFormat::kBF16: return double(float(x.row_bf16(i)[j]));
       case ActivationFormat::kQ16: return double(x.row_scales(i)[j / kActivationBlock]) * double(x.quant(i, j));
+      case ActivationFormat::kF16: break;
     }
     return 0;
   };

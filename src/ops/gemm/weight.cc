@@ -207,14 +207,16 @@ Result<Weight> Weight::pack(const std::string& name, std::span<const WeightPart>
 
 Result<Weight> Weight::on_gpu(std::string name, Tensor matrix) {
   const TensorView& view = matrix.view;
-  if (view.device != DeviceKind::kCuda || view.dtype != DType::kBF16 || view.shape.rank() != 2) {
-    return error(Code::kInvalidArgument, "{}: expected a bf16 matrix in CUDA memory, found {}", name, view.describe());
+  const bool plain = view.dtype == DType::kBF16 || view.dtype == DType::kF16;
+  if (view.device != DeviceKind::kCuda || !plain || view.shape.rank() != 2) {
+    return error(Code::kInvalidArgument, "{}: expected a bf16 or f16 matrix in CUDA memory, found {}", name,
+                 view.describe());
   }
   Weight weight;
   weight.name_ = std::move(name);
   weight.n_ = view.dim(0);
   weight.k_ = view.dim(1);
-  weight.activation_format_ = ActivationFormat::kBF16;
+  weight.activation_format_ = view.dtype == DType::kF16 ? ActivationFormat::kF16 : ActivationFormat::kBF16;
   weight.matrix_ = std::move(matrix);
   return weight;
 }

@@ -31,8 +31,8 @@ class Weight {
   // the block grid; kUnimplemented for an unsupported dtype. n may be 0 (a rank without a share). k may be 0.
   static Result<Weight> pack(const std::string& name, std::span<const WeightPart> parts);
 
-  // A matrix [n, k] bf16 in CUDA memory, which is there before the first operator that reads it is launched; the form
-  // that operators on GPUs take. Errors: kInvalidArgument naming `name` for another tensor.
+  // A matrix [n, k] bf16 or f16 in CUDA memory, which is there before the first operator that reads it is launched; the
+  // form that operators on GPUs take. Errors: kInvalidArgument naming `name` for another tensor.
   static Result<Weight> on_gpu(std::string name, Tensor matrix);
   // This packed weight as such a matrix on the current GPU. What is no bf16 is rounded to it.
   // Errors: those of copy_to().
@@ -43,7 +43,7 @@ class Weight {
   i64 k() const { return k_; }
   const std::string& name() const { return name_; }
   // The format that gemm() expects of x. kQ16 for quantised segments, kBF16 for bf16, kF32 for f32 and mixtures of
-  // plain types; a mixture of quantised and plain segments is refused by pack().
+  // plain types; a mixture of quantised and plain segments is refused by pack(). On a GPU that of the matrix.
   ActivationFormat activation_format() const { return activation_format_; }
   DeviceKind device() const { return matrix_.view.device; }
   // On a GPU; of a packed weight an empty view, which operators on GPUs refuse.

@@ -49,12 +49,12 @@ Result<GroupedGemmBenchResult> bench_grouped_gemm(const GroupedGemmBenchOptions&
   std::vector<i32> ids = random_routing(o.tokens, o.experts, o.per_token, o.routing == "even" ? 0 : 1);
   ExpertGroups groups = ExpertGroups::create(i64(ids.size()), o.experts);
   const TensorView chosen = TensorView::dense(ids.data(), DType::kI32, {o.tokens, o.per_token});
-  WEFT_TRY(run_once(1, [&](Exec& exec) { return groups.sort(exec, chosen); }));
+  const Tensor weights = random_tensor(o.tokens, o.per_token, 4);
+  WEFT_TRY(run_once(1, [&](Exec& exec) { return groups.sort(exec, chosen, weights.view); }));
 
   const i64 pairs = groups.pairs();
   const ActivationBuffer x = random_activations(w.activation_format(), o.tokens, o.k, 2);
   const ActivationBuffer a = random_activations(w.activation_format(), pairs, o.k, 3);
-  const Tensor weights = random_tensor(o.tokens, o.per_token, 4);
   const Tensor y = Tensor::zeros(DType::kF32, {pairs, o.n}), sums = Tensor::zeros(DType::kF32, {o.tokens, o.n});
   const auto grouped = [&](Exec& exec) { return grouped_gemm(exec, x.view(o.tokens), groups, w, y.view); };
   WEFT_TRY(run_once(o.threads, grouped));
@@ -63,7 +63,7 @@ Result<GroupedGemmBenchResult> bench_grouped_gemm(const GroupedGemmBenchOptions&
   GroupedGemmBenchResult result;
   WEFT_ASSIGN(result.micros, time_op(o.threads, o.samples, grouped));
   WEFT_ASSIGN(result.sum_micros, time_op(o.threads, o.samples, [&](Exec& exec) {
-                return grouped_gemm_sum(exec, a.view(pairs), groups, weights.view, w, sums.view);
+                return grouped_gemm_sum(exec, a.view(pairs), groups, w, sums.view);
               }));
   WEFT_ASSIGN(result.dense_micros, time_op(o.threads, o.samples, [&](Exec& exec) {
                 return gemm(exec, {.x = a.view(pairs), .w = w.expert(0), .y = y.view});

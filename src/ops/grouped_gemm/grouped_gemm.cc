@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "device/allocate.h"
+#include "ops/gpu.h"
+#include "ops/swiglu/swiglu.h"
+
 namespace weft {
 namespace {
 
@@ -66,6 +70,10 @@ Result<GroupedWeight> GroupedWeight::create(const std::string& name, std::vector
   if (experts.empty()) return error(Code::kInvalidArgument, "{}: expected at least one expert", name);
   GroupedWeight grouped;
   grouped.name_ = name;
+  grouped.count_ = i64(experts.size());
+  grouped.n_ = experts.front().n();
+  grouped.k_ = experts.front().k();
+  grouped.activation_format_ = experts.front().activation_format();
   grouped.experts_ = std::move(experts);
   for (i64 e = 1; e < grouped.experts(); ++e) {
     const Weight& w = grouped.expert(e);
@@ -77,14 +85,53 @@ Result<GroupedWeight> GroupedWeight::create(const std::string& name, std::vector
   return grouped;
 }
 
+Result<GroupedWeight> GroupedWeight::on_gpu(std::string name, Tensor matrices) {
+  const TensorView& view = matrices.view;
+  const bool plain = view.dtype == DType::kBF16 || view.dtype == DType::kF16;
+  if (view.device != DeviceKind::kCuda || !plain || view.shape.rank() != 3 || !view.is_dense()) {
+    return error(Code::kInvalidArgument, "{}: expected bf16 or f16 [experts, n, k], dense, in CUDA memory, found {}",
+                 name, view.describe());
+  }
+  GroupedWeight grouped;
+  grouped.name_ = std::move(name);
+  grouped.count_ = view.dim(0);
+  grouped.n_ = view.dim(1);
+  grouped.k_ = view.dim(2);
+  grouped.activation_format_ = view.dtype == DType::kF16 ? ActivationFormat::kF16 : ActivationFormat::kBF16;
+  grouped.matrices_ = std::move(matrices);
+  return grouped;
+}
+
+Result<GroupedWeight> GroupedWeight::copy_to_gpu() const {
+  const Tensor all = Tensor::zeros(DType::kBF16, {count_, n_, k_});
+  std::vector<float> row(static_cast<size_t>(k_));
+  bf16* to = all.view.as<bf16>();
+  for (const Weight& expert : experts_) {
+    for (i64 i = 0; i < n_; ++i) {
+      expert.dequantize_row(i, row.data());
+      for (const float value : row) *to++ = bf16(value);
+    }
+  }
+  WEFT_ASSIGN(Tensor matrices, copy_to(DeviceKind::kCuda, all.view));
+  return on_gpu(name_, std::move(matrices));
+}
+
+std::string GroupedWeight::describe() const {
+  return fmt::format("{} experts [{}, {}, {}]{}", activation_format_name(activation_format_), count_, n_, k_,
+                     device() == DeviceKind::kCuda ? " on a GPU" : "");
+}
+
 size_t GroupedWeight::bytes() const {
-  size_t total = 0;
+  size_t total = matrices_.storage.size();
   for (const Weight& w : experts_) total += w.bytes();
   return total;
 }
 
 Status check_grouped_input(const char* op, const ActivationView& x, i64 rows, const ExpertGroups& groups,
                            const GroupedWeight& w) {
+  if (w.device() == DeviceKind::kCuda) {
+    return error(Code::kInvalidArgument, "{}: {}: expected weights of a CPU, found {}", op, w.name(), w.describe());
+  }
   WEFT_TRY(check_gemm_input(x, w.expert(0)).with_context(op));
   if (x.rows == rows && groups.experts() == w.experts()) return {};
   return error(Code::kInvalidArgument, "{}: x [{}, {}] and {} experts of {} do not go with {} rows and {} experts", op,
@@ -99,10 +146,9 @@ void grouped_gemm_share(const Exec& exec, const GroupedRows& rows, const ExpertG
       [&](i64 e, i64 begin, i64 end) { multiply_expert(rows, groups, w.expert(e), rows_of(e), begin, end, y); });
 }
 
-void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
-                      const GroupedWeight& w, const GemmTile& tile, float* out, i64 out_stride) {
+void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w, const GemmTile& tile,
+                      float* out, i64 out_stride) {
   alignas(64) float products[kSumRows * kSumColumns];
-  const float* weight = weights.as<float>();
   for (i64 begin = tile.n_begin; begin < tile.n_end; begin += kSumColumns) {
     const i64 columns = std::min(kSumColumns, tile.n_end - begin);
     for (i64 e = 0; e < w.experts(); ++e) {
@@ -111,7 +157,7 @@ void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const
         const i64 count = std::min(kSumRows, rows.end - row);
         gemm_tile(a, w.expert(e), {row, row + count, begin, begin + columns}, products, columns);
         for (i64 i = 0; i < count; ++i) {
-          const float factor = weight[groups.pair(row + i)];
+          const float factor = groups.weight(row + i);
           float* sum = out + (groups.token(row + i) - tile.m_begin) * out_stride + begin - tile.n_begin;
           const float* product = products + i * columns;
           for (i64 j = 0; j < columns; ++j) sum[j] += factor * product[j];
@@ -123,7 +169,7 @@ void grouped_sum_tile(const ActivationView& a, const ExpertGroups& groups, const
 
 Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& groups, const GroupedWeight& w,
                     const TensorView& y) {
-  WEFT_TRY(expect_cpu("grouped_gemm", exec));
+  if (exec.device() == DeviceKind::kCuda) return gpu::grouped_gemm(exec, {"grouped_gemm", x, groups, w, y});
   WEFT_TRY(check_grouped_input("grouped_gemm", x, groups.tokens(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm: y", y, DType::kF32, {groups.pairs(), w.n()}));
   grouped_gemm_share(exec, {x, 0, 0, groups.tokens()}, groups, w, y);
@@ -132,7 +178,8 @@ Status grouped_gemm(Exec& exec, const ActivationView& x, const ExpertGroups& gro
 
 Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w,
                           const TensorView& y) {
-  WEFT_TRY(expect_cpu("grouped_gemm_pairs", exec));
+  if (exec.device() == DeviceKind::kCuda)
+    return gpu::grouped_gemm(exec, {"grouped_gemm_pairs", a, groups, w, y, false, true});
   WEFT_TRY(check_grouped_input("grouped_gemm_pairs", a, groups.pairs(), groups, w));
   WEFT_TRY(expect_tensor("grouped_gemm_pairs: y", y, DType::kF32, {groups.pairs(), w.n()}));
   share_experts(
@@ -145,18 +192,27 @@ Status grouped_gemm_pairs(Exec& exec, const ActivationView& a, const ExpertGroup
   return exec.sync();
 }
 
-Status grouped_gemm_sum(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const TensorView& weights,
-                        const GroupedWeight& w, const TensorView& y, bool accumulate) {
+Status grouped_gemm_swiglu(Exec& exec, const ActivationView& x, const ExpertGroups& groups, const GroupedWeight& w,
+                           const TensorView& products, const ActivationView& y) {
+  if (exec.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(const TensorView rows, activation_matrix("grouped_gemm_swiglu: y", y));
+    return gpu::grouped_gemm(exec, {"grouped_gemm_swiglu", x, groups, w, rows, true});
+  }
+  WEFT_TRY(grouped_gemm(exec, x, groups, w, products));
+  return swiglu(exec, {.gate_up = products, .y = y});
+}
+
+Status grouped_gemm_sum(Exec& exec, const ActivationView& a, const ExpertGroups& groups, const GroupedWeight& w,
+                        const TensorView& y, bool accumulate) {
   WEFT_TRY(expect_cpu("grouped_gemm_sum", exec));
   WEFT_TRY(check_grouped_input("grouped_gemm_sum", a, groups.pairs(), groups, w));
-  WEFT_TRY(expect_tensor("grouped_gemm_sum: weights", weights, DType::kF32, {groups.tokens(), groups.per_token()}));
   WEFT_TRY(expect_tensor("grouped_gemm_sum: y", y, DType::kF32, {groups.tokens(), w.n()}));
   const Range panels = exec.share((w.n() + Weight::kPanel - 1) / Weight::kPanel);
   const i64 begin = std::min(panels.begin * Weight::kPanel, w.n()), end = std::min(panels.end * Weight::kPanel, w.n());
   for (i64 t = 0; t < groups.tokens() && !accumulate; ++t)
     std::fill(y.row<float>(t) + begin, y.row<float>(t) + end, 0.f);
   if (begin < end && groups.pairs() > 0) {
-    grouped_sum_tile(a, groups, weights, w, {0, groups.tokens(), begin, end}, y.row<float>(0) + begin,
+    grouped_sum_tile(a, groups, w, {0, groups.tokens(), begin, end}, y.row<float>(0) + begin,
                      y.byte_strides[0] / i64(sizeof(float)));
   }
   return exec.sync();

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "ops/grouped_gemm/cases.h"
+#include "ops/swiglu/swiglu.h"
 #include "ops/testing.h"
 
 namespace weft {
@@ -18,6 +19,7 @@ struct Case {
   std::vector<Tensor> raws;  // of each expert
   GroupedWeight w;
   std::vector<i32> ids;
+  std::vector<float> weights;
   ExpertGroups groups;
 };
 
@@ -26,9 +28,12 @@ Case make_case(DType dtype, const Shape& shape, u64 seed) {
   auto w = random_experts(dtype, kExperts, shape.n, shape.k, u32(seed), &raws);
   EXPECT_TRUE(w.ok()) << w.status().message();
   Case c{std::move(raws), std::move(*w), random_routing(shape.tokens, kExperts, kPerToken, seed),
+         std::vector<float>(size_t(shape.tokens * kPerToken)),
          ExpertGroups::create(shape.tokens * kPerToken, kExperts)};
+  testing::fill_normal(c.weights.data(), i64(c.weights.size()), u32(seed));
   const TensorView ids = TensorView::dense(c.ids.data(), DType::kI32, {shape.tokens, kPerToken});
-  EXPECT_TRUE(testing::run_team(1, [&](Exec& exec) { return c.groups.sort(exec, ids); }).ok());
+  const TensorView weights = TensorView::dense(c.weights.data(), DType::kF32, {shape.tokens, kPerToken});
+  EXPECT_TRUE(testing::run_team(1, [&](Exec& exec) { return c.groups.sort(exec, ids, weights); }).ok());
   return c;
 }
 
@@ -74,9 +79,6 @@ void expect_sums(DType dtype, const Shape& shape, u64 seed, int threads, bool ac
                            seed % 4, threads));
   const Case c = make_case(dtype, shape, seed);
   const ActivationBuffer a = random_activations(c.w.activation_format(), c.groups.pairs(), shape.k, u32(seed));
-  std::vector<float> numbers(size_t(shape.tokens * kPerToken));
-  testing::fill_normal(numbers.data(), i64(numbers.size()), u32(seed));
-  const TensorView weights = TensorView::dense(numbers.data(), DType::kF32, {shape.tokens, kPerToken});
   const testing::PaddedMatrix y(shape.tokens, shape.n, 5, 2);
   const size_t n = size_t(shape.n);
   std::vector<double> expected(size_t(shape.tokens) * n), bound(expected.size()), size(expected.size());
@@ -88,7 +90,7 @@ void expect_sums(DType dtype, const Shape& shape, u64 seed, int threads, bool ac
   }
   for_each_row(c, [&](i64 row, i64 expert) {
     const Product product = reference(c, expert, a.view(c.groups.pairs()), row);
-    const double weight = double(numbers[size_t(c.groups.pair(row))]);
+    const double weight = double(c.weights[size_t(c.groups.pair(row))]);
     for (size_t j = 0, i = size_t(c.groups.token(row)) * n; j < n; ++j, ++i) {
       expected[i] += weight * double(product.value[j]);
       bound[i] += std::abs(weight) * product.bound[j];
@@ -96,7 +98,7 @@ void expect_sums(DType dtype, const Shape& shape, u64 seed, int threads, bool ac
     }
   });
   const Status status = testing::run_team(threads, [&](Exec& exec) {
-    return grouped_gemm_sum(exec, a.view(c.groups.pairs()), c.groups, weights, c.w, y.view, accumulate);
+    return grouped_gemm_sum(exec, a.view(c.groups.pairs()), c.groups, c.w, y.view, accumulate);
   });
   ASSERT_TRUE(status.ok()) << status.message();
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -177,7 +179,57 @@ TEST(ExpertGroups, SortsByExpertThenTokenAndRefusesStrangers) {
   EXPECT_EQ(sort(view).message(), "ids: expert 4 of token 1 is not one of 4");
   std::vector<i32> many(8);
   EXPECT_EQ(sort(TensorView::dense(many.data(), DType::kI32, {4, 2})).message(),
-            "ids: expected at most 6 dense pairs, found i32 [4, 2]");
+            "ids: expected at most 6 pairs at one distance, found i32 [4, 2]");
+}
+
+// As one gather of both brings them.
+TEST(ExpertGroups, TakesIdsBesideTheirWeights) {
+  struct Pair {
+    i32 id;
+    float weight;
+  };
+  Pair pairs[] = {{1, 0.5f}, {0, 0.25f}, {-1, 7}, {1, 2}};
+  TensorView ids = TensorView::dense(&pairs[0].id, DType::kI32, {2, 2});
+  TensorView weights = TensorView::dense(&pairs[0].weight, DType::kF32, {2, 2});
+  for (TensorView* view : {&ids, &weights}) view->byte_strides = {2 * sizeof(Pair), sizeof(Pair)};
+  ExpertGroups groups = ExpertGroups::create(4, 2);
+  ASSERT_TRUE(testing::run_team(2, [&](Exec& exec) { return groups.sort(exec, ids, weights); }).ok());
+  ASSERT_EQ(groups.pairs(), 3);
+  EXPECT_EQ(groups.rows(1).begin, 1);
+  const i64 expected_pairs[] = {1, 0, 3};
+  const float expected_weights[] = {0.25f, 0.5f, 2};
+  for (i64 row = 0; row < 3; ++row) {
+    EXPECT_EQ(groups.pair(row), expected_pairs[row]);
+    EXPECT_EQ(groups.weight(row), expected_weights[row]);
+  }
+  weights.byte_strides[0] += 4;
+  EXPECT_EQ(testing::run_team(1, [&](Exec& exec) { return groups.sort(exec, ids, weights); }).message(),
+            "weights: expected elements at one distance, found f32 [2, 2]");
+}
+
+TEST(GroupedGemm, SwigluFollowsTheProducts) {
+  const Shape shape{40, 64, 96};
+  const Case c = make_case(DType::kBF16, shape, 4);
+  const ActivationBuffer x = random_activations(c.w.activation_format(), shape.tokens, shape.k, 4);
+  const Tensor products = Tensor::zeros(DType::kF32, {c.groups.pairs(), shape.n});
+  const ActivationBuffer y = ActivationBuffer::create(ActivationFormat::kF32, c.groups.pairs(), shape.n / 2);
+  ASSERT_TRUE(testing::run_team(2, [&](Exec& exec) {
+                return grouped_gemm_swiglu(exec, x.view(shape.tokens), c.groups, c.w, products.view,
+                                           y.view(c.groups.pairs()));
+              }).ok());
+  std::vector<float> expected(size_t(shape.n / 2));
+  for_each_row(c, [&](i64 row, i64 expert) {
+    const Product product = reference(c, expert, x.view(shape.tokens), c.groups.token(row));
+    swiglu_reference(product.value.data(), product.value.data() + shape.n / 2, shape.n / 2, expected.data());
+    for (size_t j = 0; j < expected.size(); ++j) {
+      // |silu'| <= 1.1 and |silu(gate)| <= |gate|, then a few roundings.
+      const double gate = double(product.value[j]), up = double(product.value[j + expected.size()]);
+      const double off_gate = product.bound[j], off_up = product.bound[j + expected.size()];
+      const double bound =
+          1.1 * off_gate * (std::abs(up) + off_up) + std::abs(gate) * off_up + 0x1p-20 * std::abs(gate * up) + 1e-30;
+      ASSERT_NEAR(y.view(c.groups.pairs()).row_f32(row)[j], expected[j], bound) << "row " << row << " column " << j;
+    }
+  });
 }
 
 TEST(GroupedGemm, WhatDoesNotFitIsNamed) {
@@ -198,6 +250,15 @@ TEST(GroupedGemm, WhatDoesNotFitIsNamed) {
   }
   EXPECT_EQ(GroupedWeight::create("experts", std::move(unlike)).status().message(),
             "experts: expert 1 is [17, 32] for f32, expert 0 is [16, 32] for f32");
+  EXPECT_EQ(GroupedWeight::on_gpu("experts", Tensor::zeros(DType::kBF16, {2, 8, 8})).status().message(),
+            "experts: expected bf16 or f16 [experts, n, k], dense, in CUDA memory, found bf16 [2, 8, 8]");
+  bf16 values[2 * 16 * 32] = {};
+  Tensor elsewhere;  // its operators look at where it is said to be
+  elsewhere.view = TensorView::dense(values, DType::kBF16, {2, 16, 32}, DeviceKind::kCuda);
+  const GroupedWeight on_gpu = std::move(*GroupedWeight::on_gpu("experts", std::move(elsewhere)));
+  EXPECT_EQ(testing::run_team(1, [&](Exec& exec) { return grouped_gemm(exec, x.view(3), c.groups, on_gpu, y.view); })
+                .message(),
+            "grouped_gemm: experts: expected weights of a CPU, found bf16 experts [2, 16, 32] on a GPU");
   EXPECT_EQ(GroupedWeight::create("experts", {}).status().message(), "experts: expected at least one expert");
 }
 

@@ -6,8 +6,8 @@ namespace weft {
 
 struct MoeRouteArgs {
   TensorView logits;   // [tokens, experts] f32, row stride allowed
-  TensorView ids;      // [tokens, per_token] i32, dense: the likeliest experts, best first; the lower of two equal ones
-  TensorView weights;  // [tokens, per_token] f32, dense: their probabilities
+  TensorView ids;      // [tokens, per_token] i32: the likeliest experts, best first; the lower of two equal ones
+  TensorView weights;  // [tokens, per_token] f32: their probabilities; strides as those of ids
   bool normalise;      // divide a token's weights by their sum
 };
 
