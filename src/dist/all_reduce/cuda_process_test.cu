@@ -30,7 +30,7 @@ enum class Fate { kNone, kKilled, kHangs };
         std::vector<float> values(kElements);
         for (int call = 0; call < kGoodCalls; ++call) {
           for (i64 i = 0; i < kElements; ++i) values[size_t(i)] = float((comm.rank() + 1) * (call + 1)) + float(i);
-          WEFT_CUDA_TRY(cudaMemcpy(memory.data(), values.data(), memory.bytes(), cudaMemcpyDefault));
+          WEFT_CUDA_TRY(cudaMemcpyAsync(memory.data(), values.data(), memory.bytes(), cudaMemcpyDefault, stream));
           WEFT_TRY(op.run(stream, x, x));
           WEFT_TRY(comm.synchronize(stream));
           WEFT_CUDA_TRY(cudaMemcpy(values.data(), memory.data(), memory.bytes(), cudaMemcpyDefault));

@@ -124,8 +124,10 @@ class SizeBench {
     for (int r = 0; r < kRoutings; ++r) {
       const auto indices = make_indices(s, routing_, u64(r), comm_.rank(), tokens_);
       const auto weights = make_weights(s, u64(r), comm_.rank(), tokens_);
-      WEFT_CUDA_TRY(cudaMemcpy(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * 4, cudaMemcpyDefault));
-      WEFT_CUDA_TRY(cudaMemcpy(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * 4, cudaMemcpyDefault));
+      WEFT_CUDA_TRY(cudaMemcpyAsync(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * 4,
+                                    cudaMemcpyDefault, stream_));
+      WEFT_CUDA_TRY(cudaMemcpyAsync(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * 4,
+                                    cudaMemcpyDefault, stream_));
     }
     count_rows();
     return comm_.synchronize(stream_);

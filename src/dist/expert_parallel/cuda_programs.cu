@@ -83,10 +83,10 @@ class Site {
       const int group = s.rank / s.dp_size;
       const auto indices = make_indices(s, case_.routing, u64(r), group, s.max_num_tokens);
       const auto weights = make_weights(s, u64(r), group, s.max_num_tokens);
-      WEFT_CUDA_TRY(
-          cudaMemcpy(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * sizeof(i32), cudaMemcpyDefault));
-      WEFT_CUDA_TRY(cudaMemcpy(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * sizeof(float),
-                               cudaMemcpyDefault));
+      WEFT_CUDA_TRY(cudaMemcpyAsync(indices_.as<i32>() + size_t(r) * pairs, indices.data(), pairs * sizeof(i32),
+                                    cudaMemcpyDefault, stream_));
+      WEFT_CUDA_TRY(cudaMemcpyAsync(weights_.as<float>() + size_t(r) * pairs, weights.data(), pairs * sizeof(float),
+                                    cudaMemcpyDefault, stream_));
     }
     return {};
   }

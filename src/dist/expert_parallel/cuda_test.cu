@@ -197,6 +197,7 @@ TEST(CudaExpertParallel, WrongIndicesAndBoundsAreReported) {
     const u32 bound = comm.rank() == 0 ? 6 : 4;
     WEFT_CUDA_TRY(cudaMemcpy(data, indices, sizeof(indices), cudaMemcpyDefault));
     WEFT_CUDA_TRY(cudaMemcpy(data + 64, &bound, sizeof(bound), cudaMemcpyDefault));
+    WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));  // copies from pageable memory may return before they are done
     const DispatchArgs to{.x = view(128, DType::kBF16, {4, 8}),
                           .indices = view(0, DType::kI32, {4, 2}),
                           .bound_m = reinterpret_cast<u32*>(data + 64),

@@ -143,7 +143,7 @@ Result<std::unique_ptr<CublasLt::Gemm>> CublasLt::fastest(DType dtype, const voi
                                                           std::span<const void* const> weights, void* y, int m, int n,
                                                           int k) const {
   constexpr int kTransposeA = 3, kWorkspaceLimit = 1;  // attributes of an operation, of a preference
-  constexpr int kMost = 32, kCalls = 6;
+  constexpr int kMost = 32, kCalls = 12;
   const cudaDataType_t type = cublas_type(dtype);
   auto gemm = std::unique_ptr<Gemm>(new Gemm);
   gemm->lt_ = this;

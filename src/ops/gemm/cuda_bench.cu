@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 
+#include "base/divide.h"
 #include "device/cuda/driver.cuh"
 #include "device/cuda/runtime.cuh"
 #include "ops/gemm/cublas.cuh"
@@ -26,11 +27,13 @@ class GemmBench {
   };
   // A row for each choice, all interleaved with the rivals.
   Result<std::vector<CudaGemmBenchRow>> run(i64 m, i64 n, i64 k, std::span<const Choice> choices) {
-    constexpr int kWeights = 3;  // together larger than L2
+    // Weights come from memory, as a model's do: so much of them passes by before the first are read again.
+    constexpr i64 kPassing = 256 << 20;
+    const int kinds = int(std::clamp<i64>(divide_up(kPassing, n * k * 2), 2, 24));
     WEFT_ASSIGN(const auto x, random(m * k, 1));
-    std::array<DeviceBuffer, kWeights> weights;
-    std::array<const void*, kWeights> places;
-    for (int i = 0; i < kWeights; ++i) {
+    std::vector<DeviceBuffer> weights(static_cast<size_t>(kinds));
+    std::vector<const void*> places(weights.size());
+    for (int i = 0; i < kinds; ++i) {
       WEFT_ASSIGN(weights[size_t(i)], random(n * k, u32(i) + 2));
       places[size_t(i)] = weights[size_t(i)].data();
     }
@@ -40,15 +43,14 @@ class GemmBench {
       return TensorView::dense(const_cast<void*>(data), options_.dtype, {rows, cols}, DeviceKind::kCuda);
     };
     const double flop = 2.0 * double(m) * double(n) * double(k);
-    const int calls = std::clamp(int(2e12 / flop) / kWeights * kWeights, kWeights, 30);
+    const int calls = std::max(std::min(int(2e12 / flop), 30) / kinds, 1) * kinds;
     std::vector<CudaGraph> graphs;  // the rivals' come first
     const auto add = [&](auto&& call) -> Status {
       WEFT_ASSIGN(graphs.emplace_back(), capture(call, calls));
       return {};
     };
     const auto theirs = [&](int i) {
-      return cublas_.gemm(x.data(), places[size_t(i % kWeights)], expected.data(), int(m), int(n), int(k),
-                          options_.dtype);
+      return cublas_.gemm(x.data(), places[size_t(i % kinds)], expected.data(), int(m), int(n), int(k), options_.dtype);
     };
     WEFT_TRY(theirs(0));
     WEFT_TRY(add(theirs));
@@ -56,7 +58,7 @@ class GemmBench {
     if (lt_) {
       WEFT_TRY(clear(y));
       WEFT_ASSIGN(fastest, lt_->fastest(options_.dtype, x.data(), places, y.data(), int(m), int(n), int(k)));
-      const auto best = [&](int i) { return fastest->run(x.data(), places[size_t(i % kWeights)], y.data()); };
+      const auto best = [&](int i) { return fastest->run(x.data(), places[size_t(i % kinds)], y.data()); };
       WEFT_TRY(best(0));
       WEFT_TRY(compare(y, expected, m * n));
       WEFT_TRY(add(best));
@@ -64,7 +66,7 @@ class GemmBench {
     const size_t rivals = graphs.size();
     for (const Choice& choice : choices) {
       const auto ours = [&](int i) {
-        CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kWeights)], n, k), view(y.data(), m, n)};
+        CudaGemmArgs args{view(x.data(), m, k), view(places[size_t(i % kinds)], n, k), view(y.data(), m, n)};
         args.constant_w = true;  // as a model's are
         return choice.plan    ? cuda_gemm_with(stream_, args, *choice.plan)
                : choice.small ? cuda_gemm_small(stream_, args, *choice.small)
