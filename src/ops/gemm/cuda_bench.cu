@@ -114,7 +114,7 @@ class GemmBench {
     return fmt::format("{}x{}{}", tile.m, tile.n, tile.ping_pong ? " ping-pong" : "");
   }
   static std::string describe(const SmallGemmPlan& plan) {
-    return fmt::format("{}x{}, K / {}, {} CTAs", plan.x_rows, plan.columns, plan.split, plan.ctas);
+    return fmt::format("{}x{}x{}, K / {}, {} CTAs", plan.x_rows, plan.columns, plan.blocks * 64, plan.split, plan.ctas);
   }
   std::string describe_plan(i64 m, i64 n, i64 k) const {
     return small_gemm_is_faster_sm90(m, n, k) ? describe(plan_small_gemm_sm90(m, n, k, room_))
@@ -177,9 +177,9 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
     for (const i64 m : options.m) {
       std::vector<GemmBench::Choice> choices;
       if (options.every_tile && m <= kSmallGemmMostRows)
-        for (const int columns : small_gemm_columns(m))
+        for (const SmallGemmTile& tile : small_gemm_tiles(m))
           for (const int split : {1, 2, 4, 8}) {
-            const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, columns, split);
+            const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, tile, split);
             if (plan && plan->ctas * 2 >= properties.multiProcessorCount && plan->turns() <= 3)
               choices.push_back({std::nullopt, *plan});
           }

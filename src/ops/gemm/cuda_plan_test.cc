@@ -61,29 +61,33 @@ TEST(CudaGemmPlan, TakesTheTileThatWasFastest) {
 constexpr SmallGemmRoom kRoom{{132, 66, 30, 15}};
 
 TEST(CudaSmallGemmPlan, TakesTheCutThatWasFastest) {
-  const auto expect_cut = [](i64 m, i64 n, i64 k, int columns, int split) {
+  const auto expect_cut = [](i64 m, i64 n, i64 k, int columns, int blocks, int split) {
     const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, kRoom);
     EXPECT_EQ(plan.columns, columns) << m << " " << n << " " << k;
+    EXPECT_EQ(plan.blocks, blocks) << m << " " << n << " " << k;
     EXPECT_EQ(plan.split, split) << m << " " << n << " " << k;
     EXPECT_EQ(plan.turns(), 1) << m << " " << n << " " << k;
   };
   for (const i64 m : {1, 16, 32, 64}) {
-    expect_cut(m, 12800, 5120, 104, 1);
-    expect_cut(m, 5120, 6400, 80, 2);
-    expect_cut(m, 14336, 8192, 112, 1);
+    expect_cut(m, 12800, 5120, 104, 1, 1);
+    expect_cut(m, 14336, 8192, 112, 1, 1);
   }
-  expect_cut(128, 5120, 6400, 80, 2);
-  expect_cut(128, 2560, 5120, 96, 4);
-  expect_cut(64, 2560, 5120, 40, 2);
-  expect_cut(64, 5120, 1024, 40, 1);
+  expect_cut(16, 5120, 6400, 40, 4, 1);
+  expect_cut(64, 5120, 6400, 80, 1, 2);
+  expect_cut(128, 5120, 6400, 80, 1, 2);
+  expect_cut(16, 2560, 5120, 40, 4, 2);
+  expect_cut(64, 2560, 5120, 40, 2, 2);
+  expect_cut(128, 2560, 5120, 96, 1, 4);
+  expect_cut(64, 5120, 1024, 40, 4, 1);
 }
 
-TEST(CudaSmallGemmPlan, LeavesManyRowsOfLargeOrShortWeightsToTheTiles) {
+TEST(CudaSmallGemmPlan, LeavesManyRowsOfLargeWeightsToTheTiles) {
   EXPECT_TRUE(small_gemm_is_faster_sm90(64, 38016, 5120));
   EXPECT_TRUE(small_gemm_is_faster_sm90(128, 5120, 6400));
   EXPECT_TRUE(small_gemm_is_faster_sm90(65, 1280, 8192));
-  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 12800, 5120));
-  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 5120, 1024));
+  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 12800, 5120));
+  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 5120, 1024));
+  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 14336, 8192));
   EXPECT_FALSE(small_gemm_is_faster_sm90(129, 5120, 6400));
 }
 
@@ -95,29 +99,35 @@ TEST(CudaSmallGemmPlan, CoversEveryColumnWithACompiledTileThatFits) {
           for (const bool clusters : {false, true}) {
             const SmallGemmRoom room = clusters ? kRoom.within(ctas) : SmallGemmRoom::without_clusters(ctas);
             const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, room);
-            const auto compiled = small_gemm_columns(m);
-            EXPECT_NE(std::find(compiled.begin(), compiled.end(), plan.columns), compiled.end());
+            const auto compiled = small_gemm_tiles(m);
+            EXPECT_TRUE(std::any_of(compiled.begin(), compiled.end(), [&](const SmallGemmTile& tile) {
+              return tile.columns == plan.columns && tile.blocks == plan.blocks;
+            }));
             EXPECT_GE(plan.tiles * plan.columns, n);
             EXPECT_LT((plan.tiles - 1) * plan.columns, std::max<i64>(n, 1));
             EXPECT_GE(plan.ctas, 1);
             EXPECT_LE(plan.ctas, ctas);
             EXPECT_EQ(plan.ctas % plan.split, 0);
-            EXPECT_LE(plan.split, clusters ? (k + 63) / 64 : 1);
+            EXPECT_LE(plan.split, clusters ? (k + 64 * plan.blocks - 1) / (64 * plan.blocks) : 1);
             EXPECT_GE(plan.x_rows, m);
             EXPECT_GE(plan.stages, 2);
             if (m <= 64) {
               EXPECT_EQ(plan.stages % 2, 0);
             }
-            EXPECT_GE(plan.used_bytes, plan.stages * (plan.columns + plan.x_rows) * 128);
+            EXPECT_GE(plan.used_bytes, plan.stages * plan.blocks * (plan.columns + plan.x_rows) * 128);
             EXPECT_LE(plan.used_bytes + 16 * plan.stages + 1024, 232448);
           }
 }
 
 TEST(CudaSmallGemmPlan, RefusesCutsThatDoNotFit) {
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 64, kRoom, 24, 2));  // one block of K
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, SmallGemmRoom::without_clusters(132), 40, 2));
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, kRoom.within(3), 40, 4));
-  EXPECT_TRUE(plan_small_gemm_sm90_cut(128, 5120, 6400, kRoom, 256, 4));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 64, kRoom, {24, 1}, 2));   // one block of K
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 128, kRoom, {40, 2}, 2));  // one stage
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, SmallGemmRoom::without_clusters(132), {40, 2}, 2));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, kRoom.within(3), {40, 2}, 4));
+  EXPECT_TRUE(plan_small_gemm_sm90_cut(128, 5120, 6400, kRoom, {256, 1}, 4));
+  // Two multipliers that take every other stage need four: with two, each would wait for one that it has yet to free.
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(16, 12800, 5120, kRoom, {104, 4}, 1));
+  EXPECT_TRUE(plan_small_gemm_sm90_cut(16, 12800, 512, kRoom, {104, 4}, 1));
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct Plain {
 
 // Of a kernel with as much shared memory as there is: a CTA to a multiprocessor.
 Result<SmallGemmRoom> find_room() {
-  using Config = sm90::SmallConfig<64, 2>;
+  using Config = sm90::SmallConfig<64, 2, 1>;
   const auto kernel = reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config, Plain>);
   WEFT_TRY(prepare_kernel(kOp, kernel, sm90::kSmallSharedBytes));
   SmallGemmRoom room;
@@ -83,7 +83,7 @@ Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const Smal
   if (m == 0 || n == 0) return {};
   if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 || m > kSmallGemmMostRows ||
       m > plan.x_rows || plan.columns < 8 || plan.tiles != divide_up(n, plan.columns) || plan.split < 1 ||
-      plan.split > divide_up(k, 64))
+      plan.split > divide_up(k, 64 * plan.blocks))
     return error(Code::kInvalidArgument, "gemm: {} rows, {} tiles of {} columns, K cut by {}, do not fit [{}, {}, {}]",
                  plan.x_rows, plan.tiles, plan.columns, plan.split, m, n, k);
   const Plain hooks{args.y.data, args.y.byte_strides[0], int(n)};

@@ -12,17 +12,17 @@ namespace sm90 {
 
 inline constexpr int kSmallSharedBytes = 232448;
 
-// Calls f with every configuration of T: those of small_gemm_columns().
+// Calls f with every configuration of T: those of small_gemm_tiles().
+template <class T, const auto& Tiles, int RowGroups, class F, size_t... I>
+Status each_small_config_of(F& f, std::index_sequence<I...>) {
+  Status outcome;
+  (void)((outcome = f(SmallConfig<Tiles[I].columns, RowGroups, Tiles[I].blocks, T>{}), outcome.ok()) && ...);
+  return outcome;
+}
 template <class T = bf16, class F>
 Status each_small_config(F&& f) {
-  const auto all = [&]<int... Columns>(auto groups, std::integer_sequence<int, Columns...>) {
-    Status outcome;
-    (void)((outcome = f(SmallConfig<Columns, decltype(groups)::value, T>{}), outcome.ok()) && ...);
-    return outcome;
-  };
-  WEFT_TRY(
-      all(std::integral_constant<int, 1>{}, std::integer_sequence<int, 32, 40, 48, 56, 64, 80, 96, 104, 112, 128>{}));
-  return all(std::integral_constant<int, 2>{}, std::integer_sequence<int, 64, 80, 96, 112, 128, 160, 192, 200, 224>{});
+  WEFT_TRY((each_small_config_of<T, kSmallTiles, 1>(f, std::make_index_sequence<std::size(kSmallTiles)>())));
+  return each_small_config_of<T, kSmallTilesAbove64, 2>(f, std::make_index_sequence<std::size(kSmallTilesAbove64)>());
 }
 
 template <class Config, class Hooks>
@@ -47,7 +47,8 @@ Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i6
       error(Code::kInvalidArgument, "{}: no kernel for {} rows is compiled for {} columns", op, m, plan.columns);
   const Status visited = each_small_config<T>([&](auto config) -> Status {
     using Config = decltype(config);
-    if (Config::kColumns != plan.columns || Config::kRowGroups != (m > 64 ? 2 : 1)) return {};
+    if (Config::kColumns != plan.columns || Config::kRowGroups != (m > 64 ? 2 : 1) || Config::kBlocks != plan.blocks)
+      return {};
     WEFT_TRY((prepare_small_kernel<Config, Hooks>(op)));
     SmallParams<Hooks> params{};
     WEFT_ASSIGN(params.x, bf16_tensor_map(x, plan.x_rows));

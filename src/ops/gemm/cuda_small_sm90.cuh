@@ -22,10 +22,11 @@
 
 namespace weft::sm90 {
 
-template <int Columns, int RowGroups, class T = bf16>
+template <int Columns, int RowGroups, int Blocks, class T = bf16>
 struct SmallConfig {
   using Element = T;
   static constexpr int kColumns = Columns, kRowGroups = RowGroups, kBlock = 64;
+  static constexpr int kBlocks = Blocks;        // in a stage
   static constexpr int kParts = 3 - RowGroups;  // of each sum in a CTA
   // Floats of a row of sums: 8 or 24 of 32 banks on from row to row, so that fragments are written without conflicts.
   static constexpr int kPitch = Columns + (Columns % 16 == 0 ? 8 : 0);
@@ -37,11 +38,11 @@ struct SmallConfig {
 struct SmallLayout {
   int x_rows = 0;  // in a block: m rounded up to eights
   int stages = 0;
-  int used_bytes = 0;  // rings, or sums in their place
-  WEFT_HD int x_bytes() const { return x_rows * 128; }
+  int used_bytes = 0;                                   // rings, or sums in their place
+  WEFT_HD int x_bytes() const { return x_rows * 128; }  // of a block
 };
 
-// Blocks of K that a CTA multiplies.
+// Blocks of K that a CTA multiplies, from whole stages; those of the last one may lie behind K.
 struct SmallBlocks {
   int first, count;
 };
@@ -73,37 +74,41 @@ struct SmallSums {
   // visit(row, column, sums) for this thread's eights of [begin, end), also for those behind the last column.
   template <class Visit>
   __device__ __forceinline__ void each(int begin, int end, Visit&& visit) const {
-    constexpr int kBatch = 4 / Config::kParts;  // CTAs whose parts are on the way at once
+    constexpr int kBatch = 4 / Config::kParts;              // CTAs whose parts are on the way at once
+    constexpr int kAhead = Config::kColumns > 160 ? 1 : 2;  // and eights, as registers allow
     const Share mine = share(begin, end);
-    for (int unit = thread; unit < mine.units; unit += kThreads) {
-      const float* own = at(mine.row(unit), Share::local_column(unit));
-      SmallEight sums{};
-      for (int first = 0; first < split; first += kBatch) {
-        SmallEight held[kBatch][Config::kParts];
+    for (int first = thread; first < mine.units; first += kAhead * kThreads) {
+      SmallEight sums[kAhead]{};
+      for (int cta = 0; cta < split; cta += kBatch) {
+        SmallEight held[kAhead][kBatch][Config::kParts];
 #pragma unroll
-        for (int p = 0; p < kBatch; ++p) {
-          if (first + p >= split) break;
-          const u32 theirs = ptx::map_to_cta(ptx::shared_address(own), u32(first + p));
+        for (int u = 0; u < kAhead; ++u) {
+          const int unit = first + u * kThreads;
+          if (unit >= mine.units) break;
+          const float* own = at(mine.row(unit), Share::local_column(unit));
 #pragma unroll
-          for (int g = 0; g < Config::kParts; ++g) {
-            const int from = g * m * Config::kPitch;
-            held[p][g] = split == 1 ? SmallEight{*reinterpret_cast<const float4*>(own + from),
-                                                 *reinterpret_cast<const float4*>(own + from + 4)}
-                                    : SmallEight{ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4)),
-                                                 ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4 + 16))};
+          for (int p = 0; p < kBatch; ++p) {
+            if (cta + p >= split) break;
+#pragma unroll
+            for (int g = 0; g < Config::kParts; ++g) held[u][p][g] = load(own + g * m * Config::kPitch, cta + p);
           }
         }
 #pragma unroll
-        for (int p = 0; p < kBatch; ++p) {
-          if (first + p >= split) break;
+        for (int u = 0; u < kAhead; ++u)
 #pragma unroll
-          for (int g = 0; g < Config::kParts; ++g) {
-            add(sums.low, held[p][g].low);
-            add(sums.high, held[p][g].high);
+          for (int p = 0; p < kBatch; ++p) {
+            if (first + u * kThreads >= mine.units || cta + p >= split) break;
+#pragma unroll
+            for (int g = 0; g < Config::kParts; ++g) {
+              add(sums[u].low, held[u][p][g].low);
+              add(sums[u].high, held[u][p][g].high);
+            }
           }
-        }
       }
-      visit(unit, mine.row(unit), column(unit), sums);
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u)
+        if (const int unit = first + u * kThreads; unit < mine.units)
+          visit(unit, mine.row(unit), column(unit), sums[u]);
     }
   }
   // Room for the rounded sums of an eight, for the thread that each() has given them to.
@@ -119,6 +124,12 @@ struct SmallSums {
  private:
   __device__ __forceinline__ float* at(int row, int local_column) const {
     return partial + row * Config::kPitch + local_column;
+  }
+  // What part `cta` of K has where `own` points to.
+  __device__ __forceinline__ SmallEight load(const float* own, int cta) const {
+    if (split == 1) return {*reinterpret_cast<const float4*>(own), *reinterpret_cast<const float4*>(own + 4)};
+    const u32 theirs = ptx::map_to_cta(ptx::shared_address(own), u32(cta));
+    return {ptx::ld_shared_cluster_f32x4(theirs), ptx::ld_shared_cluster_f32x4(theirs + 16)};
   }
   __device__ __forceinline__ static void add(float4& sum, const float4& more) {
     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
@@ -136,7 +147,8 @@ struct SmallParams {
   Hooks hooks;
 };
 
-// A ring of blocks of x and w in shared memory: full = both have landed, empty = who multiplies them is through.
+// A ring of stages in shared memory, each kBlocks blocks of x and of w: full = all have landed, empty = who multiplies
+// them is through.
 template <class Config>
 struct SmallRing {
   std::byte *x, *w;
@@ -144,10 +156,10 @@ struct SmallRing {
   int stages, x_bytes;
   int stage = 0;
   u32 parity = 0;
-  static constexpr int kBytesW = Config::kColumns * 128;
+  static constexpr int kBytesW = Config::kColumns * 128;  // of a block
   __device__ __forceinline__ SmallRing(std::byte* shared, const SmallLayout& layout)
       : x(shared),
-        w(shared + layout.stages * layout.x_bytes()),
+        w(shared + layout.stages * Config::kBlocks * layout.x_bytes()),
         full(reinterpret_cast<u64*>(shared + layout.used_bytes)),
         empty(full + layout.stages),
         stages(layout.stages),
@@ -162,34 +174,40 @@ struct SmallRing {
     stage += by;
     if (stage >= stages) stage -= stages, parity ^= 1;
   }
-  __device__ __forceinline__ std::byte* x_at() const { return x + stage * x_bytes; }
-  __device__ __forceinline__ std::byte* w_at() const { return w + stage * kBytesW; }
+  __device__ __forceinline__ std::byte* x_at(int block) const {
+    return x + (stage * Config::kBlocks + block) * x_bytes;
+  }
+  __device__ __forceinline__ std::byte* w_at(int block) const {
+    return w + (stage * Config::kBlocks + block) * kBytesW;
+  }
   // [feeder] Until the stage is free; then its bytes may be asked for.
-  __device__ __forceinline__ void expect(int bytes) const {
+  __device__ __forceinline__ void expect(int block_bytes) const {
     ptx::mbarrier_wait(empty + stage, parity ^ 1);
-    ptx::mbarrier_arrive_expect(full + stage, u32(bytes));
+    ptx::mbarrier_arrive_expect(full + stage, u32(Config::kBlocks * block_bytes));
   }
 };
 
-// The tile's sums of a multiplier: of its 64 rows and all blocks of K, or of all rows and every other block from
-// `first`.
+// The tile's sums of a multiplier: of its 64 rows and all stages, or of all rows and every other stage from `first`.
 template <class Config>
-__device__ __forceinline__ void small_multiply(SmallRing<Config>& ring, int first, int blocks, int group,
+__device__ __forceinline__ void small_multiply(SmallRing<Config>& ring, int first, int stages, int group,
                                                float (&sums)[Config::kColumns / 2]) {
   constexpr int kStep = Config::kParts;
   const bool elected = threadIdx.x % 128 == 0;
 #pragma unroll
   for (float& sum : sums) sum = 0;
-  u64* empty = nullptr;  // of the block before
+  u64* empty = nullptr;  // of the stage before
 #pragma unroll 1
-  for (int i = first; i < blocks; i += kStep, ring.advance(kStep)) {
+  for (int i = first; i < stages; i += kStep, ring.advance(kStep)) {
     ptx::mbarrier_wait(ring.full + ring.stage, ring.parity);
-    const u64 x = ptx::wgmma_descriptor(ring.x_at() + group * 64 * 128);
-    const u64 w = ptx::wgmma_descriptor(ring.w_at());
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < Config::kBlock / 16; ++step)
-      ptx::Wgmma<Config::kColumns>::multiply(typename Config::Element{}, sums, x + step * 2, w + step * 2, 1);
+    for (int block = 0; block < Config::kBlocks; ++block) {
+      const u64 x = ptx::wgmma_descriptor(ring.x_at(block) + group * 64 * 128);
+      const u64 w = ptx::wgmma_descriptor(ring.w_at(block));
+#pragma unroll
+      for (int step = 0; step < Config::kBlock / 16; ++step)
+        ptx::Wgmma<Config::kColumns>::multiply(typename Config::Element{}, sums, x + step * 2, w + step * 2, 1);
+    }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
     if (elected && empty) ptx::mbarrier_arrive(empty);
@@ -225,8 +243,10 @@ __global__ void __launch_bounds__(Config::kThreads)
   SmallRing<Config> ring(shared, params.layout);
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   const int part = int(blockIdx.x) % params.split, clusters = int(gridDim.x) / params.split;
-  const int even = params.k_blocks / params.split, extra = params.k_blocks % params.split;
-  const SmallBlocks blocks{part * even + min(part, extra), even + (part < extra ? 1 : 0)};
+  const int all_stages = (params.k_blocks + Config::kBlocks - 1) / Config::kBlocks;
+  const int even = all_stages / params.split, extra = all_stages % params.split;
+  const int stages = even + (part < extra ? 1 : 0), first_block = (part * even + min(part, extra)) * Config::kBlocks;
+  const SmallBlocks blocks{first_block, min(stages * Config::kBlocks, params.k_blocks - first_block)};
   if (threadIdx.x == 0) {
     ring.init();
     ptx::mbarrier_init_fence();
@@ -244,7 +264,7 @@ __global__ void __launch_bounds__(Config::kThreads)
     else
       params.hooks.begin(int(threadIdx.x), epoch);
   }
-  // A multiplier's 64 rows; which blocks it multiplies, so that the ring goes round through both of them.
+  // A multiplier's 64 rows; which stages it multiplies, so that the ring goes round through both of them.
   const int group = Config::kRowGroups == 2 ? warp / 4 : 0;
   int first = Config::kRowGroups == 1 ? warp / 4 : 0;
   if (warp < 8) ring.advance(first);
@@ -259,29 +279,33 @@ __global__ void __launch_bounds__(Config::kThreads)
       if (lane == 0) {
         const u64 evict_first = ptx::policy_evict_first();
 #pragma unroll 1
-        for (int i = 0; i < blocks.count; ++i, ring.advance()) {
+        for (int i = 0; i < blocks.count; i += Config::kBlocks, ring.advance()) {
           ring.expect(ring.kBytesW);
-          ptx::tma_load_2d_hint(ring.w_at(), &params.w, ring.full + ring.stage, (blocks.first + i) * Config::kBlock,
-                                tile * Config::kColumns, evict_first);
+#pragma unroll
+          for (int block = 0; block < Config::kBlocks; ++block)
+            ptx::tma_load_2d_hint(ring.w_at(block), &params.w, ring.full + ring.stage,
+                                  (blocks.first + i + block) * Config::kBlock, tile * Config::kColumns, evict_first);
         }
       }
     } else if (warp == 9) {
 #pragma unroll 1
-      for (int i = 0; i < blocks.count; ++i, ring.advance()) {
-        if (i >= there) there = params.hooks.arrived(blocks, i, epoch);
+      for (int i = 0; i < blocks.count; i += Config::kBlocks, ring.advance()) {
+        while (there < min(i + Config::kBlocks, blocks.count)) there = params.hooks.arrived(blocks, there, epoch);
         if (lane == 0) {
           ring.expect(ring.x_bytes);
-          ptx::tma_load_2d(ring.x_at(), &params.x, ring.full + ring.stage, (blocks.first + i) * Config::kBlock,
-                           first_row);
+#pragma unroll
+          for (int block = 0; block < Config::kBlocks; ++block)
+            ptx::tma_load_2d(ring.x_at(block), &params.x, ring.full + ring.stage,
+                             (blocks.first + i + block) * Config::kBlock, first_row);
         }
       }
     } else {
       float sums[Config::kColumns / 2];
-      small_multiply<Config>(ring, first, blocks.count, group, sums);
+      small_multiply<Config>(ring, first, stages, group, sums);
       ptx::named_barrier(1, 256);  // both multipliers have read the ring to its end
       small_store_sums<Config>(sums, partial + first * params.m * Config::kPitch, params.m,
                                group * 64 + warp % 4 * 16 + lane / 4);
-      if (Config::kRowGroups == 1) first ^= blocks.count & 1;
+      if (Config::kRowGroups == 1) first ^= stages & 1;
     }
     __syncwarp();
     all_meet();
