@@ -19,6 +19,9 @@ done
 if [ -z "$processes" ]; then
   [ -z "${WEFT_TEST_IPC:-}" ] || { echo "run-tests.sh: --ipc goes with --processes" >&2; exit 2; }
   [ -z "$ranks" ] || export WEFT_TEST_RANKS=$ranks
+  # Threads that share a GPU wait for each other on it, and code that is loaded meanwhile may wait until it is idle.
+  gpus=$(nvidia-smi -L 2> /dev/null | wc -l)
+  [ "${ranks:-2}" -le "$gpus" ] || export CUDA_MODULE_LOADING="${CUDA_MODULE_LOADING:-EAGER}"
   exec "$here/test_gpu" "$@"
 fi
 [ -n "$ranks" ] || { echo "run-tests.sh: --processes needs --ranks N" >&2; exit 2; }

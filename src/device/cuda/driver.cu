@@ -10,14 +10,9 @@
 namespace weft {
 namespace {
 
-// How the driver is to treat kernels that wait for other kernels, also where ranks share a GPU. One hardware queue per
-// stream: a kernel that waits must not stand before what it waits for. All code loaded at the start: to load it later
-// may wait for whatever runs on the GPU (CUDA programming guide, "Lazy Loading", potential hazards). The driver reads
-// its environment at its first call, which any thread may make; nobody else runs before main.
-[[maybe_unused]] const int kDriverOptions = [] {
-  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
-  return ::setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
-}();
+// One hardware queue per stream, also where ranks share a GPU: a kernel that waits must not stand before what it waits
+// for. The driver reads its environment at its first call, which any thread may make; nobody else runs before main.
+[[maybe_unused]] const int kConnectionsSet = ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
 
 constexpr unsigned kOldestDriver = 12000;  // the ABI version whose entry points are asked for
 

@@ -10,7 +10,9 @@
 //   first_row(epoch)          of x in its tensor map
 //   begin(thread, epoch)      by the 256 multiplying threads, before all else
 //   greet(epoch)              by the warp that loads x, before all else
-//   arrived(blocks, i, epoch) by that warp: waits until x's block i of these is there; returns how many are
+//   arrived(blocks, i, epoch) by that warp: waits until x's block i of these is there, and all of its stage; returns
+//   how
+//                             many are, whole stages or all
 //   emit(sums, epoch)         by a multiplying thread: takes the tile's sums
 //   end(epoch)                by the warp that loads x, after all tiles
 //   leave()                   by one thread, after all others
@@ -74,41 +76,37 @@ struct SmallSums {
   // visit(row, column, sums) for this thread's eights of [begin, end), also for those behind the last column.
   template <class Visit>
   __device__ __forceinline__ void each(int begin, int end, Visit&& visit) const {
-    constexpr int kBatch = 4 / Config::kParts;              // CTAs whose parts are on the way at once
-    constexpr int kAhead = Config::kColumns > 160 ? 1 : 2;  // and eights, as registers allow
+    constexpr int kBatch = 4 / Config::kParts;  // CTAs whose parts are on the way at once
     const Share mine = share(begin, end);
-    for (int first = thread; first < mine.units; first += kAhead * kThreads) {
-      SmallEight sums[kAhead]{};
-      for (int cta = 0; cta < split; cta += kBatch) {
-        SmallEight held[kAhead][kBatch][Config::kParts];
+    for (int unit = thread; unit < mine.units; unit += kThreads) {
+      const float* own = at(mine.row(unit), Share::local_column(unit));
+      SmallEight sums{};
+      for (int first = 0; first < split; first += kBatch) {
+        SmallEight held[kBatch][Config::kParts];
 #pragma unroll
-        for (int u = 0; u < kAhead; ++u) {
-          const int unit = first + u * kThreads;
-          if (unit >= mine.units) break;
-          const float* own = at(mine.row(unit), Share::local_column(unit));
+        for (int p = 0; p < kBatch; ++p) {
+          if (first + p >= split) break;
+          const u32 theirs = ptx::map_to_cta(ptx::shared_address(own), u32(first + p));
 #pragma unroll
-          for (int p = 0; p < kBatch; ++p) {
-            if (cta + p >= split) break;
-#pragma unroll
-            for (int g = 0; g < Config::kParts; ++g) held[u][p][g] = load(own + g * m * Config::kPitch, cta + p);
+          for (int g = 0; g < Config::kParts; ++g) {
+            const int from = g * m * Config::kPitch;
+            held[p][g] = split == 1 ? SmallEight{*reinterpret_cast<const float4*>(own + from),
+                                                 *reinterpret_cast<const float4*>(own + from + 4)}
+                                    : SmallEight{ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4)),
+                                                 ptx::ld_shared_cluster_f32x4(theirs + u32(from * 4 + 16))};
           }
         }
 #pragma unroll
-        for (int u = 0; u < kAhead; ++u)
+        for (int p = 0; p < kBatch; ++p) {
+          if (first + p >= split) break;
 #pragma unroll
-          for (int p = 0; p < kBatch; ++p) {
-            if (first + u * kThreads >= mine.units || cta + p >= split) break;
-#pragma unroll
-            for (int g = 0; g < Config::kParts; ++g) {
-              add(sums[u].low, held[u][p][g].low);
-              add(sums[u].high, held[u][p][g].high);
-            }
+          for (int g = 0; g < Config::kParts; ++g) {
+            add(sums.low, held[p][g].low);
+            add(sums.high, held[p][g].high);
           }
+        }
       }
-#pragma unroll
-      for (int u = 0; u < kAhead; ++u)
-        if (const int unit = first + u * kThreads; unit < mine.units)
-          visit(unit, mine.row(unit), column(unit), sums[u]);
+      visit(unit, mine.row(unit), column(unit), sums);
     }
   }
   // Room for the rounded sums of an eight, for the thread that each() has given them to.
@@ -124,12 +122,6 @@ struct SmallSums {
  private:
   __device__ __forceinline__ float* at(int row, int local_column) const {
     return partial + row * Config::kPitch + local_column;
-  }
-  // What part `cta` of K has where `own` points to.
-  __device__ __forceinline__ SmallEight load(const float* own, int cta) const {
-    if (split == 1) return {*reinterpret_cast<const float4*>(own), *reinterpret_cast<const float4*>(own + 4)};
-    const u32 theirs = ptx::map_to_cta(ptx::shared_address(own), u32(cta));
-    return {ptx::ld_shared_cluster_f32x4(theirs), ptx::ld_shared_cluster_f32x4(theirs + 16)};
   }
   __device__ __forceinline__ static void add(float4& sum, const float4& more) {
     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
@@ -290,7 +282,7 @@ __global__ void __launch_bounds__(Config::kThreads)
     } else if (warp == 9) {
 #pragma unroll 1
       for (int i = 0; i < blocks.count; i += Config::kBlocks, ring.advance()) {
-        while (there < min(i + Config::kBlocks, blocks.count)) there = params.hooks.arrived(blocks, there, epoch);
+        if (i >= there) there = params.hooks.arrived(blocks, i, epoch);
         if (lane == 0) {
           ring.expect(ring.x_bytes);
 #pragma unroll
