@@ -75,6 +75,7 @@ TEST(CudaSmallGemmPlan, TakesTheCutThatWasFastest) {
   expect_cut(16, 5120, 6400, 40, 4, 1);
   expect_cut(64, 5120, 6400, 80, 1, 2);
   expect_cut(128, 5120, 6400, 80, 1, 2);
+  expect_cut(128, 12800, 5120, 112, 1, 1);
   expect_cut(16, 2560, 5120, 40, 4, 2);
   expect_cut(64, 2560, 5120, 40, 2, 2);
   expect_cut(128, 2560, 5120, 96, 1, 4);

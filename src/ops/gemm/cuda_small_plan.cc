@@ -15,11 +15,11 @@ constexpr int kMostStages = 16;
 
 // Of an H200, bytes and microseconds; pairs: to 64 rows, above.
 constexpr double kStartUs[] = {1.9, 2.23};
-constexpr double kWeights[] = {42.7e3, 37.9e3};                        // that a multiprocessor takes in per us
-constexpr double kL2 = 17.4e6;                                         // weights and rows that all take in per us
-constexpr double kStageUs = 0.038, kBlockUs = 0.051;                   // to 64 rows: a stage, each of its blocks
-constexpr double kSums[] = {27.4e3, 43.4e3};                           // stored and read again per us
-constexpr double kClusterUs[] = {0.7, 0}, kPartUs[] = {0.157, 0.509};  // a cluster; each of its CTAs
+constexpr double kWeights[] = {42.7e3, 39.9e3};                           // that a multiprocessor takes in per us
+constexpr double kL2[] = {17.4e6, 18.7e6};                                // weights and rows that all take in per us
+constexpr double kStageUs = 0.038, kBlockUs = 0.051;                      // to 64 rows: a stage, each of its blocks
+constexpr double kSums[] = {27.4e3, 32.0e3};                              // stored and read again per us
+constexpr double kClusterUs[] = {0.7, 0.41}, kPartUs[] = {0.157, 0.495};  // a cluster; each of its CTAs
 
 double estimate(i64 m, i64 n, i64 k, const SmallGemmPlan& plan) {
   const bool pair = m > 64;
@@ -27,7 +27,7 @@ double estimate(i64 m, i64 n, i64 k, const SmallGemmPlan& plan) {
   const double stages = turns * double(divide_up(divide_up(divide_up(k, 64), plan.blocks), plan.split));
   const double blocks = stages * plan.blocks;
   const double weights = blocks * plan.columns * 128 / kWeights[pair];
-  const double l2 = double(divide_up(n, plan.columns)) * (plan.columns + plan.x_rows) * double(k) * 2 / kL2;
+  const double l2 = double(divide_up(n, plan.columns)) * (plan.columns + plan.x_rows) * double(k) * 2 / kL2[pair];
   const double issue = pair ? 0 : stages * kStageUs + blocks * kBlockUs;
   const double sums = turns * double(m) * plan.columns * 4 * (pair ? 1 : 2) / kSums[pair] * (2 - 1.0 / plan.split);
   const double cluster = plan.split == 1 ? 0 : turns * (kClusterUs[pair] + kPartUs[pair] * plan.split);
