@@ -1,25 +1,14 @@
-#include "dist/gpu.h"
+#include "dist/gpu.cuh"
 
-#include "device/cuda/stream.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/all_gather/all_gather.cuh"
 #include "dist/all_reduce/all_reduce.cuh"
-#include "dist/expert_parallel/cuda.cuh"
 #include "dist/gemm_ar/gemm_ar.cuh"
 #include "dist/moe_ar/moe_ar.cuh"
 #include "ops/grouped_gemm/expert_groups.h"
 
 namespace weft::gpu {
 namespace {
-
-// Op::create(), whose ranks are all of the communicator of GPUs.
-template <class Op, class... Args>
-Result<std::shared_ptr<Op>> make_whole(Communicator& comm, const Args&... args) {
-  if (comm.size() != comm.cuda().size())
-    return error(Code::kUnimplemented, "{} of {} ranks with GPUs: operators need all", comm.size(), comm.cuda().size());
-  WEFT_ASSIGN(Op op, Op::create(comm.cuda(), args...));
-  return std::make_shared<Op>(std::move(op));
-}
 
 // The operator with the variants that tune() finds where `fused` asks for them.
 template <class Op, class Shape, class Tune>
@@ -38,11 +27,6 @@ CudaMoeShape expert_sums(const ExpertSumsShape& s) {
 CudaMoeArgs expert_sums(const TensorView& a, const ExpertGroups& groups, const TensorView& w, const TensorView& y) {
   const ExpertTables& tables = groups.tables();
   return {.a = a, .offsets = tables.offsets, .rows = tables.rows, .weights = tables.weights, .w = w, .y = y};
-}
-
-Result<cudaStream_t> expect_stream(const Exec& exec) {
-  if (exec.device() == DeviceKind::kCuda) return stream_of(exec);
-  return error(Code::kInvalidArgument, "the communicator is one of GPUs, the Exec of a CPU");
 }
 
 }  // namespace
@@ -79,11 +63,6 @@ Result<std::shared_ptr<CudaMoeAr>> make_moe_ar(Communicator& comm, const ExpertS
 
 Result<std::shared_ptr<CudaMoeRs>> make_moe_rs(Communicator& comm, const ExpertSumsShape& shape) {
   return make_whole<CudaMoeRs>(comm, expert_sums(shape));
-}
-
-Result<std::shared_ptr<ep::CudaAllToAll>> make_all_to_all(Communicator& comm, const ep::AllToAllShape& shape,
-                                                          const ep::AllToAllOptions& options) {
-  return make_whole<ep::CudaAllToAll>(comm, shape, options);
 }
 
 Status run(CudaAgGemm& op, const Exec& exec, const TensorView& x, i64 m, const TensorView& w, const TensorView& y) {
@@ -125,34 +104,6 @@ Status run(CudaMoeRs& op, const Exec& exec, const TensorView& a, const ExpertGro
 
 TensorView output(const CudaGemmAr& op, i64 m) {
   return op.output(m);
-}
-
-Status dispatch(ep::CudaAllToAll& op, const Exec& exec, const ep::DispatchArgs& args, bool send, bool receive) {
-  WEFT_ASSIGN(const cudaStream_t stream, expect_stream(exec));
-  if (send && receive) return op.dispatch(stream, args);
-  return send ? op.dispatch_send(stream, args) : op.dispatch_receive(stream, args);
-}
-
-Status combine(ep::CudaAllToAll& op, const Exec& exec, const ep::CombineArgs& args, bool send, bool receive) {
-  WEFT_ASSIGN(const cudaStream_t stream, expect_stream(exec));
-  if (send && receive) return op.combine(stream, args);
-  return send ? op.combine_send(stream, args) : op.combine_receive(stream, args);
-}
-
-TensorView row_begins(const ep::CudaAllToAll& op) {
-  return op.row_begins();
-}
-i64 most_rows(const ep::CudaAllToAll& op) {
-  return op.most_rows();
-}
-i64 capacity(const ep::CudaAllToAll& op) {
-  return op.capacity();
-}
-i64 dropped_pairs(const ep::CudaAllToAll& op) {
-  return op.dropped_pairs();
-}
-Status report(const ep::CudaAllToAll& op) {
-  return op.report();
 }
 
 }  // namespace weft::gpu
