@@ -2,15 +2,13 @@
 
 #include <algorithm>
 
+#include "layers/workspace.h"
+
 namespace weft {
 namespace {
 
 TensorView leading_rows(const Tensor& buffer, i64 rows) {
   return buffer.storage.view(buffer.view.dtype, {rows, buffer.view.dim(1)});
-}
-
-TensorView as_bytes(const ActivationView& x) {
-  return TensorView::dense(x.data, DType::kU8, {x.rows, x.row_bytes()}, x.device);
 }
 
 }  // namespace

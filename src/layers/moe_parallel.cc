@@ -30,10 +30,6 @@ Status expect_gpu_shape(const MoeParallelShape& s) {
                activation_format_name(s.in_format), activation_format_name(s.out_format));
 }
 
-TensorView as_bytes(const ActivationView& x) {
-  return TensorView::dense(x.data, DType::kU8, {x.rows, x.row_bytes()}, x.device);
-}
-
 }  // namespace
 
 Result<std::unique_ptr<MoeParallel>> MoeParallel::create(ParallelPlan& plan, const MoeParallelShape& shape,

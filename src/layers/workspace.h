@@ -38,4 +38,9 @@ inline TensorView leading(const Tensor& buffer, i64 rows, i64 columns) {
   return buffer.storage.view(buffer.view.dtype, {rows, columns});
 }
 
+// The rows as they travel: [rows, bytes of a row].
+inline TensorView as_bytes(const ActivationView& x) {
+  return TensorView::dense(x.data, DType::kU8, {x.rows, x.row_bytes()}, x.device);
+}
+
 }  // namespace weft

@@ -11,8 +11,7 @@
 //   begin(thread, epoch)      by the 256 multiplying threads, before all else
 //   greet(epoch)              by the warp that loads x, before all else
 //   arrived(blocks, i, epoch) by that warp: waits until x's block i of these is there, and all of its stage; returns
-//   how
-//                             many are, whole stages or all
+//                             how many are, whole stages or all
 //   emit(sums, epoch)         by a multiplying thread: takes the tile's sums
 //   end(epoch)                by the warp that loads x, after all tiles
 //   leave()                   by one thread, after all others
