@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -58,7 +59,7 @@ struct Cta {
   int index, live;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
-  std::vector<Thread*> at_barrier;
+  std::vector<Thread*> at_barrier, at_cluster_barrier;
   u32 barriers = 0;
   bool allows_next = false;
   std::vector<uint4> shared;  // dynamic
@@ -105,6 +106,7 @@ class World {
     for (const Launch& launch : launches) {
       WEFT_CHECK(launch.ctas >= 1 && launch.threads >= 1 && launch.threads % kWarp == 0 && launch.stream >= 0,
                  launch.ctas, launch.threads);
+      WEFT_CHECK(launch.cluster >= 1 && launch.ctas % launch.cluster == 0, launch.ctas, launch.cluster);
       streams = std::max(streams, launch.stream + 1);
       last.resize(size_t(streams), nullptr);
       grids_.push_back(std::make_unique<Grid>());
@@ -161,6 +163,17 @@ class World {
     }
     cta.at_barrier.push_back(running_);
     give_way("__syncthreads");
+  }
+  void sync_cluster() {
+    running_->cta->at_cluster_barrier.push_back(running_);
+    if (!open_cluster_barrier(*running_->cta)) give_way("barrier.cluster");
+  }
+  std::byte* in_cta(const void* mine, unsigned cta) {
+    std::byte* const own = dynamic_shared();
+    const auto offset = static_cast<const std::byte*>(mine) - own;
+    Cta& other = *cluster_of(*running_->cta)[cta];
+    WEFT_CHECK(offset >= 0 && offset < i64(other.shared.size() * sizeof(uint4)), offset);
+    return reinterpret_cast<std::byte*>(other.shared.data()) + offset;
   }
   void pause() {
     watchers_.push_back(running_);
@@ -226,6 +239,22 @@ class World {
   void again() {
     ready_.push_back(running_);
     give_way("");
+  }
+  // The CTAs of this one's cluster.
+  static std::span<const std::unique_ptr<Cta>> cluster_of(const Cta& cta) {
+    const auto size = size_t(cta.grid->launch->cluster);
+    return std::span(cta.grid->ctas).subspan(size_t(cta.index) / size * size, size);
+  }
+  // Once all live threads are at it, the running one among them.
+  bool open_cluster_barrier(const Cta& of) {
+    for (const auto& cta : cluster_of(of))
+      if (int(cta->at_cluster_barrier.size()) < cta->live) return false;
+    for (const auto& cta : cluster_of(of)) {
+      std::erase(cta->at_cluster_barrier, running_);
+      ++cta->barriers;
+      make_ready(cta->at_cluster_barrier);
+    }
+    return true;
   }
   void make_ready(std::vector<Thread*>& threads) {
     ready_.insert(ready_.end(), threads.begin(), threads.end());
@@ -416,6 +445,12 @@ u64 now_ns() {
 }
 std::byte* dynamic_shared() {
   return world->dynamic_shared();
+}
+void sync_cluster() {
+  world->sync_cluster();
+}
+std::byte* in_cta(const void* mine, unsigned cta) {
+  return world->in_cta(mine, cta);
 }
 void wait_for_previous_grid() {
   world->wait_for_previous_grid();

@@ -9,7 +9,7 @@
 //
 // Found: waits that can never end (the kernel's own deadline expires at once), lanes of a warp that meet at different
 // instructions, barriers that not all reach. Not modelled: loads that return old values, plain stores that others see
-// late, races on plain memory, clusters, bulk copies, the matrix unit.
+// late, races on plain memory, bulk copies, the matrix unit.
 #pragma once
 #include <functional>
 #include <string>
@@ -22,6 +22,7 @@ namespace weft::emulator {
 struct Launch {
   int stream = 0;  // kernels of a stream follow each other in the order of the list; streams run side by side
   int ctas = 1, threads = 32;
+  int cluster = 1;  // CTAs of a cluster, a divisor of ctas
   size_t shared_bytes = 0;
   bool early = false;            // begins once every CTA of the kernel before has allowed it by launch_dependents()
   std::function<void()> kernel;  // the body of every thread
@@ -42,6 +43,10 @@ void pause();
 [[noreturn]] void trap();
 u64 now_ns();
 std::byte* dynamic_shared();
+// [cluster] All threads.
+void sync_cluster();
+// The address in dynamic shared memory of CTA `cta` of the cluster that stands for `mine` in this one's.
+std::byte* in_cta(const void* mine, unsigned cta);
 void wait_for_previous_grid();
 void launch_dependents();
 

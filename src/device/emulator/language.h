@@ -10,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "device/emulator/emulator.h"
 
@@ -51,12 +52,17 @@ namespace weft::emulator {
 // The values that lanes exchange.
 template <class T>
 u64 to_bits(T value) {
-  static_assert(sizeof(T) == 4);
-  return std::bit_cast<u32>(value);
+  if constexpr (sizeof(T) == 8)
+    return std::bit_cast<u64>(value);
+  else
+    return std::bit_cast<u32>(value);
 }
 template <class T>
 T of_bits(u64 bits) {
-  return std::bit_cast<T>(u32(bits));
+  if constexpr (sizeof(T) == 8)
+    return std::bit_cast<T>(bits);
+  else
+    return std::bit_cast<T>(u32(bits));
 }
 inline unsigned lane() {
   return threadIdx.x % 32;
@@ -106,6 +112,10 @@ inline int __reduce_max_sync(unsigned, int value) {
                                     [](unsigned a, unsigned b) { return unsigned(std::max(int(a), int(b))); }));
 }
 
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  return weft::emulator::reduce("__reduce_add", value, [](unsigned a, unsigned b) { return a + b; });
+}
+
 inline int __popc(unsigned value) {
   return std::popcount(value);
 }
@@ -126,6 +136,29 @@ inline float __fmul_rn(float a, float b) {
 }
 inline float __fdiv_rn(float a, float b) {
   return a / b;
+}
+inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fsub_rn(float a, float b) {
+  return a - b;
+}
+inline float __frcp_rn(float a) {
+  return 1 / a;
+}
+inline double __dadd_rn(double a, double b) {
+  return a + b;
+}
+inline double __dmul_rn(double a, double b) {
+  return a * b;
+}
+// Rounded down.
+inline double __dadd_rd(double a, double b) {
+  const double sum = a + b, taken = sum - a, lost = (a - (sum - taken)) + (b - taken);
+  return lost < 0 ? std::nextafter(sum, -std::numeric_limits<double>::infinity()) : sum;
+}
+inline double __longlong_as_double(long long bits) {
+  return std::bit_cast<double>(bits);
 }
 
 // Atomics of one GPU act at once.

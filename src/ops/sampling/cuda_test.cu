@@ -94,15 +94,20 @@ const std::vector<SamplingParams> kParams{
     {.temperature = 5, .top_p = 1e-6f, .seed = 6},
     {.temperature = 1, .min_p = 0.2f, .seed = 7},
     {.temperature = 1.3f, .top_k = 500, .top_p = 0.9f, .min_p = 0.01f, .seed = 8},
+    {.temperature = 0.7f, .top_k = 3000, .top_p = 0.6f, .seed = 9},
 };
 
-// Logits of a kind: normal, peaked, a few values with many ties, all equal, a wide range down to minus infinity.
+// Logits of a kind: normal, peaked, a few values with many ties, all equal, a wide range down to minus infinity, one
+// hot, a huge range, nearly equal.
 std::vector<float> logits_of(int kind, DType dtype, i64 count) {
   std::vector<float> logits = random_floats(DType::kF32, count, u32(kind + 1), kind == 1 ? 8 : 1);
   for (float& logit : logits) {
     if (kind == 2) logit = std::floor(logit * 2);
     if (kind == 3) logit = 2.5f;
     if (kind == 4) logit = logit > 1.5f ? -INFINITY : logit * 30;
+    if (kind == 5) logit = logit > 0.99f ? 60 : 0;
+    if (kind == 6) logit *= 1e4f;
+    if (kind == 7) logit = 1 + logit * 1e-6f;
     logit = rounded_to(dtype, logit);
   }
   return logits;
@@ -113,9 +118,9 @@ TEST(CudaSampling, DrawsWhatTheCpuDraws) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
-    for (int kind = 0; kind < 5; ++kind)
+    for (int kind = 0; kind < 8; ++kind)
       for (const i64 vocab : {1, 7, 256, 1000, 4097, 151936}) {
-        if (vocab == 151936 && dtype == DType::kF16) continue;
+        if (vocab == 151936 && (dtype == DType::kF16 || kind == 3)) continue;
         std::vector<Row> rows;
         for (u64 position = 0; position < (vocab > 5000 ? 3u : 6u); ++position)
           for (const SamplingParams& params : kParams) rows.push_back({.params = params, .position = position << 30});
@@ -125,6 +130,21 @@ TEST(CudaSampling, DrawsWhatTheCpuDraws) {
         expect_the_cpus(stream->get(), dtype, logits, vocab, kind % 3, rows);
         if (HasFatalFailure()) return;
       }
+}
+
+// More rows than clusters and than a cluster takes at a time, greedy ones and others in turn.
+TEST(CudaSampling, ManyRowsDrawWhatTheCpuDraws) {
+  WEFT_NEED_GPUS(1);
+  auto stream = make_stream();
+  WEFT_ASSERT_OK(stream.status());
+  constexpr i64 kVocab = 1000;
+  for (const i64 count : {33, 128, 1100}) {
+    std::vector<Row> rows;
+    for (i64 i = 0; i < count; ++i)
+      rows.push_back(
+          {.params = i % 2 == 0 ? SamplingParams{} : kParams[size_t(i / 2) % kParams.size()], .position = u64(i)});
+    expect_the_cpus(stream->get(), DType::kBF16, logits_of(2, DType::kBF16, count * kVocab), kVocab, 0, rows);
+  }
 }
 
 // As much as the shared memory of a row's CTAs holds, and nearly so.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "ops/sampling/weights.h"
+
 namespace weft {
 namespace {
 
@@ -78,7 +80,7 @@ Cut cut_by_count(std::span<const float> weights, i64 count, SamplingScratch& scr
 }
 
 Cut cut_by_share(std::span<const float> weights, double share, SamplingScratch& scratch) {
-  return find_cut(weights, [](float w) { return double(w); }, [&](double total) { return share * total; }, scratch);
+  return find_cut(weights, in_units, [&](double total) { return share * total; }, scratch);
 }
 
 void drop_beyond(const Cut& cut, std::span<float> weights) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/check.h"
 #include "ops/sampling/cut.h"
 #include "ops/sampling/philox.h"
 #include "ops/sampling/weights.h"
@@ -11,7 +12,7 @@
 namespace weft {
 namespace {
 
-// Weights summed at a time, and blocks of those: they fix the order of the total.
+// Weights summed at a time, and blocks of those.
 constexpr size_t kBlock = 256, kGroup = 32;
 
 Status check_range(const char* name, bool in_range, const char* range, double found) {
@@ -74,24 +75,24 @@ Status adjust(const SampleArgs& args, SamplingScratch& scratch) {
   return {};
 }
 
-// The sum in a fixed order that vectorises: lane i takes every eighth weight.
+// In an order that vectorises: lane i takes every eighth weight.
 double sum_of(std::span<const float> weights) {
   double lanes[8] = {};
   size_t i = 0;
   for (; i + 8 <= weights.size(); i += 8) {
-    for (size_t lane = 0; lane < 8; ++lane) lanes[lane] += weights[i + lane];
+    for (size_t lane = 0; lane < 8; ++lane) lanes[lane] += in_units(weights[i + lane]);
   }
-  for (; i < weights.size(); ++i) lanes[i % 8] += weights[i];
+  for (; i < weights.size(); ++i) lanes[i % 8] += in_units(weights[i]);
   return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
 }
 
-// Goes on from part `at` of [.., end) while `left` is beyond it; the last part takes any rest.
-size_t pass_over(std::span<const double> totals, size_t at, size_t end, double& left) {
-  while (at + 1 < end && left >= totals[at]) left -= totals[at++];
+// Goes on from part `at` while `left` is beyond it.
+size_t pass_over(std::span<const double> totals, size_t at, double& left) {
+  while (left >= totals[at]) left -= totals[at++];
   return at;
 }
 
-// The token at fraction `u` of the summed weights.
+// The token at fraction `u` < 1 of the summed weights, which are exact, so that u times their sum lies before its end.
 i32 draw(double u, std::span<const float> weights, SamplingScratch& scratch) {
   const size_t count = weights.size(), blocks = (count + kBlock - 1) / kBlock, groups = (blocks + kGroup - 1) / kGroup;
   const auto block_of = [&](size_t b) { return weights.subspan(b * kBlock, std::min(kBlock, count - b * kBlock)); };
@@ -101,18 +102,12 @@ i32 draw(double u, std::span<const float> weights, SamplingScratch& scratch) {
   double total = 0;
   for (const double group : of_groups) total += group;
   double left = u * total;
-  const size_t group = pass_over(of_groups, 0, groups, left);
-  const size_t block = pass_over(scratch.totals, group * kGroup, std::min((group + 1) * kGroup, blocks), left);
-  i32 last = -1;  // where rounding leaves a rest: the last token that has any weight
-  for (size_t i = block * kBlock; i < count; ++i) {
-    if (weights[i] > 0) last = i32(i);
-    if (left < double(weights[i])) return i32(i);
-    left -= double(weights[i]);
+  const size_t block = pass_over(scratch.totals, pass_over(of_groups, 0, left) * kGroup, left);
+  for (size_t i = block * kBlock;; ++i) {
+    WEFT_CHECK(i < count, left, total);
+    if (left < in_units(weights[i])) return i32(i);
+    left -= in_units(weights[i]);
   }
-  for (size_t i = block * kBlock; last < 0 && i-- > 0;) {
-    if (weights[i] > 0) last = i32(i);
-  }
-  return last;  // there is one: the likeliest token has weight 1
 }
 
 }  // namespace

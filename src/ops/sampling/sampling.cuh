@@ -3,21 +3,9 @@
 #include <cuda_runtime.h>
 
 #include "base/tensor.h"
-#include "ops/sampling/sampling.h"
+#include "ops/sampling/cuda_sample_row.h"
 
 namespace weft {
-
-// What SampleArgs holds beside the logits, for one row, in device memory; its pointers are to device memory too.
-// Trusted: params have passed check_sampling_params(), `allowed` has a bit for every token.
-struct CudaSampleRow {
-  SamplingParams params;
-  u64 position = 0;
-  const LogitBias* bias = nullptr;     // [num_bias], distinct tokens
-  const TokenCount* counts = nullptr;  // [num_counts], distinct tokens
-  const u32* allowed = nullptr;        // null = all
-  i32 num_bias = 0;
-  i32 num_counts = 0;
-};
 
 // All on the current device.
 struct CudaSampleArgs {
@@ -25,9 +13,6 @@ struct CudaSampleArgs {
   const CudaSampleRow* rows = nullptr;  // [rows]
   TensorView tokens;                    // [rows] i32
 };
-
-// In place of a token where a row has none, as sample() has errors.
-enum CudaSampleFault : i32 { kLogitsNan = -1, kLogitsInfinite = -2, kNothingFinite = -3, kTokenOutside = -4 };
 
 // The vocabulary may have this many tokens, whose weights lie in the shared memory of eight CTAs.
 inline constexpr i64 kCudaSampleMostTokens = 389120;

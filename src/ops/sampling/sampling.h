@@ -71,8 +71,9 @@ struct SamplingScratch {
 // Draws one token. Greedy ignores the random stream and gives the smaller id on a tie. Order: mask, bias, penalties
 // (repetition, frequency, presence), temperature, top_k, top_p, min_p (as vLLM); where top_k or top_p cuts through
 // equal tokens, the smaller ids stay. Tokens with a logit of minus infinity are never drawn. The result depends on the
-// arguments alone. Errors: kDataLoss for NaN, plus infinity, or no finite logit that may be drawn; kInvalidArgument for
-// an empty row, a parameter out of range, a mask that is too short, or a token outside the vocabulary.
+// arguments alone. Sums take weights in whole units of 2^-34 of the likeliest's: a token of less is never drawn.
+// Errors: kDataLoss for NaN, plus infinity, or no finite logit that may be drawn; kInvalidArgument for an empty row, a
+// parameter out of range, a mask that is too short, or a token outside the vocabulary.
 Result<i32> sample(const SampleArgs& args, SamplingScratch& scratch);
 
 // The natural log-probability of `token` among logits [vocab] f32 and, in `top`, the k likeliest tokens, likeliest
