@@ -29,6 +29,13 @@ DType activation_dtype(ActivationFormat format) {
   return format == ActivationFormat::kF32 ? DType::kF32 : format == ActivationFormat::kF16 ? DType::kF16 : DType::kBF16;
 }
 
+ActivationFormat plain_format(DType dtype) {
+  WEFT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16);
+  return dtype == DType::kF32   ? ActivationFormat::kF32
+         : dtype == DType::kF16 ? ActivationFormat::kF16
+                                : ActivationFormat::kBF16;
+}
+
 Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view) {
   if (view.format == ActivationFormat::kQ16) {
     return error(Code::kUnimplemented, "{}: {} rows are no matrix", tensor, activation_format_name(view.format));

@@ -57,8 +57,9 @@ void store_activation_row(const float* x, const ActivationView& out, i64 i);
 // kQ16 the borders are multiples of kActivationBlock. The bits equal store_activation_row's.
 void store_activation_span(const float* x, const ActivationView& out, i64 i, i64 begin, i64 end);
 
-// The type of a row's numbers; not of kQ16.
+// The type of a row's numbers; not of kQ16. And the other way round: f32, bf16 or f16.
 DType activation_dtype(ActivationFormat format);
+ActivationFormat plain_format(DType dtype);
 
 // The rows as a matrix. Errors: kUnimplemented naming `tensor` for kQ16, whose rows are no plain numbers.
 Result<TensorView> activation_matrix(const char* tensor, const ActivationView& view);

@@ -145,11 +145,15 @@ Result<bool> begin_cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
 
 Status expect_gemm_matrices(const CudaGemmArgs& args) {
   const DType dtype = args.x.dtype;
-  if (dtype != DType::kBF16 && dtype != DType::kF16)
-    return error(Code::kInvalidArgument, "x: expected bf16 or f16, found {}", args.x.describe());
+  WEFT_TRY(expect_half("x", args.x));
   WEFT_TRY(expect_cuda_matrix("x", args.x, {-1, -1}, dtype));
   WEFT_TRY(expect_cuda_matrix("w", args.w, {-1, args.x.dim(1)}, dtype));
   return expect_cuda_matrix("y", args.y, {args.x.dim(0), args.w.dim(0)}, dtype);
+}
+
+Status expect_half(const char* name, const TensorView& view) {
+  if (view.dtype == DType::kBF16 || view.dtype == DType::kF16) return {};
+  return error(Code::kInvalidArgument, "{}: expected bf16 or f16, found {}", name, view.describe());
 }
 
 Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape, DType dtype) {

@@ -29,6 +29,8 @@ Status cuda_gemm_with(cudaStream_t stream, const CudaGemmArgs& args, const GemmP
 // kernels that run there: operators whose kernels wait for other ranks call this before any of them starts.
 Status prepare_cuda_gemm();
 
+// bf16 or f16.
+Status expect_half(const char* name, const TensorView& view);
 // A matrix in CUDA memory, address and row stride multiples of 16 bytes; -1 in `shape` = any extent.
 Status expect_cuda_matrix(const char* name, const TensorView& view, const Shape& shape, DType dtype = DType::kBF16);
 // x, w and y of a GEMM: types, extents, addresses and strides.

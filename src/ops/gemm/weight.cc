@@ -216,20 +216,24 @@ Result<Weight> Weight::on_gpu(std::string name, Tensor matrix) {
   weight.name_ = std::move(name);
   weight.n_ = view.dim(0);
   weight.k_ = view.dim(1);
-  weight.activation_format_ = view.dtype == DType::kF16 ? ActivationFormat::kF16 : ActivationFormat::kBF16;
+  weight.activation_format_ = plain_format(view.dtype);
   weight.matrix_ = std::move(matrix);
   return weight;
 }
 
 Result<Weight> Weight::copy_to_gpu() const {
   const Tensor rows = Tensor::zeros(DType::kBF16, {n_, k_});
+  round_to_bf16(rows.view.as<bf16>());
+  WEFT_ASSIGN(Tensor matrix, copy_to(DeviceKind::kCuda, rows.view));
+  return on_gpu(name_, std::move(matrix));
+}
+
+void Weight::round_to_bf16(bf16* out) const {
   std::vector<float> row(static_cast<size_t>(k_));
   for (i64 i = 0; i < n_; ++i) {
     dequantize_row(i, row.data());
-    for (i64 j = 0; j < k_; ++j) rows.view.row<bf16>(i)[j] = bf16(row[size_t(j)]);
+    for (const float value : row) *out++ = bf16(value);
   }
-  WEFT_ASSIGN(Tensor matrix, copy_to(DeviceKind::kCuda, rows.view));
-  return on_gpu(name_, std::move(matrix));
 }
 
 size_t Weight::bytes() const {

@@ -51,6 +51,8 @@ class Weight {
   size_t bytes() const;
   // Row `row` of a packed matrix as f32, exactly the packed numbers: out [k].
   void dequantize_row(i64 row, float* out) const;
+  // All rows, one behind the other: out [n, k]. What is no bf16 is rounded to it.
+  void round_to_bf16(bf16* out) const;
 
   // One run of columns in one format, in panels of kPanel columns (zero-padded) as the kernels read them (kernels.h).
   static constexpr i64 kPanel = 16;

@@ -30,11 +30,6 @@ Status prepare() {
                         Config::kSharedBytes);
 }
 
-Status expect_element(const char* name, const TensorView& view) {
-  if (view.dtype == DType::kBF16 || view.dtype == DType::kF16) return {};
-  return error(Code::kInvalidArgument, "{}: expected bf16 or f16, found {}", name, view.describe());
-}
-
 // Columns of y.
 i64 columns_of(const CudaGroupedGemmArgs& args) {
   return args.swiglu ? args.w.dim(1) / 2 : args.w.dim(1);
@@ -125,7 +120,7 @@ __global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, 
 
 Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   constexpr i64 kMost = i64(1) << 30;
-  WEFT_TRY(expect_element("x", args.x));
+  WEFT_TRY(expect_half("x", args.x));
   const DType dtype = args.x.dtype;
   WEFT_TRY(expect_cuda_tensor("w", args.w, dtype, {-1, -1, -1}));
   const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2), rows = args.y.dim(0);
@@ -138,12 +133,11 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
     return error(Code::kInvalidArgument, "w {}: expected as many columns of gate as of up, whole eights",
                  args.w.describe());
   WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, columns_of(args)}, dtype));
-  if (args.capacity < 0 || args.capacity > kMost || (args.capacity > 0 && args.map.data))
-    return error(Code::kInvalidArgument, "capacity: expected 0, or rows of an expert without a map, found {}",
-                 args.capacity);
-  const i64 x_rows = args.map.data ? -1 : args.capacity > 0 ? experts * args.capacity : rows;
-  WEFT_TRY(expect_cuda_matrix("x", args.x, {x_rows, k}, dtype));
-  if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {rows}));
+  if (args.capacity < 0 || args.capacity > kMost)
+    return error(Code::kInvalidArgument, "capacity: expected 0, or rows of an expert, found {}", args.capacity);
+  const i64 places = args.capacity > 0 ? experts * args.capacity : rows;
+  WEFT_TRY(expect_cuda_matrix("x", args.x, {args.map.data ? -1 : places, k}, dtype));
+  if (args.map.data) WEFT_TRY(expect_cuda_tensor("map", args.map, DType::kI32, {places}));
   WEFT_TRY(expect_cuda_tensor("offsets", args.offsets, DType::kI32, {experts + 1}));
   if (experts * n > kMost || k > kMost || (rows / 128 + experts) * (n / 64 + 1) > kMost || rows > kMost)
     return error(Code::kInvalidArgument, "w {}, y {}: too large", args.w.describe(), args.y.describe());
@@ -238,7 +232,7 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
 }
 
 Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights) {
-  WEFT_TRY(expect_element("products", products));
+  WEFT_TRY(expect_half("products", products));
   WEFT_TRY(expect_cuda_matrix("products", products, {-1, -1}, products.dtype));
   const i64 n = products.dim(1);
   WEFT_TRY(expect_cuda_tensor("rows", rows, DType::kI32, {-1, -1}));

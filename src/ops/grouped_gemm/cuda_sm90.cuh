@@ -13,7 +13,7 @@ struct ExpertTile {
   int weight_row;  // of [experts * n, k]
   int column;      // of y
   int row, rows;   // the first row and how many are the expert's, 1 to kM
-  int source_row;  // of x, where there is no map
+  int source_row;  // of x, or of the map
 };
 
 // In the GEMM's extra shared memory.
@@ -95,7 +95,7 @@ struct ExpertSchedule {
   const i32* offsets;  // [experts + 1]
   int experts, n, tiles_n;
   int movers = 0;    // CTAs before those that multiply
-  int capacity = 0;  // rows of x from expert to expert; 0 = as in y
+  int capacity = 0;  // rows of x, or of the map, from expert to expert; 0 = as in y
 
   __device__ __forceinline__ int second_half() const
     requires(Config::kGated)
@@ -269,7 +269,8 @@ struct GatherCrew {
 
   template <class At>
   __device__ __forceinline__ const std::byte* address(const At& at, int r) const {
-    return x + (map != nullptr ? map[at.row + r] : at.source_row + r) * row_stride;
+    const int row = at.source_row + r;
+    return x + (map != nullptr ? map[row] : row) * row_stride;
   }
   __device__ __forceinline__ void wait(int, int&) const {}
 

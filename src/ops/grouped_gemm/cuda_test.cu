@@ -22,7 +22,8 @@ __global__ void compare_kernel(const T* x, i64 x_stride, const i32* map, int cap
   if (col >= columns || row >= offsets[experts]) return;
   int expert = 0;
   while (offsets[expert + 1] <= row) ++expert;
-  const i64 x_row = map ? map[row] : capacity > 0 ? expert * capacity + row - offsets[expert] : row;
+  const i64 place = capacity > 0 ? expert * capacity + row - offsets[expert] : row;
+  const i64 x_row = map ? map[place] : place;
   const T* from = x + x_row * x_stride;
   // The product with w's row `at` of the expert, and how far fp32 sums may be from it.
   const auto dot = [&](int at, double& error) {
@@ -57,11 +58,12 @@ struct Case {
   i64 spare = 0;  // rows beyond the routed ones
   u64 seed = 0;   // of random_routing(): even, skewed, sparse, with gaps
   bool map = false, swiglu = false;
-  bool apart = false;  // every expert's rows begin at a multiple of all tokens
+  bool apart = false;  // every expert's rows of x, or of the map, begin at a multiple of all tokens
   DType dtype = DType::kBF16;
 
   i64 columns() const { return swiglu ? n / 2 : n; }
-  i64 x_rows(i64 rows) const { return map ? tokens : apart ? experts * std::max<i64>(1, tokens) : rows; }
+  i64 places(i64 rows) const { return apart ? experts * std::max<i64>(1, tokens) : rows; }
+  i64 x_rows(i64 rows) const { return map ? tokens : places(rows); }
 };
 
 // The rows of every expert: offsets [experts + 1], and each row's token.
@@ -89,7 +91,7 @@ class Check {
     WEFT_ASSIGN(check.x_, CudaMatrix::create(c.dtype, x_rows, c.k, c.pad));
     WEFT_ASSIGN(check.w_, CudaMatrix::create(c.dtype, c.experts * c.n, c.k));
     WEFT_ASSIGN(check.y_, CudaMatrix::create(c.dtype, rows, c.columns(), c.pad));
-    WEFT_ASSIGN(check.map_, CudaMatrix::create(DType::kI32, 1, rows));
+    WEFT_ASSIGN(check.map_, CudaMatrix::create(DType::kI32, 1, c.places(rows)));
     WEFT_ASSIGN(check.offsets_, CudaMatrix::create(DType::kI32, 1, c.experts + 1));
     WEFT_ASSIGN(check.wrong_, DeviceBuffer::create(sizeof(u32)));
     WEFT_TRY(check.x_.upload(random_floats(c.dtype, x_rows * c.k, 1)));
@@ -99,7 +101,7 @@ class Check {
 
   Status run(const GroupedGemmPlan* plan) {
     const CudaGroupedGemmArgs args{.x = x_.view(),
-                                   .map = c_.map ? map_.as({y_.view().dim(0)}) : TensorView{},
+                                   .map = c_.map ? map_.as({c_.places(y_.view().dim(0))}) : TensorView{},
                                    .offsets = offsets_.as({c_.experts + 1}),
                                    .w = w_.as({c_.experts, c_.n, c_.k}),
                                    .y = y_.view(),
@@ -138,10 +140,15 @@ class Check {
   Check(cudaStream_t stream, const Case& c) : stream_(stream), c_(c) {}
   i64 capacity() const { return c_.apart ? std::max<i64>(1, c_.tokens) : 0; }
   Status set_routing(u64 seed) {
-    Routing routing = route(c_, seed);
+    const Routing routing = route(c_, seed);
     routed_ = i64(routing.tokens.size());
-    routing.tokens.resize(size_t(y_.view().dim(0)), -1);  // never read
-    WEFT_TRY(map_.upload(routing.tokens));
+    std::vector<i32> map(size_t(c_.places(y_.view().dim(0))), -1);  // what is left so is never read
+    for (i64 e = 0; e < c_.experts; ++e) {
+      const i32 first = routing.offsets[size_t(e)], end = routing.offsets[size_t(e) + 1];
+      const i64 to = c_.apart ? e * capacity() : first;
+      std::copy(routing.tokens.begin() + first, routing.tokens.begin() + end, map.begin() + to);
+    }
+    WEFT_TRY(map_.upload(map));
     return offsets_.upload(routing.offsets);
   }
   Status compare() {
@@ -190,13 +197,13 @@ TEST_P(CudaGroupedGemmTest, EveryTileAgreesWithFp64ForEveryRouting) {
   const u64 first_seed = GetParam() == DType::kF16 ? 3 : 0;  // types differ in their rounding: one routing does
   for (const Case& one : kCases)
     for (u64 seed = first_seed; seed < 4; ++seed)
-      for (const char* how : {"sorted", "map", "map, swiglu", "apart", "apart, swiglu"}) {
+      for (const char* how : {"sorted", "map", "map, swiglu", "apart", "apart, swiglu", "map, apart, swiglu"}) {
         Case c = one;
         c.dtype = GetParam();
         c.seed = seed;
-        c.map = how[0] == 'm';
-        c.apart = how[0] == 'a';
-        c.swiglu = std::strchr(how, ',') != nullptr;
+        c.map = std::strstr(how, "map") != nullptr;
+        c.apart = std::strstr(how, "apart") != nullptr;
+        c.swiglu = std::strstr(how, "swiglu") != nullptr;
         if (c.swiglu && c.n % 16 != 0) c.n += 8;
         auto check = Check::create(stream->get(), c);
         WEFT_ASSERT_OK(check.status());

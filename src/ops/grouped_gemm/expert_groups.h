@@ -11,10 +11,10 @@ namespace weft {
 // Sorted pairs in the memory of a GPU, where they are read when an operator runs; the host does not learn them.
 struct ExpertTables {
   TensorView offsets;       // [experts + 1] i32: the first row of each expert, then their number
-  TensorView map = {};      // [pairs] i32: a row's token; absent (data == nullptr): x has a row for each of them
+  TensorView map = {};      // [pairs] i32: a row's row of x; absent (data == nullptr): x has a row for each of them
   TensorView rows = {};     // [tokens, per_token] i32: a token's rows, experts ascending, then -1
   TensorView weights = {};  // [tokens, per_token] f32, in the order of rows
-  i64 capacity = 0;         // not 0: x has so many rows for each expert, of which the first are its own
+  i64 capacity = 0;         // not 0: the map, or x, has so many rows for each expert, of which the first are its own
   i64 likely = 0;           // rows that are likely to come; 0 = as many as can
 };
 

@@ -97,21 +97,14 @@ Result<GroupedWeight> GroupedWeight::on_gpu(std::string name, Tensor matrices) {
   grouped.count_ = view.dim(0);
   grouped.n_ = view.dim(1);
   grouped.k_ = view.dim(2);
-  grouped.activation_format_ = view.dtype == DType::kF16 ? ActivationFormat::kF16 : ActivationFormat::kBF16;
+  grouped.activation_format_ = plain_format(view.dtype);
   grouped.matrices_ = std::move(matrices);
   return grouped;
 }
 
 Result<GroupedWeight> GroupedWeight::copy_to_gpu() const {
   const Tensor all = Tensor::zeros(DType::kBF16, {count_, n_, k_});
-  std::vector<float> row(static_cast<size_t>(k_));
-  bf16* to = all.view.as<bf16>();
-  for (const Weight& expert : experts_) {
-    for (i64 i = 0; i < n_; ++i) {
-      expert.dequantize_row(i, row.data());
-      for (const float value : row) *to++ = bf16(value);
-    }
-  }
+  for (i64 e = 0; e < count_; ++e) expert(e).round_to_bf16(all.view.as<bf16>() + e * n_ * k_);
   WEFT_ASSIGN(Tensor matrices, copy_to(DeviceKind::kCuda, all.view));
   return on_gpu(name_, std::move(matrices));
 }

@@ -22,7 +22,8 @@ struct CudaGroupedGemmArgs {
   int sms = 0;   // multiprocessors to use, 0 = all
   // y [rows, n / 2] = silu(gate) * up, not rounded before: columns [0, n / 2) of the product are gate, the others up.
   bool swiglu = false;
-  // Not 0, without a map: x is [experts * capacity, k], and an expert's rows begin at every capacity-th.
+  // Not 0: x is [experts * capacity, k], or where there is a map, that is [experts * capacity], and an expert's rows
+  // begin at every capacity-th.
   i64 capacity = 0;
   i64 expected_rows = 0;  // what the plan is for where y has room for more than are likely to come; 0 = y's
   bool early = false;     // may be launched while the kernel before on the stream still runs (LaunchShape::early)
