@@ -14,23 +14,24 @@ struct LayerFlags {
   std::string model = "qwen3-32b", mode = "ag_rs", dtype = "bf16", variant = "auto", tuning, all_reduce;
   std::vector<i64> m = {4096};
   std::vector<std::string> regimes = {"sustained"};
-  int ranks = 0, repeats = 15;
+  int tp = 0, ep = 1, repeats = 15;
   ReportFlags report;
 
   void declare(CLI::App& command, bool times) {
     command.add_option("-m,--m", m, "Tokens, of all ranks")->delimiter(',')->check(CLI::Range(0, 1 << 20));
     command.add_option("--model", model, "Shapes of this preset (weft models)")->capture_default_str();
-    command.add_option("--tp,--ranks", ranks, "Ranks, one GPU each; 0 = as many as there are GPUs")
+    command.add_option("--tp,--ranks", tp, "Ranks, one GPU each; 0 = as many as there are GPUs")
         ->check(CLI::Range(0, 8))
         ->capture_default_str();
-    const std::string how = "How activations lie on ranks: ar = replicated, ag_rs = sharded by token";
+    command.add_option("--mode", mode, "How activations lie on ranks: ar = replicated, ag_rs = sharded by token")
+        ->check(CLI::IsMember({"ar", "ag_rs"}))
+        ->capture_default_str();
     if (experts) {
-      command.add_option("--mode", mode, how + "; ep = so, with whole experts instead of columns of all")
-          ->check(CLI::IsMember({"ar", "ag_rs", "ep"}))
+      command.add_option("--ep", ep, "Groups of --tp ranks over which the experts are spread")
+          ->check(CLI::Range(1, 8))
           ->capture_default_str();
       command.add_option("--dtype", dtype, "bf16, f16")->check(CLI::IsMember({"bf16", "f16"}))->capture_default_str();
     } else {
-      command.add_option("--mode", mode, how)->check(CLI::IsMember({"ar", "ag_rs"}))->capture_default_str();
       command.add_option("--variant", variant, "Of the fused operators: auto, split, push, copy")
           ->check(CLI::IsMember({"auto", "split", "push", "copy"}))
           ->capture_default_str();
@@ -60,7 +61,7 @@ struct LayerFlags {
 #if defined(WEFT_HAVE_CUDA)
 Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config, bool times) {
   if (flags.experts) {
-    const CudaMoeLayerBenchOptions options{.ranks = flags.ranks,
+    const CudaMoeLayerBenchOptions options{.ranks = flags.tp * flags.ep,
                                            .m = flags.m,
                                            .hidden = config.hidden,
                                            .experts = config.moe.experts,
@@ -68,6 +69,7 @@ Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config
                                            .ffn = config.moe.ffn,
                                            .normalise = config.moe.normalise,
                                            .mode = flags.mode,
+                                           .ep = flags.ep,
                                            .dtype = flags.dtype == "f16" ? DType::kF16 : DType::kBF16,
                                            .regimes = flags.regimes,
                                            .repeats = flags.repeats};
@@ -75,7 +77,7 @@ Result<CudaMlpReport> measure(const LayerFlags& flags, const ModelConfig& config
   }
   if (!flags.tuning.empty() && flags.variant != "auto")
     return error(Code::kInvalidArgument, "--tuning chooses among variants, --variant {} names one", flags.variant);
-  const CudaMlpBenchOptions options{.ranks = flags.ranks,
+  const CudaMlpBenchOptions options{.ranks = flags.tp,
                                     .m = flags.m,
                                     .hidden = config.hidden,
                                     .ffn = config.ffn,
@@ -109,13 +111,22 @@ Status run_layer(const LayerFlags& flags, bool times) {
     add_bar(plots, title, row.variant, {row.us, row.us_lower, row.us_upper}, alone_us);
     rows.push_back(variant_json(row));
   }
-  const Json all = {
-      {flags.what(), flags.model}, {"device", done.device},   {"ranks", done.ranks}, {"mode", flags.mode},
-      {"dtype", flags.dtype},      {"hidden", config.hidden}, {"ffn", ffn},          {"limit", kCudaMlpError},
-      {"checks", checks},          {"cublas", done.cublas},   {"nccl", done.nccl},   {"rows", rows}};
+  const Json all = {{flags.what(), flags.model},
+                    {"device", done.device},
+                    {"ranks", done.ranks},
+                    {"ep", flags.ep},
+                    {"mode", flags.mode},
+                    {"dtype", flags.dtype},
+                    {"hidden", config.hidden},
+                    {"ffn", ffn},
+                    {"limit", kCudaMlpError},
+                    {"checks", checks},
+                    {"cublas", done.cublas},
+                    {"nccl", done.nccl},
+                    {"rows", rows}};
   WEFT_TRY(report(flags.report, all, plots, [&] {
-    fmt::print("{} of {}, hidden {}, ffn {}, {} ranks, {}, mode {}\n", flags.what(), flags.model, config.hidden, ffn,
-               done.ranks, done.device, flags.mode);
+    fmt::print("{} of {}, hidden {}, ffn {}, {} ranks{}, {}, mode {}\n", flags.what(), flags.model, config.hidden, ffn,
+               done.ranks, flags.ep > 1 ? fmt::format(", ep {}", flags.ep) : "", done.device, flags.mode);
     for (const auto& row : done.checks)
       fmt::print("{:>6}  {:.5f} from the fp32 reference (at most {:.5f}){}  {}\n", row.m, row.error, kCudaMlpError,
                  row.repeats ? "" : ", runs differ", row.passed ? "ok" : "FAILED");
@@ -146,7 +157,7 @@ void add_layer(CLI::App& parent, bool experts, const std::string& what, bool tim
 }
 
 constexpr const char* kMlp = "The tensor-parallel MLP of a layer on this host's GPUs";
-constexpr const char* kMoe = "The experts of a layer on this host's GPUs, by columns or by expert";
+constexpr const char* kMoe = "The experts of a layer on this host's GPUs, cut by columns, by expert or both";
 
 }  // namespace
 

@@ -1,9 +1,6 @@
 #include "comm/communicator.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <set>
 #include <tuple>
 
 #include "device/thread_pool.h"
@@ -40,46 +37,9 @@ Result<Communicator> Communicator::create(World& world, const CommunicatorOption
   return Communicator(std::move(state));
 }
 
-Communicator Communicator::on_gpu(World& world, CudaCommunicator& cuda) {
-  auto state = std::make_shared<State>();
-  state->cuda = &cuda;
-  state->group.rank = world.rank();
-  state->group.world = &world;
-  state->group.bases.resize(size_t(world.size()));
-  for (int r = 0; r < world.size(); ++r) state->group.world_ranks.push_back(r);
-  return Communicator(std::move(state));
-}
-
 Status Communicator::expect_cpu(const std::string& what) const {
   if (device() == DeviceKind::kCpu) return {};
   return error(Code::kUnimplemented, "{}: no form for GPUs", what);
-}
-
-// All ranks in their order, or each for itself: there is one arena of CUDA memory, without mailboxes in it.
-Result<Communicator> Communicator::split_gpus(int color, int key) const {
-  if (size() == 1) return *this;
-  const std::array<int, 2> mine{color, key};
-  const std::string bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
-  WEFT_ASSIGN(const auto all, world().all_gather(bytes, Deadline::after(std::chrono::seconds(60))));
-  std::set<int> colors;
-  std::vector<int> keys;  // of this rank's color
-  for (const std::string& theirs : all) {
-    std::array<int, 2> chosen;
-    std::memcpy(&chosen, theirs.data(), sizeof(chosen));
-    colors.insert(chosen[0]);
-    if (chosen[0] == color) keys.push_back(chosen[1]);
-  }
-  if (int(keys.size()) == size() && std::ranges::is_sorted(keys)) return *this;
-  if (int(colors.size()) != size())
-    return error(Code::kUnimplemented, "split: {} of {} ranks with GPUs: expected all in their order, or one",
-                 keys.size(), size());
-  auto state = std::make_shared<State>();
-  state->cuda = state_->cuda;
-  state->group.rank = 0;
-  state->group.world = &world();
-  state->group.bases.resize(1);
-  state->group.world_ranks.push_back(world_rank(rank()));
-  return Communicator(std::move(state));
 }
 
 Result<Communicator> Communicator::split(int color, int key) {

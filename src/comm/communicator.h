@@ -25,9 +25,9 @@ class Communicator {
   static Result<Communicator> create(World& world, const CommunicatorOptions& options = {});
 
   // A handle on this rank's communicator of GPUs, which must outlive all copies: operators created from it run there.
-  // Beside them it knows rank, size and world; alloc() and exchange() are kUnimplemented, and so is a split() into
-  // anything but the whole or single ranks.
-  static Communicator on_gpu(World& world, CudaCommunicator& cuda);
+  // Beside them it knows rank, size and world; alloc() and exchange() are kUnimplemented. Its split() is that of
+  // CudaCommunicator.
+  static Communicator on_gpu(CudaCommunicator& cuda);
   DeviceKind device() const { return state_->cuda ? DeviceKind::kCuda : DeviceKind::kCpu; }
   // Only where device() is kCuda.
   CudaCommunicator& cuda() const { return *state_->cuda; }
@@ -77,10 +77,11 @@ class Communicator {
     std::shared_ptr<Arena> arena;
     HostGroup group;
     Mailbox mailbox;
-    CudaCommunicator* cuda = nullptr;  // in place of the arena and the mailbox
+    std::shared_ptr<CudaCommunicator> cuda;  // in place of the arena and the mailbox
   };
   explicit Communicator(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Result<u64> alloc_bytes(i64 bytes, const std::string& what);
+  static Communicator over(std::shared_ptr<CudaCommunicator> cuda);
   Result<Communicator> split_gpus(int color, int key) const;
   Status expect_cpu(const std::string& what) const;
 

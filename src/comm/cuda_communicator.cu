@@ -1,10 +1,14 @@
 #include "comm/cuda_communicator.cuh"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
+#include <cstring>
+#include <numeric>
 #include <optional>
 #include <thread>
 
+#include "comm/communicator.h"
 #include "device/cuda/one_thread.cuh"
 
 namespace weft {
@@ -32,7 +36,50 @@ Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
   int ctas = sms;
   for (const std::string& theirs : all) ctas = std::min(ctas, std::atoi(theirs.c_str()));
   WEFT_ASSIGN(auto faults, FaultLog::create(u32(world.rank()), u64(options.deadline.count())));
-  return std::unique_ptr<CudaCommunicator>(new CudaCommunicator(world, std::move(arena), std::move(faults), ctas));
+  std::vector<int> members(size_t(world.size()));
+  std::iota(members.begin(), members.end(), 0);
+  return std::unique_ptr<CudaCommunicator>(new CudaCommunicator(
+      world, std::move(members), world.rank(), std::move(arena), std::make_shared<FaultLog>(std::move(faults)), ctas));
+}
+
+Result<std::shared_ptr<CudaCommunicator>> CudaCommunicator::split(int color, int key) const {
+  const std::array<int, 2> mine{color, key};
+  const std::string bytes(reinterpret_cast<const char*>(&mine), sizeof(mine));
+  WEFT_ASSIGN(const auto all, world_.all_gather(bytes, Deadline::after(std::chrono::seconds(60))));
+  std::vector<std::pair<int, int>> chosen;  // key, rank here
+  for (int r = 0; r < size(); ++r) {
+    std::array<int, 2> theirs;
+    std::memcpy(&theirs, all[size_t(members_[size_t(r)])].data(), sizeof(theirs));
+    if (theirs[0] == color) chosen.emplace_back(theirs[1], r);
+  }
+  std::sort(chosen.begin(), chosen.end());
+  std::vector<int> members;
+  int rank = 0;
+  for (const auto& [_, r] : chosen) {
+    if (r == rank_) rank = int(members.size());
+    members.push_back(members_[size_t(r)]);
+  }
+  return std::shared_ptr<CudaCommunicator>(
+      new CudaCommunicator(world_, std::move(members), rank, arena_, faults_, max_ctas_));
+}
+
+Communicator Communicator::over(std::shared_ptr<CudaCommunicator> cuda) {
+  auto state = std::make_shared<State>();
+  state->group.rank = cuda->rank();
+  state->group.world = &cuda->world();
+  state->group.bases.resize(size_t(cuda->size()));
+  state->group.world_ranks = cuda->members();
+  state->cuda = std::move(cuda);
+  return Communicator(std::move(state));
+}
+
+Communicator Communicator::on_gpu(CudaCommunicator& cuda) {
+  return over({std::shared_ptr<void>(), &cuda});
+}
+
+Result<Communicator> Communicator::split_gpus(int color, int key) const {
+  WEFT_ASSIGN(auto part, cuda().split(color, key));
+  return over(std::move(part));
 }
 
 Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
@@ -41,9 +88,9 @@ Result<u64> CudaCommunicator::alloc_bytes(i64 bytes, const std::string& what) {
   if (!offset.ok()) return offset.status().with_context(what);
   const std::string mine = fmt::format("{} bytes at {}", bytes, *offset);
   WEFT_ASSIGN(const auto all, world_.all_gather(mine, Deadline::after(std::chrono::seconds(30))));
-  for (int peer = 0; peer < size(); ++peer)
+  for (int peer = 0; peer < world_.size(); ++peer)
     if (all[size_t(peer)] != mine)
-      return error(Code::kInvalidArgument, "{}: rank {} allocates {}, rank {} {}", what, rank(), mine, peer,
+      return error(Code::kInvalidArgument, "{}: rank {} allocates {}, rank {} {}", what, world_.rank(), mine, peer,
                    all[size_t(peer)]);
   return *offset;
 }
@@ -56,17 +103,17 @@ Status CudaCommunicator::start_trace() {
   }
   WEFT_ASSIGN(auto log, TraceLog::create());
   trace_.emplace(std::move(log));
-  faults_.trace_to(trace_->sink());
+  faults_->trace_to(trace_->sink());
   // Allocating may wait for running kernels, and these for this rank: nobody starts before all are through.
   return world_.barrier(Deadline::after(std::chrono::seconds(30)));
 }
 
 Result<RankTrace> CudaCommunicator::take_trace() {
   if (!trace_) return error(Code::kInvalidArgument, "take_trace: no trace has been started");
-  faults_.trace_to({});
+  faults_->trace_to({});
   RankTrace taken;
-  taken.rank = rank();
-  taken.ops = faults_.ops();
+  taken.rank = world_.rank();
+  taken.ops = faults_->ops();
   WEFT_ASSIGN(taken.spans, trace_->read());
   WEFT_ASSIGN(taken.device, cuda_device_name());
   WEFT_ASSIGN(taken.clock_offset_ns, clock_->offset_ns(peers("clock")));
@@ -76,8 +123,8 @@ Result<RankTrace> CudaCommunicator::take_trace() {
 }
 
 Status CudaCommunicator::status() const {
-  const Status fault = faults_.reason();
-  if (!fault.ok() && !faults_.aborted()) {
+  const Status fault = faults_->reason();
+  if (!fault.ok() && !faults_->aborted()) {
     if (!world_.failure().raised()) world_.fail(fault);
     return fault;
   }
@@ -95,7 +142,7 @@ Status CudaCommunicator::synchronize(cudaStream_t stream) const {
   cudaError_t ended = cudaStreamQuery(stream);
   for (; ended == cudaErrorNotReady; ended = cudaStreamQuery(stream)) {
     if (!leave && world_.failure().raised()) {
-      faults_.abort();
+      faults_->abort();
       leave = Deadline::after(kLastWords);
     }
     if (leave && leave->expired()) break;

@@ -26,8 +26,15 @@ class CudaCommunicator {
   // number of ranks that the protocols are not compiled for; what CudaArena and World return.
   static Result<std::unique_ptr<CudaCommunicator>> create(World& world, const CudaCommunicatorOptions& options = {});
 
-  int rank() const { return world_.rank(); }
-  int size() const { return world_.size(); }
+  // The ranks that pass the same color, numbered by (key, rank here), over the same memory. Collective, and from now on
+  // what is collective is so over the world: every rank makes the same calls, each in its own group. Faults name ranks
+  // of the world.
+  Result<std::shared_ptr<CudaCommunicator>> split(int color, int key) const;
+
+  int rank() const { return rank_; }
+  int size() const { return int(members_.size()); }
+  // The group's ranks by their names in the world.
+  const std::vector<int>& members() const { return members_; }
   int device() const { return arena_->device(); }
   // CTAs that a waiting kernel may launch so that all of them are resident, one per multiprocessor, also where other
   // ranks share this GPU. The same on every rank.
@@ -45,7 +52,7 @@ class CudaCommunicator {
   }
   template <class T>
   T* at(sym<T> object, int peer) const {
-    return reinterpret_cast<T*>(arena_->base(peer) + object.offset);
+    return reinterpret_cast<T*>(arena_->base(members_[size_t(peer)]) + object.offset);
   }
 
   // What a kernel of `op` (a literal, named when a wait expires) is launched with. Ranks == size().
@@ -53,19 +60,19 @@ class CudaCommunicator {
   CudaGroup<Ranks> group(const char* op) {
     WEFT_CHECK(Ranks == size(), Ranks, size());
     CudaGroup<Ranks> group;
-    for (int peer = 0; peer < Ranks; ++peer) group.bases[peer] = arena_->base(peer);
+    for (int peer = 0; peer < Ranks; ++peer) group.bases[peer] = arena_->base(members_[size_t(peer)]);
     group.rank = rank();
-    group.fault = faults_.sink(op);
+    group.fault = faults_->sink(op, members_);
     return group;
   }
 
   // The same for kernels whose number of ranks is a run-time value.
   CudaPeers peers(const char* op) {
     CudaPeers peers{};
-    for (int peer = 0; peer < size(); ++peer) peers.bases[peer] = arena_->base(peer);
+    for (int peer = 0; peer < size(); ++peer) peers.bases[peer] = arena_->base(members_[size_t(peer)]);
     peers.rank = rank();
     peers.ranks = size();
-    peers.fault = faults_.sink(op);
+    peers.fault = faults_->sink(op, members_);
     return peers;
   }
 
@@ -83,13 +90,22 @@ class CudaCommunicator {
   Status synchronize(cudaStream_t stream) const;
 
  private:
-  CudaCommunicator(World& world, std::unique_ptr<CudaArena> arena, FaultLog faults, int max_ctas)
-      : world_(world), arena_(std::move(arena)), faults_(std::move(faults)), max_ctas_(max_ctas) {}
+  CudaCommunicator(World& world, std::vector<int> members, int rank, std::shared_ptr<CudaArena> arena,
+                   std::shared_ptr<FaultLog> faults, int max_ctas)
+      : world_(world),
+        members_(std::move(members)),
+        rank_(rank),
+        arena_(std::move(arena)),
+        faults_(std::move(faults)),
+        max_ctas_(max_ctas) {}
   Result<u64> alloc_bytes(i64 bytes, const std::string& what);
 
   World& world_;
-  std::unique_ptr<CudaArena> arena_;
-  FaultLog faults_;
+  const std::vector<int> members_;
+  const int rank_;
+  // Of all groups of this rank.
+  const std::shared_ptr<CudaArena> arena_;
+  const std::shared_ptr<FaultLog> faults_;
   const int max_ctas_;
   std::optional<TraceLog> trace_;
   std::optional<ClockSync> clock_;

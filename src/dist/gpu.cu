@@ -5,6 +5,7 @@
 #include "dist/all_reduce/all_reduce.cuh"
 #include "dist/gemm_ar/gemm_ar.cuh"
 #include "dist/moe_ar/moe_ar.cuh"
+#include "dist/reduce_scatter/reduce_scatter.cuh"
 #include "ops/grouped_gemm/expert_groups.h"
 
 namespace weft::gpu {
@@ -18,7 +19,7 @@ Result<std::shared_ptr<Op>> make_fused(Communicator& comm, const Shape& shape, c
   if (fused.tunes) {
     WEFT_ASSIGN(options.tuned, tune());
   }
-  return make_whole<Op>(comm, shape, options);
+  return make_on_gpu<Op>(comm, shape, options);
 }
 
 CudaMoeShape expert_sums(const ExpertSumsShape& s) {
@@ -48,21 +49,25 @@ Result<std::shared_ptr<CudaGemmRs>> make_gemm_rs(Communicator& comm, const Fused
 }
 
 Result<std::shared_ptr<CudaAllGather>> make_all_gather(Communicator& comm, i64 max_bytes_per_rank) {
-  return make_whole<CudaAllGather>(comm, AllGatherShape{.max_bytes_per_rank = max_bytes_per_rank});
+  return make_on_gpu<CudaAllGather>(comm, AllGatherShape{.max_bytes_per_rank = max_bytes_per_rank});
 }
 
 Result<std::shared_ptr<CudaAllReduce>> make_all_reduce(Communicator& comm, i64 max_elements, DType dtype,
                                                        const std::string& algorithm) {
-  return make_whole<CudaAllReduce>(comm, AllReduceShape{.max_elements = max_elements, .dtype = dtype},
-                                   AllReduceOptions{.name = algorithm});
+  return make_on_gpu<CudaAllReduce>(comm, AllReduceShape{.max_elements = max_elements, .dtype = dtype},
+                                    AllReduceOptions{.name = algorithm});
+}
+
+Result<std::shared_ptr<CudaReduceScatter>> make_reduce_scatter(Communicator& comm, const ReduceScatterShape& shape) {
+  return make_on_gpu<CudaReduceScatter>(comm, shape);
 }
 
 Result<std::shared_ptr<CudaMoeAr>> make_moe_ar(Communicator& comm, const ExpertSumsShape& shape) {
-  return make_whole<CudaMoeAr>(comm, expert_sums(shape));
+  return make_on_gpu<CudaMoeAr>(comm, expert_sums(shape));
 }
 
 Result<std::shared_ptr<CudaMoeRs>> make_moe_rs(Communicator& comm, const ExpertSumsShape& shape) {
-  return make_whole<CudaMoeRs>(comm, expert_sums(shape));
+  return make_on_gpu<CudaMoeRs>(comm, expert_sums(shape));
 }
 
 Status run(CudaAgGemm& op, const Exec& exec, const TensorView& x, i64 m, const TensorView& w, const TensorView& y) {
@@ -88,6 +93,11 @@ Status run(CudaAllReduce& op, const Exec& exec, const TensorView& x, const Tenso
 Status run(CudaAllGather& op, const Exec& exec, const TensorView& shard, const TensorView& y) {
   WEFT_ASSIGN(const cudaStream_t stream, expect_stream(exec));
   return op.run(stream, shard, y, exec.sm_budget());
+}
+
+Status run(CudaReduceScatter& op, const Exec& exec, const TensorView& x, const TensorView& y) {
+  WEFT_ASSIGN(const cudaStream_t stream, expect_stream(exec));
+  return op.run(stream, x, y);
 }
 
 Status run(CudaMoeAr& op, const Exec& exec, const TensorView& a, const ExpertGroups& groups, const TensorView& w,

@@ -7,11 +7,8 @@
 
 namespace weft::gpu {
 
-// Op::create(), whose ranks are all of the communicator of GPUs.
 template <class Op, class... Args>
-Result<std::shared_ptr<Op>> make_whole(Communicator& comm, const Args&... args) {
-  if (comm.size() != comm.cuda().size())
-    return error(Code::kUnimplemented, "{} of {} ranks with GPUs: operators need all", comm.size(), comm.cuda().size());
+Result<std::shared_ptr<Op>> make_on_gpu(Communicator& comm, const Args&... args) {
   WEFT_ASSIGN(Op op, Op::create(comm.cuda(), args...));
   return std::make_shared<Op>(std::move(op));
 }

@@ -15,14 +15,17 @@ class CudaGemmAr;
 class CudaGemmRs;
 class CudaMoeAr;
 class CudaMoeRs;
+class CudaReduceScatter;
 class ExpertGroups;
 class TuningCache;
+struct ReduceScatterShape;
 namespace ep {
 class CudaAllToAll;
 struct AllToAllOptions;
 struct AllToAllShape;
 struct CombineArgs;
 struct DispatchArgs;
+struct GatheredRows;
 }  // namespace ep
 
 // How operators that fuse a GEMM with communication carry their bytes on GPUs; CPUs have one way.
@@ -49,7 +52,7 @@ struct ExpertSumsShape {
   DType dtype;
 };
 
-// Collective. Errors: those of the CUDA operators' create() and tune(); kUnimplemented for a part of a communicator.
+// Collective. Errors: those of the CUDA operators' create() and tune().
 Result<std::shared_ptr<CudaAgGemm>> make_ag_gemm(Communicator& comm, const FusedShape& shape,
                                                  const FusedOptions& fused);
 Result<std::shared_ptr<CudaGemmAr>> make_gemm_ar(Communicator& comm, const FusedShape& shape,
@@ -59,6 +62,7 @@ Result<std::shared_ptr<CudaGemmRs>> make_gemm_rs(Communicator& comm, const Fused
 Result<std::shared_ptr<CudaAllGather>> make_all_gather(Communicator& comm, i64 max_bytes_per_rank);
 Result<std::shared_ptr<CudaAllReduce>> make_all_reduce(Communicator& comm, i64 max_elements, DType dtype,
                                                        const std::string& algorithm);
+Result<std::shared_ptr<CudaReduceScatter>> make_reduce_scatter(Communicator& comm, const ReduceScatterShape& shape);
 Result<std::shared_ptr<CudaMoeAr>> make_moe_ar(Communicator& comm, const ExpertSumsShape& shape);
 Result<std::shared_ptr<CudaMoeRs>> make_moe_rs(Communicator& comm, const ExpertSumsShape& shape);
 Result<std::shared_ptr<ep::CudaAllToAll>> make_all_to_all(Communicator& comm, const ep::AllToAllShape& shape,
@@ -70,6 +74,7 @@ Status run(CudaGemmAr& op, const Exec& exec, const TensorView& a, const TensorVi
 Status run(CudaGemmRs& op, const Exec& exec, const TensorView& a, const TensorView& w, const TensorView& y);
 Status run(CudaAllReduce& op, const Exec& exec, const TensorView& x, const TensorView& y);
 Status run(CudaAllGather& op, const Exec& exec, const TensorView& shard, const TensorView& y);
+Status run(CudaReduceScatter& op, const Exec& exec, const TensorView& x, const TensorView& y);
 Status run(CudaMoeAr& op, const Exec& exec, const TensorView& a, const ExpertGroups& groups, const TensorView& w,
            const TensorView& y);
 Status run(CudaMoeRs& op, const Exec& exec, const TensorView& a, const ExpertGroups& groups, const TensorView& w,
@@ -83,6 +88,7 @@ Status combine(ep::CudaAllToAll& op, const Exec& exec, const ep::CombineArgs& ar
 TensorView row_begins(const ep::CudaAllToAll& op);
 i64 most_rows(const ep::CudaAllToAll& op);
 i64 capacity(const ep::CudaAllToAll& op);
+ep::GatheredRows gathered(const ep::CudaAllToAll& op);
 i64 dropped_pairs(const ep::CudaAllToAll& op);
 Status report(const ep::CudaAllToAll& op);
 

@@ -1,6 +1,8 @@
 // Stands in for gpu.cu where there is no CUDA compiler.
 #include "dist/gpu.h"
 
+#include "dist/expert_parallel/expert_parallel.h"
+
 namespace weft::gpu {
 namespace {
 
@@ -24,6 +26,9 @@ Result<std::shared_ptr<CudaAllGather>> make_all_gather(Communicator&, i64) {
 }
 Result<std::shared_ptr<CudaAllReduce>> make_all_reduce(Communicator&, i64, DType, const std::string&) {
   return absent("all_reduce");
+}
+Result<std::shared_ptr<CudaReduceScatter>> make_reduce_scatter(Communicator&, const ReduceScatterShape&) {
+  return absent("reduce_scatter");
 }
 
 Result<std::shared_ptr<CudaMoeAr>> make_moe_ar(Communicator&, const ExpertSumsShape&) {
@@ -52,6 +57,9 @@ Status run(CudaAllReduce&, const Exec&, const TensorView&, const TensorView&) {
 Status run(CudaAllGather&, const Exec&, const TensorView&, const TensorView&) {
   return absent("all_gather");
 }
+Status run(CudaReduceScatter&, const Exec&, const TensorView&, const TensorView&) {
+  return absent("reduce_scatter");
+}
 Status run(CudaMoeAr&, const Exec&, const TensorView&, const ExpertGroups&, const TensorView&, const TensorView&) {
   return absent("moe_ar");
 }
@@ -76,6 +84,9 @@ i64 most_rows(const ep::CudaAllToAll&) {
 }
 i64 capacity(const ep::CudaAllToAll&) {
   return 0;
+}
+ep::GatheredRows gathered(const ep::CudaAllToAll&) {
+  return {};
 }
 i64 dropped_pairs(const ep::CudaAllToAll&) {
   return 0;

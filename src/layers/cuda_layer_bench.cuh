@@ -97,8 +97,9 @@ __global__ void reference_down_kernel(Samples samples, const float* hidden, i64 
   }
 }
 
-// How far this rank's rows y [rows, n] of the layer are from fp32, over the sampled ones: sqrt(sum (y - r)^2 / sum
-// r^2); 0 where it has none of them. Collective: r is the sum over ranks. x [m, n], the same on every rank.
+// How far this rank's rows y [rows, n] of the layer are from fp32: of the sampled ones the farthest, a row by sqrt(sum
+// (y - r)^2 / sum r^2), so that what one row lacks is not averaged away; 0 where it has none of them. Collective: r is
+// the sum over ranks. x [m, n], the same on every rank.
 template <class T>
 Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, const Samples& samples, const T* x, i64 n,
                         const T* gate_up, const T* down, i64 columns, Range rows, const std::vector<float>& y) {
@@ -112,10 +113,11 @@ Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, const Sampl
   std::string mine(size_t(samples.count * n) * 4, '\0');
   WEFT_CUDA_TRY(cudaMemcpy(mine.data(), part.data(), mine.size(), cudaMemcpyDefault));
   WEFT_ASSIGN(const auto parts, comm.world().all_gather(mine, deadline()));
-  double wrong = 0, size = 0;
+  double farthest = 0;
   for (i64 s = 0; s < samples.count; ++s) {
     const i64 row = s * samples.stride;
     if (row < rows.begin || row >= rows.end) continue;
+    double wrong = 0, size = 0;
     for (i64 c = 0; c < n; ++c) {
       double expected = 0;
       for (const std::string& theirs : parts) {
@@ -127,8 +129,11 @@ Result<double> distance(CudaCommunicator& comm, cudaStream_t stream, const Sampl
       wrong += difference * difference;
       size += expected * expected;
     }
+    const double distance = size > 0 ? std::sqrt(wrong / size) : 0.0;
+    if (std::isnan(distance)) return distance;
+    farthest = std::max(farthest, distance);
   }
-  return size > 0 ? std::sqrt(wrong / size) : 0.0;
+  return farthest;
 }
 
 inline Result<std::vector<float>> floats_of(const TensorView& y) {

@@ -15,7 +15,7 @@ using namespace layer_bench;
 class RankMlp {
  public:
   RankMlp(CudaCommunicator& comm, cudaStream_t stream, const CudaMlpBenchOptions& options)
-      : comm_(comm), handle_(Communicator::on_gpu(comm.world(), comm)), stream_(stream), options_(options) {}
+      : comm_(comm), handle_(Communicator::on_gpu(comm)), stream_(stream), options_(options) {}
 
   Status prepare() {
     const i64 hidden = options_.hidden, ffn = options_.ffn;

@@ -22,11 +22,6 @@ __global__ void local_ids_kernel(const i32* ids, i64 n, i32 first, i32 count, i3
   }
 }
 
-ActivationFormat format_of(DType dtype) {
-  return dtype == DType::kBF16  ? ActivationFormat::kBF16
-         : dtype == DType::kF16 ? ActivationFormat::kF16
-                                : ActivationFormat::kF32;
-}
 TensorView dense_view(const DeviceBuffer& memory, DType dtype, const Shape& shape) {
   return TensorView::dense(memory.data(), dtype, shape, DeviceKind::kCuda);
 }
@@ -34,25 +29,23 @@ TensorView dense_view(const DeviceBuffer& memory, DType dtype, const Shape& shap
 class RankMoe {
  public:
   RankMoe(CudaCommunicator& comm, cudaStream_t stream, const CudaMoeLayerBenchOptions& options)
-      : comm_(comm),
-        handle_(Communicator::on_gpu(comm.world(), comm)),
-        stream_(stream),
-        o_(options),
-        by_expert_(options.mode == "ep") {}
+      : comm_(comm), handle_(Communicator::on_gpu(comm)), stream_(stream), o_(options) {}
 
   Status prepare() {
     most_ = *std::max_element(o_.m.begin(), o_.m.end());
     const int ranks = comm_.size(), rank = comm_.rank();
-    WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(by_expert_ ? "ag_rs" : o_.mode));
-    if (mode == LayerMode::kAuto) return error(Code::kInvalidArgument, "moe: mode: expected ar, ag_rs or ep");
-    if (o_.ffn < 8 * ranks || o_.ffn % 8 != 0)
+    WEFT_ASSIGN(const LayerMode mode, parse_layer_mode(o_.mode));
+    if (mode == LayerMode::kAuto) return error(Code::kInvalidArgument, "moe: mode: expected ar or ag_rs");
+    if (o_.ep < 1 || ranks % o_.ep != 0)
+      return error(Code::kInvalidArgument, "moe: ep: expected a divisor of {} ranks, found {}", ranks, o_.ep);
+    const int tp = ranks / o_.ep;
+    if (o_.ffn < 8 * tp || o_.ffn % 8 != 0)
       return error(Code::kInvalidArgument, "moe: ffn: expected a multiple of 8, 8 columns for every rank, found {}",
                    o_.ffn);
-    experts_ = by_expert_ ? split_range(o_.experts, ranks, rank) : Range{0, o_.experts};
-    columns_ = by_expert_ ? o_.ffn : split_range(o_.ffn / 8, ranks, rank).size() * 8;
-    const ParallelSizes sizes{.tp = by_expert_ ? 1 : ranks, .ep = by_expert_ ? ranks : 1};
-    WEFT_ASSIGN(plan_, ParallelPlan::create(handle_, sizes));
-    const ActivationFormat format = format_of(o_.dtype);
+    WEFT_ASSIGN(plan_, ParallelPlan::create(handle_, {.tp = tp, .ep = o_.ep}));
+    experts_ = split_range(o_.experts, o_.ep, plan_->ep.rank());
+    columns_ = split_range(o_.ffn / 8, tp, plan_->tp.rank()).size() * 8;
+    const ActivationFormat format = plain_format(o_.dtype);
     WEFT_ASSIGN(moe_, MoeParallel::create(*plan_,
                                           {.max_tokens = most_,
                                            .hidden = o_.hidden,
@@ -108,7 +101,8 @@ class RankMoe {
       std::vector<NamedCall> calls;
       calls.emplace_back("local", [=, this] { return apart(m, false); });
       if (nccl_ && m % comm_.size() == 0) calls.emplace_back("local+nccl", [=, this] { return apart(m, true); });
-      calls.emplace_back("weft/" + o_.mode, [=, this] { return call(m).status(); });
+      calls.emplace_back("weft/" + o_.mode + (o_.ep > 1 ? fmt::format("/ep{}", o_.ep) : ""),
+                         [=, this] { return call(m).status(); });
       const double flop = 6.0 * double(m * o_.per_token) * double(o_.hidden) * double(o_.ffn) / comm_.size();
       WEFT_TRY(time_variants(comm_, stream_, m, o_.regimes, flop, o_.repeats, calls, report));
     }
@@ -156,13 +150,14 @@ class RankMoe {
   // ids_ and weights_ of the last call's m tokens, of all ranks, on every rank.
   Status routing(i64 m) {
     WEFT_TRY(comm_.synchronize(stream_));
-    const i64 each = o_.per_token, mine = by_expert_ ? rows(m).size() : m;
+    const bool own = o_.ep > 1 && sharded();  // what each knows
+    const i64 each = o_.per_token, mine = own ? rows(m).size() : m;
     const MoeParallel::Routing& routed = moe_->routing();
     for (const auto& [from, to] : {std::pair{&routed.ids, &ids_}, std::pair{&routed.weights, &weights_}}) {
       std::string bytes(size_t(mine * each) * 4, '\0');
       WEFT_CUDA_TRY(cudaMemcpy2D(bytes.data(), 4, from->data, size_t(from->byte_strides[1]), 4, bytes.size() / 4,
                                  cudaMemcpyDefault));
-      if (by_expert_) {
+      if (own) {
         WEFT_ASSIGN(const auto all, comm_.world().all_gather(bytes, deadline()));
         bytes.clear();
         for (const std::string& theirs : all) bytes += theirs;
@@ -287,7 +282,6 @@ class RankMoe {
   Communicator handle_;
   const cudaStream_t stream_;
   const CudaMoeLayerBenchOptions& o_;
-  const bool by_expert_;
   i64 most_ = 0, columns_ = 0;
   Range experts_;  // whose weights this rank holds
   std::optional<ParallelPlan> plan_;

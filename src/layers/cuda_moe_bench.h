@@ -10,7 +10,8 @@ struct CudaMoeLayerBenchOptions {
   std::vector<i64> m;                                   // tokens of all ranks
   i64 hidden = 0, experts = 0, per_token = 0, ffn = 0;  // ffn: of an expert
   bool normalise = true;
-  std::string mode = "ag_rs";  // or ar: columns of all experts; ep: whole experts
+  std::string mode = "ag_rs";  // or ar
+  int ep = 1;                  // groups of ranks over which the experts are spread; those of one share columns
   DType dtype = DType::kBF16;  // or f16
   std::vector<std::string> regimes = {"sustained"};
   int repeats = 15;

@@ -52,7 +52,7 @@ TEST(GpuMlpLayer, AddsToTheResidualAsOnCpus) {
       const LayerMode how = mode;
       const std::string& name = all_reduce;
       WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) {
-        Communicator handle = Communicator::on_gpu(comm.world(), comm);
+        Communicator handle = Communicator::on_gpu(comm);
         // Two layers that round as one does.
         return two_layers(handle, testing::gpu_device(comm, stream), DType::kBF16, how, name, numbers,
                           2 * kCudaMlpError);

@@ -11,15 +11,13 @@ using namespace testing;
 TEST(MoeLayer, AddsToTheResidualOnAnyRanksAndInEveryMode) {
   for (const i64 tokens : {1, 5, 40}) {
     const MoeNumbers numbers = MoeNumbers::random(tokens, 3);
-    for (const int ranks : {1, 2, 3}) {
+    for (const auto& [tp, ep] : {std::pair{1, 1}, {2, 1}, {3, 1}, {1, 2}, {1, 3}, {2, 2}}) {
       for (const LayerMode mode : {LayerMode::kAr, LayerMode::kAgRs}) {
-        for (const MoeSplit split : {MoeSplit::kColumns, MoeSplit::kExperts}) {
-          SCOPED_TRACE(fmt::format("{} tokens, {} ranks, mode {}, split {}", tokens, ranks, int(mode), int(split)));
-          const double limit = 3 * 2 * 72 * 0x1p-24;  // two layers of sums of three experts' at most 72 products
-          expect_all_ok(run_thread_ranks(ranks, [&](Communicator& comm) {
-            return two_expert_layers(comm, cpu_device(), DType::kF32, mode, split, numbers, limit);
-          }));
-        }
+        SCOPED_TRACE(fmt::format("{} tokens, tp {}, ep {}, mode {}", tokens, tp, ep, int(mode)));
+        const double limit = 3 * 2 * 72 * 0x1p-24;  // two layers of sums of three experts' at most 72 products
+        expect_all_ok(run_thread_ranks(tp * ep, [&, groups = ep](Communicator& comm) {
+          return two_expert_layers(comm, cpu_device(), DType::kF32, mode, groups, numbers, limit);
+        }));
       }
     }
   }

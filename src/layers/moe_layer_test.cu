@@ -8,7 +8,16 @@ namespace {
 
 class GpuMoeLayer : public ::testing::TestWithParam<const char*> {};
 
-CudaMoeLayerBenchOptions options_of(const char* mode, DType dtype = DType::kBF16) {
+// Columns of all experts, whole experts, and where there are four ranks columns of some.
+std::vector<int> expert_groups() {
+  const int ranks = test_ranks();
+  std::vector<int> groups{1};
+  if (ranks % 2 == 0 && ranks > 2) groups.push_back(2);
+  if (ranks > 1) groups.push_back(ranks);
+  return groups;
+}
+
+CudaMoeLayerBenchOptions options_of(const char* mode, int ep = 1, DType dtype = DType::kBF16) {
   return {.ranks = test_ranks(),
           .m = {0, 1, 2, 37, 300},
           .hidden = 264,
@@ -16,6 +25,7 @@ CudaMoeLayerBenchOptions options_of(const char* mode, DType dtype = DType::kBF16
           .per_token = 3,
           .ffn = 136,
           .mode = mode,
+          .ep = ep,
           .dtype = dtype};
 }
 
@@ -23,39 +33,41 @@ CudaMoeLayerBenchOptions options_of(const char* mode, DType dtype = DType::kBF16
 // none.
 TEST_P(GpuMoeLayer, IsTheFp32LayerUpToRounding) {
   WEFT_NEED_GPUS(1);
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    const auto report = check_cuda_moe_layer(options_of(GetParam(), dtype));
-    WEFT_ASSERT_OK(report.status());
-    ASSERT_EQ(report->checks.size(), 5u);
-    const double limit = dtype == DType::kF16 ? kCudaMlpError / 8 : kCudaMlpError;  // three bits more
-    for (const auto& row : report->checks) {
-      EXPECT_TRUE(row.repeats) << row.m;
-      EXPECT_LE(row.error, limit) << row.m;
-      EXPECT_EQ(row.error > 0, row.m > 0) << row.m;  // something was compared
+  for (const int ep : expert_groups()) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      SCOPED_TRACE(fmt::format("ep {}, {}", ep, dtype_name(dtype)));
+      const auto report = check_cuda_moe_layer(options_of(GetParam(), ep, dtype));
+      WEFT_ASSERT_OK(report.status());
+      ASSERT_EQ(report->checks.size(), 5u);
+      const double limit = dtype == DType::kF16 ? kCudaMlpError / 8 : kCudaMlpError;  // three bits more
+      for (const auto& row : report->checks) {
+        EXPECT_TRUE(row.repeats) << row.m;
+        EXPECT_LE(row.error, limit) << row.m;
+        EXPECT_EQ(row.error > 0, row.m > 0) << row.m;  // something was compared
+      }
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, GpuMoeLayer, ::testing::Values("ag_rs", "ar", "ep"),
+INSTANTIATE_TEST_SUITE_P(Modes, GpuMoeLayer, ::testing::Values("ag_rs", "ar"),
                          [](const auto& param) { return std::string(param.param); });
 
 // The same two layers as on CPUs (moe_layer_test.cc), with their norms and the residual. Every token goes to all
 // experts, so that rounding changes no choice.
 TEST(GpuMoeLayer, AddsToTheResidualAsOnCpus) {
   WEFT_NEED_GPUS(1);
-  using testing::MoeSplit;
   for (const i64 tokens : {1, 5, 300}) {
     const auto numbers = testing::MoeNumbers::random(tokens, testing::MoeNumbers::kExperts);
-    for (const auto& [mode, split] : {std::pair{LayerMode::kAr, MoeSplit::kColumns},
-                                      {LayerMode::kAgRs, MoeSplit::kColumns},
-                                      {LayerMode::kAgRs, MoeSplit::kExperts}}) {
-      WEFT_ASSERT_OK(
-          run_gpu_ranks(test_ranks(), [&, mode = mode, split = split](CudaCommunicator& comm, cudaStream_t stream) {
-            Communicator handle = Communicator::on_gpu(comm.world(), comm);
-            // Two layers that round as one does.
-            return two_expert_layers(handle, testing::gpu_device(comm, stream), DType::kBF16, mode, split, numbers,
-                                     2 * kCudaMlpError);
-          }));
+    for (const int ep : expert_groups()) {
+      for (const LayerMode mode : {LayerMode::kAr, LayerMode::kAgRs}) {
+        SCOPED_TRACE(fmt::format("{} tokens, ep {}, mode {}", tokens, ep, int(mode)));
+        WEFT_ASSERT_OK(run_gpu_ranks(test_ranks(), [&](CudaCommunicator& comm, cudaStream_t stream) {
+          Communicator handle = Communicator::on_gpu(comm);
+          // Two layers that round as one does.
+          return two_expert_layers(handle, testing::gpu_device(comm, stream), DType::kBF16, mode, ep, numbers,
+                                   2 * kCudaMlpError);
+        }));
+      }
     }
   }
 }
@@ -64,7 +76,7 @@ TEST(GpuMoeLayer, AddsToTheResidualAsOnCpus) {
 TEST(GpuMoeLayer, RowsBeyondTheCapacityAreReported) {
   WEFT_NEED_GPUS(1);
   WEFT_ASSERT_OK(run_gpu_ranks(2, [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-    Communicator handle = Communicator::on_gpu(comm.world(), comm);
+    Communicator handle = Communicator::on_gpu(comm);
     WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(handle, {.ep = 2}));
     const MoeParallelShape shape{.max_tokens = 64,
                                  .hidden = 64,
@@ -112,6 +124,7 @@ TEST(GpuMoeLayer, WrongInputIsRefused) {
   refused([](auto& o) { o.per_token = 33; }, "per_token: expected 1");
   refused([](auto& o) { o.hidden = 20; }, "hidden: expected a multiple of 8");
   refused([](auto& o) { o.mode = "auto"; }, "mode");
+  refused([](auto& o) { o.ep = 7; }, "ep: expected a divisor of");
   refused([](auto& o) { o.dtype = DType::kF32; }, "in_format, out_format: expected bf16 or f16");
 }
 

@@ -61,8 +61,6 @@ struct MoeNumbers {
   }
 };
 
-enum class MoeSplit { kColumns, kExperts };
-
 // This rank's share of the weights, packed from `dtype`; for a GPU copied there.
 inline Result<MoeWeights> share_of(const MoeNumbers& numbers, const ExpertShare& share, DType dtype,
                                    const MlpDevice& device, DeviceKind kind) {
@@ -100,21 +98,18 @@ inline Result<MoeWeights> share_of(const MoeNumbers& numbers, const ExpertShare&
   return Result<MoeWeights>(std::move(w));
 }
 
-// The layers, then a norm. kDataLoss where this rank's rows of the residual are further than `limit` from the
-// reference.
-inline Status two_expert_layers(Communicator& comm, const MlpDevice& device, DType dtype, LayerMode mode,
-                                MoeSplit split, const MoeNumbers& numbers, double limit) {
+// The layers, then a norm; the experts are spread over `ep` groups of ranks. kDataLoss where this rank's rows of the
+// residual are further than `limit` from the reference.
+inline Status two_expert_layers(Communicator& comm, const MlpDevice& device, DType dtype, LayerMode mode, int ep,
+                                const MoeNumbers& numbers, double limit) {
   constexpr i64 kHidden = MoeNumbers::kHidden, kExperts = MoeNumbers::kExperts;
-  const bool whole = split == MoeSplit::kExperts;
-  const Range eights = split_range(MoeNumbers::kFfn / 8, comm.size(), comm.rank());
-  const ExpertShare share{whole ? split_range(kExperts, comm.size(), comm.rank()) : Range{0, kExperts},
-                          whole ? Range{0, MoeNumbers::kFfn} : Range{eights.begin * 8, eights.end * 8}};
+  WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(comm, {.tp = comm.size() / ep, .ep = ep}));
+  const Range eights = split_range(MoeNumbers::kFfn / 8, plan.tp.size(), plan.tp.rank());
+  const ExpertShare share{split_range(kExperts, ep, plan.ep.rank()), {eights.begin * 8, eights.end * 8}};
   WEFT_ASSIGN(MoeWeights weights, share_of(numbers, share, dtype, device, comm.device()));
   const TensorView norm = weights.norm.view;
   const ActivationFormat format = weights.gate_up.activation_format();
   const MoeLayer layer(std::move(weights), MoeNumbers::kEpsilon, true);
-  WEFT_ASSIGN(ParallelPlan plan,
-              ParallelPlan::create(comm, {.tp = whole ? 1 : comm.size(), .ep = whole ? comm.size() : 1}));
   WEFT_ASSIGN(const auto moe, MoeParallel::create(plan,
                                                   {.max_tokens = numbers.tokens,
                                                    .hidden = kHidden,

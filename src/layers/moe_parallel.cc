@@ -91,14 +91,14 @@ Status MoeParallel::plan_buffers(DeviceKind device, i64 pairs) {
   const bool on_cpu = device == DeviceKind::kCpu;
   const DType product = on_cpu ? DType::kF32 : activation_dtype(shape_.in_format);
   const i64 tokens = shape_.max_tokens, hidden = shape_.hidden, ffn = shape_.expert_ffn;
-  const i64 sorted = exchange_ ? exchange_->max_rows() * shape_.per_token : pairs;
+  const i64 sorted = !exchange_ ? pairs : on_cpu ? exchange_->max_rows() * shape_.per_token : 0;
   WEFT_ASSIGN(groups_, ExpertGroups::create(device, sorted, local_experts_));
   if (!ag_moe_) {
     WEFT_ASSIGN(input_, ActivationBuffer::create(device, shape_.in_format, local_rows_, hidden));
   }
   WEFT_ASSIGN(activated_, ActivationBuffer::create(device, shape_.out_format, pairs, ffn));
   WEFT_ASSIGN(logits_, make_tensor(device, product, {tokens, shape_.experts}));
-  WEFT_ASSIGN(own_routing_, make_tensor(device, DType::kI32, {tokens, 2 * shape_.per_token}));
+  WEFT_ASSIGN(own_routing_, make_tensor(device, DType::kI32, {2, round_up(tokens * shape_.per_token, 4)}));
   if (exchange_) {
     WEFT_ASSIGN(products_, make_tensor(device, product, {pairs, hidden}));
   }
@@ -119,7 +119,7 @@ MoeParallel::Routing MoeParallel::table(const Tensor& memory, i64 rows) const {
   const Shape shape{rows, shape_.per_token};
   Routing routing{.ids = memory.storage.view(DType::kI32, shape), .weights = memory.storage.view(DType::kF32, shape)};
   if (exchange_) {
-    routing.weights.data += shape_.max_tokens * shape_.per_token * 4;
+    routing.weights.data += round_up(shape_.max_tokens * shape_.per_token, 4) * 4;
     return routing;
   }
   routing.weights.data += 4;
@@ -221,7 +221,7 @@ Status MoeParallel::down(Exec& exec, const ActivationView& a, const GroupedWeigh
   if (exchange_) {
     const TensorView products = leading(products_, groups_.pairs(), w.n());
     WEFT_TRY(grouped_gemm_pairs(exec, a, groups_, w, products));
-    WEFT_TRY(exchange_->combine(exec, products, routing_.ids, routing_.weights, tokens_, y));
+    WEFT_TRY(exchange_->combine(exec, products, y));
   } else if (moe_rs_) {
     WEFT_TRY(moe_rs_->run(exec, a, groups_, w, y, adds));
   } else {

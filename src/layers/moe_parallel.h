@@ -34,8 +34,8 @@ struct MoeWeights {
 class MoeParallel {
  public:
   // Plans every operator once for all layers, on plan.layer's device. All ranks of plan.layer must call it with the
-  // same arguments but for expert_ffn. `plan` must outlive it. Errors: on GPUs kInvalidArgument naming the field, and
-  // kUnimplemented for tp x ep; those of the operators.
+  // same arguments but for expert_ffn. `plan` must outlive it. Errors: on GPUs kInvalidArgument naming the field; those
+  // of the operators.
   static Result<std::unique_ptr<MoeParallel>> create(ParallelPlan& plan, const MoeParallelShape& shape, LayerMode mode);
 
   // Where this rank writes its normalised rows before route(): [local rows, hidden] as gate and up read them, and as

@@ -301,7 +301,7 @@ TEST(CudaHost, AnMlpLayerEnqueuesAllOfItsOperators) {
       const Status end = run_gpu_ranks(
           ranks,
           [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-            Communicator handle = Communicator::on_gpu(comm.world(), comm);
+            Communicator handle = Communicator::on_gpu(comm);
             for (const i64 tokens : {600, 9, 1})
               WEFT_TRY(two_layers(handle, fake_gpu(comm, stream), DType::kBF16, how, name,
                                   testing::MlpNumbers::random(tokens), 1.001));
@@ -315,44 +315,47 @@ TEST(CudaHost, AnMlpLayerEnqueuesAllOfItsOperators) {
 
 // Every tensor that one operator of the layer hands to the next passes its checks.
 TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
-  using testing::MoeSplit;
-  for (const int ranks : {1, 3})
-    for (const auto& [mode, split] : {std::pair{LayerMode::kAgRs, MoeSplit::kColumns},
-                                      {LayerMode::kAr, MoeSplit::kColumns},
-                                      {LayerMode::kAgRs, MoeSplit::kExperts}}) {
-      const LayerMode how = mode;
-      const MoeSplit whose = split;
+  for (const auto& [tp, ep] : {std::pair{1, 1}, {3, 1}, {1, 3}, {2, 2}})
+    for (const LayerMode mode : {LayerMode::kAgRs, LayerMode::kAr}) {
+      const int groups = ep;
       const Status end = run_gpu_ranks(
-          ranks,
+          tp * ep,
           [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
-            Communicator handle = Communicator::on_gpu(comm.world(), comm);
+            Communicator handle = Communicator::on_gpu(comm);
             for (const i64 tokens : {600, 9, 1}) {
               const auto numbers = testing::MoeNumbers::random(tokens, 3);
-              WEFT_TRY(two_expert_layers(handle, fake_gpu(comm, stream), DType::kBF16, how, whose, numbers, 1.001));
+              WEFT_TRY(two_expert_layers(handle, fake_gpu(comm, stream), DType::kBF16, mode, groups, numbers, 1.001));
             }
             return {};
           },
           {.arena_bytes = 32 << 20});
-      EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
+      EXPECT_TRUE(end.ok()) << "tp " << tp << ", ep " << ep << ": " << end.message();
     }
 }
 
-TEST(CudaHost, AGroupOfGpusIsSplitIntoAllOrOne) {
-  const Status end = run_gpu_ranks(4,
-                                   [](CudaCommunicator& comm, cudaStream_t) -> Status {
-                                     Communicator all = Communicator::on_gpu(comm.world(), comm);
-                                     WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(all, {.ep = 4}));
-                                     EXPECT_EQ(plan.ep.size(), 4);
-                                     EXPECT_EQ(plan.layer.rank(), comm.rank());
-                                     EXPECT_EQ(plan.tp.size(), 1);
-                                     EXPECT_EQ(plan.tp.world_rank(0), comm.rank());
-                                     EXPECT_EQ(MoeAr::create(plan.tp, {8, 64, 8}).status().message(),
-                                               "1 of 4 ranks with GPUs: operators need all");
-                                     EXPECT_EQ(all.split(comm.rank() / 2, 0).status().message(),
-                                               "split: 2 of 4 ranks with GPUs: expected all in their order, or one");
-                                     return {};
-                                   },
-                                   {.arena_bytes = 1 << 20});
+TEST(CudaHost, AGroupOfGpusIsSplit) {
+  const Status end =
+      run_gpu_ranks(4,
+                    [](CudaCommunicator& comm, cudaStream_t) -> Status {
+                      Communicator all = Communicator::on_gpu(comm);
+                      WEFT_ASSIGN(ParallelPlan plan, ParallelPlan::create(all, {.tp = 2, .ep = 2}));
+                      EXPECT_EQ(plan.layer.size(), 4);
+                      EXPECT_EQ(plan.layer.rank(), comm.rank());
+                      EXPECT_EQ(plan.ep.size(), 2);
+                      EXPECT_EQ(plan.ep.rank(), comm.rank() / 2);
+                      EXPECT_EQ(plan.ep.world_rank(1), 2 + comm.rank() % 2);
+                      EXPECT_EQ(plan.pp.size(), 1);
+                      EXPECT_EQ(plan.pp.world_rank(0), comm.rank());
+                      // A part of a part, the other way round.
+                      WEFT_ASSIGN(Communicator turned, plan.tp.split(0, -comm.rank()));
+                      EXPECT_EQ(turned.rank(), 1 - comm.rank() % 2);
+                      EXPECT_EQ(turned.cuda().members(), (std::vector{comm.rank() / 2 * 2 + 1, comm.rank() / 2 * 2}));
+                      // What is one object here lies at one address of the window, on all ranks.
+                      WEFT_ASSIGN(const auto word, turned.cuda().alloc<u32>(1, "word"));
+                      EXPECT_EQ(turned.cuda().at(word, 0), comm.at(word, turned.world_rank(0)));
+                      return {};
+                    },
+                    {.arena_bytes = 1 << 20});
   EXPECT_TRUE(end.ok()) << end.message();
 }
 

@@ -98,7 +98,7 @@ TEST(CudaPtx, ReleaseAndAcquirePassMessages) {
   u32* data = buffer->as<u32>();
   u32* wrong = data + 2 * kThreads + 64;
   WEFT_ASSERT_OK(launch("message_passing", message_passing_kernel, {.grid = 2, .block = kThreads, .cooperative = true},
-                        stream->get(), log->sink("message_passing"), data, data + 2 * kThreads, 10000u, wrong));
+                        stream->get(), log->sink("message_passing", {}), data, data + 2 * kThreads, 10000u, wrong));
   ASSERT_EQ(cudaStreamSynchronize(stream->get()), cudaSuccess) << log->reason().message();
   u32 count = 1;
   ASSERT_EQ(cudaMemcpy(&count, wrong, sizeof(count), cudaMemcpyDefault), cudaSuccess);
@@ -115,9 +115,9 @@ __global__ void wait_for_nobody_kernel(FaultSink sink, const u32* word) {
   auto word = DeviceBuffer::create(sizeof(u32));
   auto stream = make_stream();
   if (!log.ok() || !word.ok() || cudaMemset(word->data(), 0, sizeof(u32)) != cudaSuccess) std::exit(2);
-  (void)log->sink("other");
+  (void)log->sink("other", {});
   const auto start = std::chrono::steady_clock::now();
-  if (!launch("wait_for_nobody", wait_for_nobody_kernel, {.grid = 8, .block = 64}, stream->get(), log->sink("demo"),
+  if (!launch("wait_for_nobody", wait_for_nobody_kernel, {.grid = 8, .block = 64}, stream->get(), log->sink("demo", {}),
               word->as<u32>())
            .ok())
     std::exit(3);
@@ -143,7 +143,7 @@ TEST(CudaFaultDeathTest, AnExpiredWaitIsRecordedAndTraps) {
   auto word = DeviceBuffer::create(sizeof(u32));
   auto stream = make_stream();
   if (!log.ok() || !word.ok() || cudaMemset(word->data(), 0, sizeof(u32)) != cudaSuccess) std::exit(2);
-  if (!launch("wait_for_nobody", wait_for_nobody_kernel, {.grid = 8, .block = 64}, stream->get(), log->sink("demo"),
+  if (!launch("wait_for_nobody", wait_for_nobody_kernel, {.grid = 8, .block = 64}, stream->get(), log->sink("demo", {}),
               word->as<u32>())
            .ok())
     std::exit(3);

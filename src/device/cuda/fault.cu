@@ -14,26 +14,35 @@ Result<FaultLog> FaultLog::create(u32 rank, u64 timeout_ns) {
   return std::move(log);
 }
 
-FaultSink FaultLog::sink(const char* op) {
-  u32 index = 0;
-  while (index < num_ops_ && std::strcmp(ops_[index], op) != 0) ++index;
-  if (index == num_ops_) {
-    WEFT_CHECK(num_ops_ < kMaxOps, op);
-    ops_[num_ops_++] = op;
+FaultSink FaultLog::sink(const char* op, const std::vector<int>& ranks) {
+  size_t index = 0;
+  while (index < ops_.size() && (std::strcmp(ops_[index].name, op) != 0 || ops_[index].ranks != ranks)) ++index;
+  if (index == ops_.size()) {
+    WEFT_CHECK(index < kMaxOps, op);
+    ops_.push_back({op, ranks});
   }
   FaultSink sink = sink_;
-  sink.op = index;
+  sink.op = u32(index);
   return sink;
+}
+
+std::vector<std::string> FaultLog::ops() const {
+  std::vector<std::string> names;
+  for (const Op& op : ops_) names.emplace_back(op.name);
+  return names;
 }
 
 Status FaultLog::reason() const {
   if (!faulted()) return {};
   const FaultRecord& record = *record_.as<FaultRecord>();
-  const std::string whom = record.wait.peer < 0 ? "any rank" : fmt::format("rank {}", int(record.wait.peer));
+  const Op op = record.op < ops_.size() ? ops_[record.op] : Op{"?", {}};
+  const size_t peer = size_t(record.wait.peer);
+  const std::string whom =
+      record.wait.peer < 0 ? "any rank" : fmt::format("rank {}", peer < op.ranks.size() ? op.ranks[peer] : int(peer));
   return error(Code::kDeadlineExceeded,
                "rank {}: {}: waited {:.2f} s for epoch {} of {}, saw {} (CTA {}, lane {}, arena offset {})",
-               record.rank, record.op < num_ops_ ? ops_[record.op] : "?", double(record.waited_ns) * 1e-9,
-               record.wait.epoch, whom, record.seen, record.cta, record.lane, record.wait.offset);
+               record.rank, op.name, double(record.waited_ns) * 1e-9, record.wait.epoch, whom, record.seen, record.cta,
+               record.lane, record.wait.offset);
 }
 
 }  // namespace weft

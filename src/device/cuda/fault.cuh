@@ -1,6 +1,7 @@
 // The host's side of device faults (fault_sink.cuh).
 #pragma once
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "device/cuda/fault_sink.cuh"
@@ -14,12 +15,13 @@ class FaultLog {
  public:
   // Memory on the current device. `timeout_ns` is the wall-clock limit of every single wait.
   static Result<FaultLog> create(u32 rank, u64 timeout_ns);
-  // `op` names the operator in the record; the pointer must outlive the log (a literal).
-  FaultSink sink(const char* op);
+  // `op` names the operator in the record; the pointer must outlive the log (a literal). `ranks`: those of its group,
+  // by their names in the world.
+  FaultSink sink(const char* op, const std::vector<int>& ranks);
   // Sinks made from now on carry `trace`.
   void trace_to(TraceSink trace) { sink_.trace = trace; }
   // Names of the operators that sinks were made for, by FaultSink::op.
-  std::vector<std::string> ops() const { return {ops_, ops_ + num_ops_}; }
+  std::vector<std::string> ops() const;
   bool faulted() const { return record_.as<volatile FaultRecord>()->complete != 0; }
   // kDeadlineExceeded "rank 1: all_reduce: waited 10.00 s for epoch 7 of rank 3, saw 6 (CTA 3, lane 0, arena offset
   // 4096)"; ok while nothing has faulted. Safe after a trap.
@@ -35,8 +37,11 @@ class FaultLog {
   DeviceBuffer claim_;
   FaultSink sink_;
   static constexpr u32 kMaxOps = 64;
-  const char* ops_[kMaxOps] = {};
-  u32 num_ops_ = 0;
+  struct Op {
+    const char* name;
+    std::vector<int> ranks;
+  };
+  std::vector<Op> ops_;
 };
 
 }  // namespace weft

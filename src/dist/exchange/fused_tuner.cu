@@ -54,6 +54,8 @@ Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const Fused
   for (const FusedVariant variant : kVariants) names.emplace_back(fused_variant_name(variant));
   std::vector<TunedVariant> tuned;
   if (comm.size() == 1) return tuned;  // all variants are the GEMM
+  if (comm.size() != comm.world().size())
+    return error(Code::kUnimplemented, "{}: {} of {} ranks cannot tune", task.op, comm.size(), comm.world().size());
   Variant variants[std::size(kVariants)];
   for (i64 most = kLeastRows; tuned.empty() || tuned.back().most_m < task.max_m; most *= 2) {
     const i64 m = std::min(most, task.max_m);

@@ -13,21 +13,16 @@ namespace {
 
 constexpr const char *kDispatch = "dispatch", *kCombine = "combine";
 
-// A CTA for each expert.
-__global__ void __launch_bounds__(256) map_rows_kernel(const i32* begins, i32 capacity, i32* map) {
-  const i32 expert = i32(blockIdx.x), begin = begins[expert], end = begins[expert + 1];
-  for (i32 row = begin + i32(threadIdx.x); row < end; row += 256) map[row] = expert * capacity + row - begin;
-}
-
 Status same_on_all_ranks(CudaCommunicator& comm, const AllToAllShape& s, const AllToAllOptions& o) {
   const std::string mine =
-      fmt::format("{} {} {} {} {} {} {} {} {} {} {}", s.max_num_tokens, s.num_experts, s.experts_per_token, s.dp_size,
-                  s.hidden_dim, s.hidden_dim_bytes, s.hidden_dim_scale_bytes, o.expert_capacity, int(o.combine_dtype),
-                  int(o.combine), o.cast_x_to_fp8);
-  WEFT_ASSIGN(const auto all, comm.world().all_gather(mine, Deadline::after(std::chrono::seconds(30))));
-  for (int r = 0; r < comm.size(); ++r)
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", s.max_num_tokens, s.num_experts, s.experts_per_token,
+                  s.dp_size, s.hidden_dim, s.hidden_dim_bytes, s.hidden_dim_scale_bytes, o.expert_capacity,
+                  int(o.combine_dtype), int(o.combine), o.cast_x_to_fp8, o.map_rows);
+  World& world = comm.world();  // other groups make the same calls
+  WEFT_ASSIGN(const auto all, world.all_gather(mine, Deadline::after(std::chrono::seconds(30))));
+  for (int r = 0; r < world.size(); ++r)
     if (all[size_t(r)] != mine)
-      return error(Code::kInvalidArgument, "expert parallel: ranks {} and {} differ in shape or options", comm.rank(),
+      return error(Code::kInvalidArgument, "expert parallel: ranks {} and {} differ in shape or options", world.rank(),
                    r);
   return {};
 }
@@ -121,7 +116,6 @@ Status CudaAllToAll::allocate() {
         "expert parallel: max_num_tokens: {} tokens for {} experts need {} bytes of shared memory, there are {}",
         wire_.max_tokens, wire_.experts, shared, kCudaSharedBytes);
   // Before the collective allocation: no rank runs a kernel that waits while another still loads its own.
-  WEFT_TRY(prepare_kernel("map_rows", reinterpret_cast<const void*>(map_rows_kernel), 0));
   for (const int unroll : {1, 2, 4}) {
     for (const DType dtype : {DType::kU8, DType::kF32, DType::kBF16, DType::kF16}) {
       if ((dtype != DType::kU8) != options_.cast_x_to_fp8) continue;
@@ -142,6 +136,11 @@ Status CudaAllToAll::allocate() {
   WEFT_CUDA_TRY(cudaMemset(tokens_.data(), 0, tokens_.bytes()));  // a combine before any dispatch finds no tokens
   WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
   WEFT_ASSIGN(report_, HostBuffer::create(sizeof(CudaReport)));
+  if (options_.map_rows) {
+    const size_t rows = size_t(gathered_rows(wire_));
+    WEFT_ASSIGN(gathered_x_, DeviceBuffer::create(rows * size_t(wire_.x_words) * 16));
+    WEFT_ASSIGN(gathered_scales_, DeviceBuffer::create(rows * size_t(wire_.scale_bytes)));
+  }
   route_ = {places_.as<i32>(), begins_.as<i32>(), tokens_.as<i32>()};
   i64 bytes = 0;
   plan_cuda_buffers(wire_, 0, &bytes);
@@ -163,11 +162,10 @@ TensorView CudaAllToAll::row_begins() const {
   return TensorView::dense(begins_.data(), DType::kI32, {local_experts().size() + 1}, DeviceKind::kCuda);
 }
 
-Status CudaAllToAll::map_rows(cudaStream_t stream, const TensorView& map) const {
-  WEFT_TRY(expect_table("map_rows", "map", map, DType::kI32, {most_rows()}));
-  if (local_experts().size() == 0) return {};
-  return launch("map_rows", map_rows_kernel, {.grid = unsigned(local_experts().size()), .block = 256}, stream,
-                route_.begins, wire_.capacity, map.as<i32>());
+GatheredRows CudaAllToAll::gathered() const {
+  const i64 rows = options_.map_rows ? gathered_rows(wire_) : 0;
+  return {TensorView::dense(gathered_x_.data(), DType::kU8, {rows, i64(wire_.x_words) * 16}, DeviceKind::kCuda),
+          TensorView::dense(gathered_scales_.data(), DType::kU8, {rows, wire_.scale_bytes}, DeviceKind::kCuda)};
 }
 
 i64 CudaAllToAll::dropped_pairs() const {
@@ -209,13 +207,20 @@ Status CudaAllToAll::check(const DispatchArgs& a) const {
   if (a.out_num_tokens.data != nullptr)
     WEFT_TRY(expect_table(kDispatch, "out_num_tokens", a.out_num_tokens, DType::kI32, {local}));
   if (given(a.weights)) WEFT_TRY(expect_table(kDispatch, "weights", a.weights, DType::kF32, {m, wire_.per_token}));
-  if (a.row_map.data != nullptr || a.row_experts.data != nullptr)
-    return error(Code::kUnimplemented, "dispatch: row_map, row_experts: not on GPUs yet");
+  const bool places = a.expert_x.data != nullptr || a.expert_x_scale.data != nullptr;
+  if (options_.map_rows ? places : a.row_map.data != nullptr || a.row_experts.data != nullptr)
+    return error(Code::kInvalidArgument, "dispatch: {} where map_rows = {}",
+                 options_.map_rows ? "expert_x, expert_x_scale" : "row_map, row_experts", options_.map_rows);
+  if (a.row_map.data != nullptr)
+    WEFT_TRY(expect_table(kDispatch, "row_map", a.row_map, DType::kI32, {local, wire_.capacity}));
+  if (a.row_experts.data != nullptr)
+    WEFT_TRY(
+        expect_table(kDispatch, "row_experts", a.row_experts, DType::kI32, {gathered_rows(wire_), wire_.per_token}));
   return comm_->status();
 }
 
 CudaCallPlace CudaAllToAll::call_place(const char* op) {
-  return {comm_->peers(op), wire_, buffers_, route_, report_.as<CudaReport>(), comm_->max_ctas()};
+  return {comm_->peers(op), wire_, buffers_, route_, report_.as<CudaReport>(), comm_->max_ctas(), gathered()};
 }
 
 Status CudaAllToAll::dispatch(cudaStream_t stream, const DispatchArgs& a, int phases) {

@@ -10,7 +10,8 @@ struct CudaCallPlace;
 // As AllToAll of expert_parallel.h, with memory on this rank's GPU and on a stream. Differences:
 // - x, x_scale, expert_x, expert_y and out: 16-byte aligned rows (x_scale and expert_x_scale: 4-byte); hidden_dim_bytes
 //   is a multiple of 16, hidden_dim_scale_bytes of 4, and a row of combine_dtype fills whole 16 bytes; at most 16
-//   experts per token, 65,535 experts, 8 ranks. row_map and row_experts are not there yet.
+//   experts per token, 65,535 experts, 8 ranks.
+// - options.map_rows says whether dispatch takes expert_x and expert_x_scale, or row_map and row_experts.
 // - expert_y without gaps has as many rows as can come: the smaller of local_experts * capacity and, of all groups,
 //   max_num_tokens * experts_per_token.
 // - Nothing waits on the host, allocates or is reset, so all calls capture into a graph and replay: the number of the
@@ -48,10 +49,8 @@ class CudaAllToAll {
   // [local_experts + 1] i32, this object's own, as of the dispatch before on the stream: the first row of each expert
   // where rows lie without gaps, then their number. The offsets of a grouped GEMM.
   TensorView row_begins() const;
-  // Writes map [most_rows()] i32 for that GEMM up to the number of rows, as of the dispatch before on `stream`: row r
-  // of expert_y without gaps is row map[r] of expert_x, its experts one behind the other. Captures into a graph.
-  // Errors: kInvalidArgument.
-  Status map_rows(cudaStream_t stream, const TensorView& map) const;
+  // Where options.map_rows: rows as of the dispatch before on the stream; rows that did not come are as they were.
+  GatheredRows gathered() const;
   // (token, expert) pairs of this rank's experts left out for want of capacity since create(), as of the dispatches
   // that have run. Readable at any time, without synchronising.
   i64 dropped_pairs() const;
@@ -78,6 +77,7 @@ class CudaAllToAll {
   CudaBuffers buffers_;
   CudaRoute route_{};
   DeviceBuffer places_, begins_, tokens_;
+  DeviceBuffer gathered_x_, gathered_scales_;  // [ranks, source_tokens] rows
   HostBuffer report_;
   i64 dispatched_tokens_ = 0;                          // rows of the last dispatch's tensors
   bool weights_known_ = false;                         // the last dispatch took combine's weights along

@@ -104,6 +104,10 @@ class SizeBench {
     casts.cast_x_to_fp8 = true;
     WEFT_ASSIGN(auto cast_op, CudaAllToAll::create(comm_, s, casts));
     cast_op_ = std::make_unique<CudaAllToAll>(std::move(cast_op));
+    AllToAllOptions maps = options_of(options_, tokens_, comm_.size());
+    maps.map_rows = true;
+    WEFT_ASSIGN(auto map_op, CudaAllToAll::create(comm_, s, maps));
+    map_op_ = std::make_unique<CudaAllToAll>(std::move(map_op));
     WEFT_TRY(prepare_cuda_quantise());
     const size_t places = size_t(op_->local_experts().size() * op_->capacity()), m = size_t(tokens_);
     const size_t pairs = m * size_t(s.experts_per_token), hidden = size_t(s.hidden_dim);
@@ -115,6 +119,7 @@ class SizeBench {
     WEFT_ASSIGN(counts_, DeviceBuffer::create(size_t(op_->local_experts().size()) * 4));
     WEFT_ASSIGN(expert_x_, DeviceBuffer::create(places * hidden));
     WEFT_ASSIGN(expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    WEFT_ASSIGN(row_map_, DeviceBuffer::create(places * 4));
     WEFT_ASSIGN(y_, DeviceBuffer::create(places * hidden * 2));
     WEFT_ASSIGN(out_, DeviceBuffer::create(m * hidden * 2));
     WEFT_ASSIGN(gathered_, DeviceBuffer::create(m * hidden * 2 * size_t(comm_.size())));
@@ -144,14 +149,18 @@ class SizeBench {
   }
   Status dispatch(CudaAllToAll& op, int routing, const TensorView& x, const TensorView& x_scale, bool with_weights) {
     const i64 k = options_.top_k, local = op.local_experts().size(), cap = op.capacity();
+    const bool maps = &op == map_op_.get();
+    const TensorView copies = view(expert_x_, DType::kU8, {local, cap, options_.hidden});
+    const TensorView copied_scales =
+        view(expert_scales_, DType::kF32, {local, cap, divide_up(options_.hidden, kScaleBlock)});
     return op.dispatch(stream_, {.x = x,
                                  .x_scale = x_scale,
                                  .indices = view(indices_, DType::kI32, {tokens_, k}, routing * tokens_ * k * 4),
                                  .weights = with_weights ? weights(routing) : TensorView{},
                                  .out_num_tokens = view(counts_, DType::kI32, {local}),
-                                 .expert_x = view(expert_x_, DType::kU8, {local, cap, options_.hidden}),
-                                 .expert_x_scale = view(expert_scales_, DType::kF32,
-                                                        {local, cap, divide_up(options_.hidden, kScaleBlock)})});
+                                 .expert_x = maps ? TensorView{} : copies,
+                                 .expert_x_scale = maps ? TensorView{} : copied_scales,
+                                 .row_map = maps ? view(row_map_, DType::kI32, {local, cap}) : TensorView{}});
   }
   TensorView weights(int routing) const {
     return view(weights_, DType::kF32, {tokens_, options_.top_k}, routing * tokens_ * options_.top_k * 4);
@@ -182,6 +191,8 @@ class SizeBench {
     }
     variants.push_back(
         {"weft/cast_dispatch", [this](int r) { return dispatch(*cast_op_, r, floats(), {}, false); }, x_bytes});
+    variants.push_back(
+        {"weft/map_dispatch", [this](int r) { return dispatch(*map_op_, r, bytes(), scales(), false); }, x_bytes});
     variants.push_back({"weft/quantise_dispatch",
                         [this](int r) -> Status {
                           WEFT_TRY(cuda_quantise_fp8(stream_, {.x = floats(), .q = bytes(), .scales = scales()}));
@@ -282,8 +293,9 @@ class SizeBench {
   const CudaExpertBenchOptions& options_;
   const i64 tokens_;
   Routing routing_ = Routing::kUniform;
-  std::unique_ptr<CudaAllToAll> op_, cast_op_;
-  DeviceBuffer x_, floats_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_, gathered_;
+  std::unique_ptr<CudaAllToAll> op_, cast_op_, map_op_;
+  DeviceBuffer x_, floats_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, row_map_, y_, out_,
+      gathered_;
   GraphTimer timer_;
   std::vector<std::vector<std::vector<i64>>> between_;  // [routing][from][to]
 };
@@ -300,7 +312,7 @@ Result<CudaExpertBenchReport> bench_cuda_experts(const CudaExpertBenchOptions& o
     WEFT_ASSIGN(const CudaWire wire, plan_cuda_wire(shape_of(options, tokens, 0, report.ranks), {}));
     i64 bytes = 0;
     plan_cuda_buffers(wire, 0, &bytes);
-    arena += 3 * round_up(bytes, 4096);
+    arena += 4 * round_up(bytes, 4096);
   }
   WEFT_TRY(fill_report(
       report, size_t(arena), [&](CudaCommunicator& comm, cudaStream_t stream, CudaExpertBenchReport& mine) -> Status {

@@ -13,6 +13,7 @@ struct CudaCallPlace {
   CudaRoute route;
   CudaReport* report;
   int max_ctas;
+  GatheredRows gathered;  // where options.map_rows
 };
 
 // x: u8 = as it is; unroll: up to 4 / its bytes.
@@ -59,15 +60,19 @@ inline CudaDispatchParams dispatch_params(const CudaCallPlace& place, const AllT
   p.tokens = u32(m);
   p.bound = a.bound_m;
   p.counts = a.out_num_tokens.as<i32>();
-  p.expert_x = a.expert_x.data;
+  const TensorView& to_scales = options.map_rows ? place.gathered.scale : a.expert_x_scale;
+  p.to_x = options.map_rows ? place.gathered.x.data : a.expert_x.data;
+  p.maps = options.map_rows;
+  p.row_map = a.row_map.as<i32>();
+  p.row_experts = a.row_experts.as<i32>();
   if (wire.scale_bytes > 0) {
     if (!options.cast_x_to_fp8) {
       p.scales = a.x_scale.data;
       p.scale_stride = a.x_scale.byte_strides[0];
       p.scales_in_words = in_words(a.x_scale, p.scale_stride);
     }
-    p.expert_scales = a.expert_x_scale.data;
-    p.expert_scales_in_words = in_words(a.expert_x_scale, wire.scale_bytes);
+    p.to_scales = to_scales.data;
+    p.to_scales_in_words = in_words(to_scales, wire.scale_bytes);
   }
   return p;
 }

@@ -250,9 +250,9 @@ __device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 pla
   constexpr int kPlaces = 4;  // at a time: what follows from one does not wait for another
   const CudaWire& w = p.wire;
   const int first = a.group * 32 + lane_of_warp();
-  Word* x = reinterpret_cast<Word*>(p.expert_x) + first;
+  Word* x = reinterpret_cast<Word*>(p.to_x) + first;
   const bool casts = kCasts<X> && a.source == p.peers.rank;
-  const bool scaled = (casts || (a.group + kUnroll) * 32 > w.x_words) && p.expert_scales != nullptr;
+  const bool scaled = (casts || (a.group + kUnroll) * 32 > w.x_words) && p.to_scales != nullptr;
   float scales[kUnroll] = {};
   if constexpr (kCasts<X>) {
     if (casts)
@@ -269,7 +269,7 @@ __device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 pla
     }
 #pragma unroll
     for (int b = 0; b < kPlaces; ++b) {
-      if (to[b] < 0 || p.expert_x == nullptr) continue;
+      if (to[b] < 0 || p.to_x == nullptr) continue;
       Word* row = x + i64(to[b]) * w.x_words;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u)
@@ -279,17 +279,41 @@ __device__ __forceinline__ void store_piece(const CudaDispatchParams& p, i32 pla
 #pragma unroll
     for (int b = 0; b < kPlaces; ++b) {
       if (to[b] < 0) continue;
-      std::byte* row = p.expert_scales + i64(to[b]) * w.scale_bytes;
+      std::byte* row = p.to_scales + i64(to[b]) * w.scale_bytes;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int word = first + u * 32, at = (word - w.x_words) * 16;
         if (casts) {
           if (word % 8 == 0 && word < w.x_words) reinterpret_cast<float*>(row)[word / 8] = scales[u];
         } else if (word >= w.x_words && word < w.words) {
-          store_scales(row + at, w.scale_bytes - at, p.expert_scales_in_words, a.words[u][0]);
+          store_scales(row + at, w.scale_bytes - at, p.to_scales_in_words, a.words[u][0]);
         }
       }
     }
+  }
+}
+
+// In the place of copies: the first lane gets the row's only place, if an expert here has it. `notes`: by this piece
+// the row is noted in the maps.
+__device__ __forceinline__ i32 map_row(const CudaDispatchParams& p, int source, int token, bool notes, i32 place) {
+  const CudaWire& w = p.wire;
+  const int lane = lane_of_warp(), row = source * w.source_tokens + token;
+  if (notes && p.row_map != nullptr && place >= 0) p.row_map[place] = row;
+  if (notes && p.row_experts != nullptr && lane < w.per_token)
+    p.row_experts[i64(row) * w.per_token + lane] = place >= 0 ? w.by_capacity.quotient(place) : kNoExpert;
+  return __ballot_sync(~0u, place >= 0) != 0 && lane == 0 ? row : kElsewhere;
+}
+
+// By every CTA that takes rows: those that none does, beyond `most` tokens per source, have no experts.
+__device__ __forceinline__ void note_unused_rows(const CudaDispatchParams& p, int most, int cta) {
+  const CudaWire& w = p.wire;
+  const int unused = w.source_tokens - most, per_source = unused * w.per_token;
+#pragma unroll 1
+  for (int source = 0; source < w.ranks; ++source) {
+    i32* first = p.row_experts + (i64(source) * w.source_tokens + most) * w.per_token;
+#pragma unroll 1
+    for (int i = cta * kCudaThreads + int(threadIdx.x); i < per_source; i += int(p.grid.takers.value) * kCudaThreads)
+      first[i] = kNoExpert;
   }
 }
 
@@ -311,6 +335,7 @@ __device__ __forceinline__ void take_rows(const CudaDispatchParams& p, const Own
       if (a.group == 0) p.route.places[(i64(a.source) * w.source_tokens + a.token) * w.per_token + lane] = place;
     }
     const bool sent = __ballot_sync(~0u, place != kElsewhere) != 0;
+    if (p.maps) place = map_row(p, a.source, a.token, a.group == 0, place);
     if (sent && a.source != p.peers.rank) take(p, epoch, a);
     if (item < span.end) {
       aim(p, item, ahead);
@@ -397,6 +422,7 @@ __device__ __forceinline__ void receive(const CudaDispatchParams& p, const Own& 
   const int lane = lane_of_warp(), most = __reduce_max_sync(~0u, lane < w.ranks ? c.sizes[lane] : 0);
   if (most != taking.most) plan(p, most, cta, taking);  // seldom
   const Span& span = taking.span;
+  if (p.row_experts != nullptr && !clerk) note_unused_rows(p, most, cta);
   if (span.begin >= span.end && !clerk) return;
   if (holds) count_quad(p, c, span, source, number, quad);
   if (source < w.ranks) count_the_rest(p, own, c, span, source, number + int(p.grid.first_quads.value), epoch);

@@ -2,6 +2,7 @@
 // in any order, everything compared as on a GPU.
 #include "device/emulator/language.h"
 //
+#include <array>
 #include <barrier>
 #include <thread>
 
@@ -28,7 +29,7 @@ class EmulatedWorld {
  public:
   EmulatedWorld(const CheckCase& check, const EmulatedRun& run)
       : case_(check), run_(run), barrier_(run.ranks, Complete{this}) {
-    CallChecker::fill_row_sizes(case_);
+    CallChecker::complete(case_);
   }
 
   // Calls [0, calls) on every rank; the first thing found.
@@ -64,10 +65,11 @@ class EmulatedWorld {
     CudaBuffers buffers;
     std::vector<uint4> arena;
     std::vector<i32> places, begins, tokens;
+    std::array<Tensor, 2> gathered;  // x, scales
     CudaReport report{};
     FaultRecord record{};
     u32 claim = 0;
-    CudaCallPlace place{{}, wire, buffers, {}, nullptr, 0};
+    CudaCallPlace place{{}, wire, buffers, {}, nullptr, 0, {}};
     std::unique_ptr<CallChecker> checker;
     bool weights_known = false;
     std::vector<emulator::Launch> launches;
@@ -99,7 +101,11 @@ class EmulatedWorld {
     rank.place.route = {rank.places.data(), rank.begins.data(), rank.tokens.data()};
     rank.place.report = &rank.report;
     rank.place.max_ctas = run_.max_ctas;
-    rank.checker = std::make_unique<CallChecker>(rank.check, local, rank.wire.capacity, 0);
+    const i64 rows = gathered_rows(rank.wire);
+    rank.gathered = {Tensor::zeros(DType::kU8, {rows, rank.check.shape.hidden_dim_bytes}),
+                     Tensor::zeros(DType::kU8, {rows, rank.check.shape.hidden_dim_scale_bytes})};
+    rank.place.gathered = {rank.gathered[0].view, rank.gathered[1].view};
+    rank.checker = std::make_unique<CallChecker>(rank.check, local, rank.wire.capacity);
     return {};
   }
 
@@ -109,6 +115,7 @@ class EmulatedWorld {
       return dispatch(*ranks_[size_t(rank)], args, dropped);
     };
     calls.combine = [this, rank](const CombineArgs& args) { return combine(*ranks_[size_t(rank)], args); };
+    calls.gathered = [this, rank] { return ranks_[size_t(rank)]->place.gathered; };
     return calls;
   }
 
@@ -192,10 +199,11 @@ constexpr CombineMode kModes[] = {CombineMode::kPreReduced, CombineMode::kExact}
 TEST(ExpertParallelKernels, EveryTypeAndForm) {
   WEFT_NEED_EMULATOR();
   for (const CombineMode mode : kModes)
-    for (int form = 0; form < kForms; ++form) {
+    for (int form = 0; form < 2 * kForms; ++form) {
       CheckCase check = small_case(208);
       check.options.combine = mode;
-      set_form(check, form);
+      set_form(check, form % kForms);
+      check.map = form >= kForms;
       const Status outcome = run_case(check, {.seed = u64(form)}, testing::long_tests() ? 16 : 3);
       ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ", form " << form << ": " << outcome.message();
     }
@@ -215,6 +223,7 @@ TEST(ExpertParallelKernels, AnyNumberOfExpertsAndTokens) {
     for (const i64 tokens : {1, 130, 300}) {  // masks of several words, CTAs that only send
       if (tokens > 130 && experts != 61 && !testing::long_tests()) continue;
       CheckCase check = small_case(32);
+      check.map = tokens != 130;
       check.shape.max_num_tokens = tokens;
       check.shape.num_experts = experts;
       check.shape.experts_per_token = std::min<i64>(experts, 9);
@@ -235,6 +244,7 @@ TEST(ExpertParallelKernels, CallsOverlap) {
         check.options.combine = mode;
         check.early = routing == Routing::kOneHot || seed % 2 == 1;
         check.split = seed % 3 == 2;
+        check.map = seed % 2 == 1;
         if (routing == Routing::kOneHot) check.shape.experts_per_token = 1;
         const Status outcome = run_case(check, {.ranks = 3, .max_ctas = 3, .seed = seed, .repeat = 6}, 1);
         ASSERT_TRUE(outcome.ok()) << "routing " << int(routing) << ", combine " << int(mode) << ", seed " << seed
@@ -250,7 +260,7 @@ TEST(ExpertParallelKernels, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
       check.shape.dp_size = dp;
       check.options.combine = mode;
       check.scale_block = 8;
-      check.bound = mode == CombineMode::kExact;
+      check.bound = check.map = mode == CombineMode::kExact;
       Hashes hashes;
       const Status outcome = run_case(check, {.ranks = ranks, .max_ctas = 3}, 3, &hashes);
       ASSERT_TRUE(outcome.ok()) << ranks << " ranks in groups of " << dp << ": " << outcome.message();
@@ -263,6 +273,7 @@ TEST(ExpertParallelKernels, DispatchCastsToFp8) {
   for (const DType from : {DType::kBF16, DType::kF16, DType::kF32}) {
     CheckCase check = cast_case(from, 272);
     check.split = from == DType::kF16;
+    check.map = from != DType::kBF16;
     check.bound = from == DType::kF32;
     const Status outcome = run_case(check, {.seed = u64(from)}, 3);
     ASSERT_TRUE(outcome.ok()) << dtype_name(from) << ": " << outcome.message();
@@ -275,7 +286,7 @@ TEST(ExpertParallelKernels, RowsBeyondTheCapacityAreCountedAndLeftOut) {
     CheckCase check = small_case(48);
     check.options.expert_capacity = 5;
     check.options.combine = mode;
-    check.packed = mode == CombineMode::kExact;
+    check.packed = check.map = mode == CombineMode::kExact;
     const Status outcome = run_case(check, {}, 5);
     ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ": " << outcome.message();
   }
@@ -289,7 +300,7 @@ TEST(ExpertParallelKernels, TheBitsDependNeitherOnTheFormNorTheScheduleNorTheGri
     Hashes once, again;
     Status outcome = run_case(check, {.seed = 1}, 4, &once);
     ASSERT_TRUE(outcome.ok()) << outcome.message();
-    check.split = check.packed = true;
+    check.split = check.packed = check.map = true;
     outcome = run_case(check, {.max_ctas = 7, .seed = 2, .early = false}, 4, &again);
     ASSERT_TRUE(outcome.ok()) << outcome.message();
     EXPECT_EQ(once, again);

@@ -62,6 +62,11 @@ struct CudaWire {
   }
 };
 
+// A place for every row that can come, of own tokens too.
+inline i64 gathered_rows(const CudaWire& wire) {
+  return i64(wire.ranks) * wire.source_tokens;
+}
+
 // Errors: kInvalidArgument naming the field that the GPU form does not take.
 Result<CudaWire> plan_cuda_wire(const AllToAllShape& shape, const AllToAllOptions& options);
 

@@ -14,7 +14,7 @@ constexpr int kRoutings = 5;
 CheckCase completed(CheckCase check, const World& world) {
   check.shape.rank = world.rank();
   check.shape.world_size = world.size();
-  CallChecker::fill_row_sizes(check);
+  CallChecker::complete(check);
   return check;
 }
 
@@ -73,8 +73,12 @@ class Site {
     WEFT_ASSIGN(indices_, DeviceBuffer::create(kRoutings * pairs * sizeof(i32)));
     WEFT_ASSIGN(weights_, DeviceBuffer::create(kRoutings * pairs * sizeof(float)));
     WEFT_ASSIGN(counts_, DeviceBuffer::create(size_t(op_.local_experts().size()) * sizeof(i32)));
-    WEFT_ASSIGN(expert_x_, DeviceBuffer::create(places * size_t(s.hidden_dim_bytes)));
-    WEFT_ASSIGN(expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    if (case_.map) {
+      WEFT_ASSIGN(row_map_, DeviceBuffer::create(places * sizeof(i32)));
+    } else {
+      WEFT_ASSIGN(expert_x_, DeviceBuffer::create(places * size_t(s.hidden_dim_bytes)));
+      WEFT_ASSIGN(expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    }
     WEFT_ASSIGN(y_, DeviceBuffer::create(places * size_t(dtype_bytes(case_.options.combine_dtype, s.hidden_dim))));
     WEFT_ASSIGN(out_, DeviceBuffer::create(m * hidden * size_t(dtype_bytes(case_.out_dtype, 1))));
     for (const DeviceBuffer* buffer : {&x_, &scales_, &y_})
@@ -112,7 +116,8 @@ class Site {
                             .weights = case_.early ? of_routing(weights_, DType::kF32, routing) : TensorView{},
                             .out_num_tokens = view(counts_, DType::kI32, {local}),
                             .expert_x = view(expert_x_, case_.x_dtype, {local, cap, s.hidden_dim}),
-                            .expert_x_scale = view(expert_scales_, DType::kF32, {local, cap, scales})};
+                            .expert_x_scale = view(expert_scales_, DType::kF32, {local, cap, scales}),
+                            .row_map = view(row_map_, DType::kI32, {local, cap})};
     if (!case_.split) return op_.dispatch(stream_, args);
     WEFT_TRY(op_.dispatch_send(stream_, args));
     return op_.dispatch_receive(stream_, args);
@@ -132,7 +137,7 @@ class Site {
   const cudaStream_t stream_;
   const CheckCase case_;
   CudaAllToAll op_;
-  DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, y_, out_;
+  DeviceBuffer x_, scales_, indices_, weights_, counts_, expert_x_, expert_scales_, row_map_, y_, out_;
 };
 
 }  // namespace

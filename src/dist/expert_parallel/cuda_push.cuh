@@ -25,9 +25,11 @@ struct CudaDispatchParams {
   const u32* bound;  // null, or: only so many tokens
   // Null = not wanted.
   i32* counts;
-  std::byte* expert_x;
-  std::byte* expert_scales;
-  bool expert_scales_in_words;
+  std::byte* to_x;  // expert_x's rows, or where `maps` those of gathered()
+  std::byte* to_scales;
+  bool to_scales_in_words;
+  bool maps;
+  i32 *row_map, *row_experts;
 };
 
 namespace dispatch_detail {

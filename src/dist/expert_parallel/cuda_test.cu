@@ -38,10 +38,11 @@ Status run_case(int ranks, const CheckCase& check, int calls, const CudaCheckOpt
 TEST(CudaExpertParallel, EveryTypeAndForm) {
   WEFT_NEED_GPUS(1);
   for (const CombineMode mode : {CombineMode::kPreReduced, CombineMode::kExact}) {
-    for (int form = 0; form < kForms; ++form) {
+    for (int form = 0; form < 2 * kForms; ++form) {
       CheckCase check = small_case(208);
       check.options.combine = mode;
-      set_form(check, form);
+      set_form(check, form % kForms);
+      check.map = form >= kForms;
       const Status outcome = run_case(test_ranks(), check, 16);
       ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ", form " << form << ": " << outcome.message();
     }
@@ -66,6 +67,7 @@ TEST(CudaExpertParallel, AnyNumberOfExpertsAndTokens) {
                      .num_experts = experts,
                      .experts_per_token = std::min<i64>(experts, 9),
                      .hidden_dim = 32};
+      check.map = experts == 3;
       const Status outcome = run_case(test_ranks(), check, 9);
       ASSERT_TRUE(outcome.ok()) << experts << " experts, " << tokens << " tokens: " << outcome.message();
     }
@@ -84,8 +86,11 @@ TEST(CudaExpertParallel, WideRows) {
     check.scale_block = 128;
     check.routing = Routing::kMixed;
     check.vary_tokens = true;
-    const Status outcome = run_case(test_ranks(), check, 6, {.graph = false, .repeat = 3, .late_ns = 20'000});
-    ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ": " << outcome.message();
+    for (const bool map : {false, true}) {
+      check.map = map;
+      const Status outcome = run_case(test_ranks(), check, 6, {.graph = false, .repeat = 3, .late_ns = 20'000});
+      ASSERT_TRUE(outcome.ok()) << "combine " << int(mode) << ", map " << map << ": " << outcome.message();
+    }
   }
 }
 
@@ -98,7 +103,7 @@ TEST(CudaExpertParallel, MembersOfAGroupShareItsTokensAndGetTheSameBits) {
       check.shape.dp_size = dp;
       check.options.combine = mode;
       check.scale_block = 8;
-      check.bound = mode == CombineMode::kExact;
+      check.bound = check.map = mode == CombineMode::kExact;
       Hashes hashes;
       const Status outcome = run_case(ranks, check, 16, {}, &hashes);
       ASSERT_TRUE(outcome.ok()) << ranks << " ranks in groups of " << dp << ": " << outcome.message();
@@ -115,8 +120,11 @@ TEST(CudaExpertParallel, DispatchCastsToFp8) {
     CheckCase check = cast_case(from, 272);
     check.split = from == DType::kF16;
     check.bound = from == DType::kF32;
-    const Status outcome = run_case(test_ranks(), check, 8);
-    ASSERT_TRUE(outcome.ok()) << dtype_name(from) << ": " << outcome.message();
+    for (const bool map : {false, true}) {
+      check.map = map;
+      const Status outcome = run_case(test_ranks(), check, 8);
+      ASSERT_TRUE(outcome.ok()) << dtype_name(from) << ", map " << map << ": " << outcome.message();
+    }
   }
 }
 
@@ -126,7 +134,7 @@ TEST(CudaExpertParallel, RowsBeyondTheCapacityAreCountedAndLeftOut) {
     CheckCase check = small_case(208);
     check.options.expert_capacity = 5;
     check.options.combine = mode;
-    check.packed = mode == CombineMode::kExact;
+    check.packed = check.map = mode == CombineMode::kExact;
     WEFT_ASSERT_OK(run_case(test_ranks(), check, 20));
   }
   CheckCase hot = small_case(208);
@@ -163,7 +171,7 @@ TEST(CudaExpertParallel, TheBitsDependNeitherOnTheFormNorTheRun) {
     check.options.combine = mode;
     Hashes once, again;
     WEFT_ASSERT_OK(run_case(test_ranks(), check, 24, {}, &once));
-    check.split = check.packed = true;
+    check.split = check.packed = check.map = true;
     WEFT_ASSERT_OK(run_case(test_ranks(), check, 24, {.graph = false, .repeat = 2, .late_ns = 50'000}, &again));
     EXPECT_EQ(once, again);
   }
@@ -215,6 +223,8 @@ TEST(CudaExpertParallel, WrongIndicesAndBoundsAreReported) {
 
     DispatchArgs bad = to;
     bad.x = view(130, DType::kBF16, {4, 8});
+    DispatchArgs mapped = to;
+    mapped.row_map = view(768, DType::kI32, {op.local_experts().size(), op.capacity()});
     CombineArgs from{.expert_y = view(512, DType::kBF16, {op.local_experts().size(), 8, 8}),
                      .indices = view(0, DType::kI32, {3, 2}),
                      .weights = view(1024, DType::kF32, {3, 2}),
@@ -225,12 +235,13 @@ TEST(CudaExpertParallel, WrongIndicesAndBoundsAreReported) {
     WEFT_TRY(op.dispatch_send(stream, to));
     const Status again = op.dispatch_send(stream, to);
     WEFT_TRY(op.dispatch_receive(stream, to));
-    for (const auto& [status, text] :
-         std::vector<std::pair<Status, std::string>>{{early, "dispatch: receive without its send"},
-                                                     {again, "dispatch: the last send still waits for its receive"},
-                                                     {op.dispatch(stream, bad), "x: address and row stride"},
-                                                     {op.combine(stream, from), "the dispatch had 4 rows"},
-                                                     {CudaAllToAll::create(comm, other).status(), "hidden_dim"}})
+    for (const auto& [status, text] : std::vector<std::pair<Status, std::string>>{
+             {early, "dispatch: receive without its send"},
+             {again, "dispatch: the last send still waits for its receive"},
+             {op.dispatch(stream, bad), "x: address and row stride"},
+             {op.dispatch(stream, mapped), "row_map, row_experts where map_rows = false"},
+             {op.combine(stream, from), "the dispatch had 4 rows"},
+             {CudaAllToAll::create(comm, other).status(), "hidden_dim"}})
       if (status.code() != Code::kInvalidArgument || status.message().find(text) == std::string::npos)
         return error(Code::kAborted, "expected a complaint about '{}', found '{}'", text, status.message());
     return comm.synchronize(stream);

@@ -1,6 +1,7 @@
 // CallChecker's calls on a GPU, for tests and benchmarks: tensors go there and back, everything between is the
 // operator.
 #pragma once
+#include <array>
 #include <map>
 #include <memory>
 #include <random>
@@ -29,7 +30,7 @@ class CudaCheck {
                                                    const CudaCheckOptions& options = {}) {
     check.shape.rank = comm.rank();
     check.shape.world_size = comm.size();
-    CallChecker::fill_row_sizes(check);
+    CallChecker::complete(check);
     WEFT_TRY(prepare_kernel("hold_up", reinterpret_cast<const void*>(hold_up_kernel), 0));
     auto made = std::unique_ptr<CudaCheck>(new CudaCheck(comm, stream, check, options));
     const AllToAllShape& s = check.shape;
@@ -45,10 +46,17 @@ class CudaCheck {
     const Range local = made->op_->local_experts();
     const size_t places = size_t(local.size() * made->op_->capacity());
     WEFT_ASSIGN(made->counts_, DeviceBuffer::create(size_t(local.size()) * 4));
-    WEFT_ASSIGN(made->expert_x_, DeviceBuffer::create(places * size_t(s.hidden_dim_bytes)));
-    WEFT_ASSIGN(made->expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    if (check.map) {
+      const GatheredRows rows = made->op_->gathered();
+      WEFT_ASSIGN(made->row_map_, DeviceBuffer::create(places * sizeof(i32)));
+      WEFT_ASSIGN(made->row_experts_, DeviceBuffer::create(size_t(rows.x.dim(0)) * k * sizeof(i32)));
+      made->gathered_ = {Tensor::zeros(DType::kU8, rows.x.shape), Tensor::zeros(DType::kU8, rows.scale.shape)};
+    } else {
+      WEFT_ASSIGN(made->expert_x_, DeviceBuffer::create(places * size_t(s.hidden_dim_bytes)));
+      WEFT_ASSIGN(made->expert_scales_, DeviceBuffer::create(places * size_t(s.hidden_dim_scale_bytes)));
+    }
     WEFT_ASSIGN(made->y_, DeviceBuffer::create(places * h * size_t(dtype_bytes(check.options.combine_dtype, 1))));
-    made->checker_ = std::make_unique<CallChecker>(check, local, made->op_->capacity(), 0);
+    made->checker_ = std::make_unique<CallChecker>(check, local, made->op_->capacity());
     return std::move(made);
   }
 
@@ -58,6 +66,12 @@ class CudaCheck {
       return dispatch(args, dropped);
     };
     calls.combine = [&](const CombineArgs& args) { return combine(args); };
+    calls.gathered = [&]() -> Result<GatheredRows> {
+      const GatheredRows rows = op_->gathered(), here{gathered_[0].view, gathered_[1].view};
+      WEFT_TRY(to_host(rows.x, here.x));
+      WEFT_TRY(to_host(rows.scale, here.scale));
+      return here;
+    };
     return checker_->run(calls, call);
   }
   CudaAllToAll& op() { return *op_; }
@@ -113,6 +127,8 @@ class CudaCheck {
     a.out_num_tokens = on_gpu(host.out_num_tokens, counts_);
     a.expert_x = on_gpu(host.expert_x, expert_x_);
     a.expert_x_scale = on_gpu(host.expert_x_scale, expert_scales_);
+    a.row_map = on_gpu(host.row_map, row_map_);
+    a.row_experts = on_gpu(host.row_experts, row_experts_);
     a.bound_m = host.bound_m == nullptr ? nullptr : bound_.as<u32>();
     a.weights = on_gpu(host.weights, weights_);
     WEFT_TRY(to_gpu(host.weights, a.weights));
@@ -124,6 +140,8 @@ class CudaCheck {
     WEFT_TRY(to_gpu(host.out_num_tokens, a.out_num_tokens));
     WEFT_TRY(to_gpu(host.expert_x, a.expert_x));
     WEFT_TRY(to_gpu(host.expert_x_scale, a.expert_x_scale));
+    WEFT_TRY(to_gpu(host.row_map, a.row_map));
+    WEFT_TRY(to_gpu(host.row_experts, a.row_experts));
     WEFT_TRY(comm_.synchronize(stream_));
     const i64 before = op_->dropped_pairs();
     WEFT_TRY(enqueue(dispatches_, host.indices.dim(0), [&]() -> Status {
@@ -137,6 +155,8 @@ class CudaCheck {
       return error(Code::kDataLoss, "{} pairs beyond the capacity, {} reported", dropped.here * options_.repeat, found);
     WEFT_TRY(to_host(a.out_num_tokens, host.out_num_tokens));
     WEFT_TRY(to_host(a.expert_x, host.expert_x));
+    WEFT_TRY(to_host(a.row_map, host.row_map));
+    WEFT_TRY(to_host(a.row_experts, host.row_experts));
     return to_host(a.expert_x_scale, host.expert_x_scale);
   }
 
@@ -167,7 +187,9 @@ class CudaCheck {
   std::mt19937_64 random_;
   std::unique_ptr<CudaAllToAll> op_;
   std::unique_ptr<CallChecker> checker_;
-  DeviceBuffer x_, scales_, indices_, weights_, bound_, counts_, expert_x_, expert_scales_, y_, out_;
+  DeviceBuffer x_, scales_, indices_, weights_, bound_, counts_, expert_x_, expert_scales_, row_map_, row_experts_, y_,
+      out_;
+  std::array<Tensor, 2> gathered_;                  // here, for maps: x and scales
   std::map<i64, CudaGraph> dispatches_, combines_;  // by rows
 };
 

@@ -190,9 +190,18 @@ u32 AllToAll::last_dispatch() const {
   return std::atomic_ref<u32>(word->finished).load(std::memory_order_acquire);
 }
 
-std::byte* AllToAll::gathered(sym<std::byte> halves, i64 pitch) const {
+TensorView AllToAll::gathered(sym<std::byte> halves, i64 bytes, i64 pitch) const {
   std::byte* own = comm_.arena().base(comm_.world_rank(comm_.rank()));
-  return own + (halves + (last_dispatch() & 1) * layout_.rows() * pitch).offset;
+  TensorView rows = TensorView::dense(own + (halves + (last_dispatch() & 1) * layout_.rows() * pitch).offset,
+                                      DType::kU8, {layout_.rows(), bytes});
+  rows.byte_strides[0] = pitch;
+  return rows;
+}
+
+GatheredRows AllToAll::gathered() const {
+  if (gpu_) return gpu::gathered(*gpu_);
+  return {gathered(buffers_.x, layout_.x_bytes, buffers_.x_pitch),
+          gathered(buffers_.scales, layout_.scale_bytes, buffers_.scale_pitch)};
 }
 
 Status AllToAll::check(const Exec& exec, const DispatchArgs& a) const {

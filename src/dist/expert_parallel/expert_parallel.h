@@ -32,6 +32,14 @@ struct AllToAllOptions {
   // Dispatch takes x as floats and casts it on the way to fp8 (e4m3) with an f32 scale for each 128 elements, as
   // ops/quantise/quantise.h says: hidden_dim_bytes = hidden_dim, hidden_dim_scale_bytes = 4 * ceil(hidden_dim / 128).
   bool cast_x_to_fp8 = false;
+  // On GPUs: dispatch leaves a row once where gathered() says, instead of a copy in expert_x for each of its experts.
+  // CPUs do as a call's arguments ask.
+  bool map_rows = false;
+};
+
+// Rows that came in a dispatch: [rows, bytes] u8, row stride possible.
+struct GatheredRows {
+  TensorView x, scale;
 };
 
 // Outputs may be left out by views without memory.
@@ -48,8 +56,9 @@ struct DispatchArgs {
   TensorView out_num_tokens{};  // [local_experts] i32
   TensorView expert_x{};        // [local_experts, capacity, ...] rows as of x, dense
   TensorView expert_x_scale{};  // [local_experts, capacity, ...] rows as of x_scale, dense
-  // For a GEMM that gathers its rows from gathered_x() by itself: the row of each place [local_experts, capacity] i32,
-  // and the other way round the local experts of each row [gathered rows, experts_per_token] i32, -1 elsewhere.
+  // For a GEMM that gathers its rows from gathered() by itself: the row of each place [local_experts, capacity] i32,
+  // and the other way round the local experts of each row [gathered rows, experts_per_token] i32, -1 elsewhere. On GPUs
+  // in the place of expert_x, where options.map_rows.
   TensorView row_map{}, row_experts{};
 };
 
@@ -104,14 +113,10 @@ class AllToAll {
   i64 most_rows() const { return gpu::most_rows(*gpu_); }
   TensorView row_begins() const { return gpu::row_begins(*gpu_); }
   Status report() const { return gpu_ ? gpu::report(*gpu_) : Status(); }
-  // On CPUs. The rows of x that came in the last dispatch, in the order of DP group and token but with gaps, for
-  // row_map and row_experts: [gathered rows, gathered_pitch bytes]. Own rows only where a map was asked for. Valid
-  // until the next dispatch begins.
-  i64 gathered_rows() const { return layout_.rows(); }
-  i64 gathered_pitch() const { return buffers_.x_pitch; }
-  i64 gathered_scale_pitch() const { return buffers_.scale_pitch; }
-  std::byte* gathered_x() const { return gathered(buffers_.x, buffers_.x_pitch); }
-  std::byte* gathered_x_scale() const { return gathered(buffers_.scales, buffers_.scale_pitch); }
+  // The rows of x and x_scale that came in the last dispatch, in the order of DP group and token but with gaps, for
+  // row_map and row_experts. Valid until the next dispatch begins. On CPUs own rows only where a map was asked for; on
+  // GPUs where options.map_rows, at one place.
+  GatheredRows gathered() const;
   // (token, expert) pairs left out for want of capacity since create(), in the whole world. Between calls.
   i64 dropped_pairs() const {
     return gpu_ ? gpu::dropped_pairs(*gpu_) : route_.reports[last_dispatch() & 1].dropped_so_far;
@@ -139,7 +144,7 @@ class AllToAll {
   Status combine_as(Exec& exec, const CombineArgs& args, int phases);
   Status outcome(const Report& report) const;
   u32 last_dispatch() const;
-  std::byte* gathered(sym<std::byte> halves, i64 pitch) const;
+  TensorView gathered(sym<std::byte> halves, i64 bytes, i64 pitch) const;
 
   Communicator comm_;
   AllToAllOptions options_;

@@ -5,7 +5,7 @@ namespace weft::gpu {
 
 Result<std::shared_ptr<ep::CudaAllToAll>> make_all_to_all(Communicator& comm, const ep::AllToAllShape& shape,
                                                           const ep::AllToAllOptions& options) {
-  return make_whole<ep::CudaAllToAll>(comm, shape, options);
+  return make_on_gpu<ep::CudaAllToAll>(comm, shape, options);
 }
 
 Status dispatch(ep::CudaAllToAll& op, const Exec& exec, const ep::DispatchArgs& args, bool send, bool receive) {
@@ -28,6 +28,9 @@ i64 most_rows(const ep::CudaAllToAll& op) {
 }
 i64 capacity(const ep::CudaAllToAll& op) {
   return op.capacity();
+}
+ep::GatheredRows gathered(const ep::CudaAllToAll& op) {
+  return op.gathered();
 }
 i64 dropped_pairs(const ep::CudaAllToAll& op) {
   return op.dropped_pairs();

@@ -129,15 +129,16 @@ struct CallChecker::Step {
   i64 wanted_rows, wanted_here;           // before the capacity cuts them: of all experts, of this rank's
 };
 
-void CallChecker::fill_row_sizes(CheckCase& check) {
+void CallChecker::complete(CheckCase& check) {
   AllToAllShape& s = check.shape;
   const i64 scales = check.scale_block > 0 ? (s.hidden_dim + check.scale_block - 1) / check.scale_block : 0;
   s.hidden_dim_bytes = dtype_bytes(check.x_dtype, s.hidden_dim);
   s.hidden_dim_scale_bytes = scales * i64(sizeof(float));
+  check.options.map_rows = check.map;
 }
 
-CallChecker::CallChecker(const CheckCase& check, Range local_experts, i64 capacity, i64 gathered_rows)
-    : case_(check), local_(local_experts), capacity_(capacity), gathered_rows_(gathered_rows) {
+CallChecker::CallChecker(const CheckCase& check, Range local_experts, i64 capacity)
+    : case_(check), local_(local_experts), capacity_(capacity) {
   const AllToAllShape& s = check.shape;
   const i64 m = s.max_num_tokens, local = local_.size(), scales = s.hidden_dim_scale_bytes / i64(sizeof(float));
   x_ = Tensor::zeros(check.options.cast_x_to_fp8 ? check.cast_from : check.x_dtype, {m, s.hidden_dim});
@@ -145,7 +146,7 @@ CallChecker::CallChecker(const CheckCase& check, Range local_experts, i64 capaci
   counts_ = Tensor::zeros(DType::kI32, {local});
   if (check.map) {
     row_map_ = Tensor::zeros(DType::kI32, {local, capacity});
-    row_experts_ = Tensor::zeros(DType::kI32, {gathered_rows, s.experts_per_token});
+    row_experts_ = Tensor::zeros(DType::kI32, {s.world_size * divide_up(m, s.dp_size), s.experts_per_token});
   } else {
     expert_x_ = Tensor::zeros(check.x_dtype, {local, capacity, s.hidden_dim});
     if (scales > 0) expert_scales_ = Tensor::zeros(DType::kF32, {local, capacity, scales});
@@ -207,15 +208,15 @@ void CallChecker::fill_inputs(const Step& step) {
   for (const Tensor* output : {&expert_x_, &expert_scales_, &counts_, &row_map_, &row_experts_, &out_}) poison(*output);
 }
 
-Status CallChecker::check_row(const CheckedCalls& calls, const Step& step, i64 place, int group, i64 token) const {
+Status CallChecker::check_row(const GatheredRows& gathered, const Step& step, i64 place, int group, i64 token) const {
   const AllToAllShape& s = case_.shape;
   const std::byte *x = expert_x_.storage.data() + place * s.hidden_dim_bytes,
                   *scales = expert_scales_.storage.data() + place * s.hidden_dim_scale_bytes;
   if (case_.map) {
     const i32 row = row_map_.view.as<i32>()[place];
-    if (row < 0 || row >= gathered_rows_) return error(Code::kDataLoss, "row_map [{}]: found {}", place, row);
-    x = calls.gathered->gathered_x() + row * calls.gathered->gathered_pitch();
-    scales = calls.gathered->gathered_x_scale() + row * calls.gathered->gathered_scale_pitch();
+    if (row < 0 || row >= gathered.x.dim(0)) return error(Code::kDataLoss, "row_map [{}]: found {}", place, row);
+    x = gathered.x.row<std::byte>(row);
+    scales = gathered.scale.row<std::byte>(row);
     const i32* experts = row_experts_.view.row<i32>(row);
     const i32 expert = i32(place / capacity_);
     if (std::find(experts, experts + s.experts_per_token, expert) == experts + s.experts_per_token) {
@@ -235,6 +236,10 @@ Status CallChecker::check_row(const CheckedCalls& calls, const Step& step, i64 p
 Status CallChecker::check_dispatch(const CheckedCalls& calls, const Step& step) const {
   const Range mine = local_;
   const i64 cap = capacity_;
+  GatheredRows gathered;
+  if (case_.map) {
+    WEFT_ASSIGN(gathered, calls.gathered());
+  }
   i64 pairs = 0;
   for (i64 e = mine.begin; e < mine.end; ++e) {
     const auto& rows = step.rows[size_t(e)];
@@ -243,7 +248,7 @@ Status CallChecker::check_dispatch(const CheckedCalls& calls, const Step& step) 
       return error(Code::kDataLoss, "call {}: expert {}: expected {} rows, found {}", step.call, e, rows.size(), count);
     }
     for (i64 i = 0; i < i64(rows.size()); ++i, ++pairs) {
-      WEFT_TRY(check_row(calls, step, (e - mine.begin) * cap + i, rows[size_t(i)].group, rows[size_t(i)].token));
+      WEFT_TRY(check_row(gathered, step, (e - mine.begin) * cap + i, rows[size_t(i)].group, rows[size_t(i)].token));
     }
     const i64 row_bytes = case_.map ? 0 : case_.shape.hidden_dim_bytes;
     const auto* rest = expert_x_.storage.data() + ((e - mine.begin) * cap + i64(rows.size())) * row_bytes;
@@ -368,7 +373,7 @@ Result<u64> CallChecker::run(const CheckedCalls& calls, u64 call) {
 Result<SelfCheck> SelfCheck::create(Communicator& comm, CheckCase check) {
   check.shape.rank = comm.rank();
   check.shape.world_size = comm.size();
-  CallChecker::fill_row_sizes(check);
+  CallChecker::complete(check);
   WEFT_ASSIGN(AllToAll op, AllToAll::create(comm, check.shape, check.options));
   return SelfCheck(check, std::move(op));
 }
@@ -376,7 +381,7 @@ Result<SelfCheck> SelfCheck::create(Communicator& comm, CheckCase check) {
 Result<u64> SelfCheck::run(ThreadPool& pool, u64 call) {
   const auto between = [] { std::this_thread::yield(); };
   CheckedCalls calls;
-  calls.gathered = &op_;
+  calls.gathered = [this] { return op_.gathered(); };
   calls.dispatch = [&](const DispatchArgs& to, const CheckedCalls::Dropped& dropped) -> Status {
     const Status sent = pool.run([&](Exec& exec) -> Status {
       if (!case_.split) return op_.dispatch(exec, to);

@@ -26,7 +26,7 @@ struct CheckCase {
   bool vary_tokens = false;  // groups and calls differ in their number of tokens
   bool bound = false;        // the number comes through bound_m, and the tensors are longer
   bool split = false;        // halves, with work between them
-  bool map = false;          // rows are taken from gathered_x() by row_map instead of being copied
+  bool map = false;          // rows are taken from gathered() by row_map instead of being copied
   bool packed = false;       // expert_y without gaps
   bool early = false;        // dispatch is given the weights
 };
@@ -44,16 +44,16 @@ struct CheckedCalls {
   };
   std::function<Status(const DispatchArgs&, const Dropped&)> dispatch;
   std::function<Status(const CombineArgs&)> combine;
-  const AllToAll* gathered = nullptr;  // for maps
+  std::function<Result<GatheredRows>()> gathered = nullptr;  // for maps: what the dispatch before left, in CPU memory
 };
 
 // The inputs of calls, and what must come out of them.
 class CallChecker {
  public:
-  // `check` with shape.rank, world_size and the row sizes filled in.
-  CallChecker(const CheckCase& check, Range local_experts, i64 capacity, i64 gathered_rows);
-  // hidden_dim_bytes and hidden_dim_scale_bytes as the types have them.
-  static void fill_row_sizes(CheckCase& check);
+  // `check` with shape.rank, world_size and what complete() knows filled in.
+  CallChecker(const CheckCase& check, Range local_experts, i64 capacity);
+  // hidden_dim_bytes and hidden_dim_scale_bytes as the types have them; options.map_rows as `map`.
+  static void complete(CheckCase& check);
 
   // Dispatch and combine number `call`, everything compared: counts, the bytes of every row and scale against
   // route_reference(), maps, what lies beyond the counts, and the result against a sum in f64, within the error that
@@ -67,13 +67,13 @@ class CallChecker {
   Step make_step(u64 call) const;
   void fill_inputs(const Step& step);
   Status check_dispatch(const CheckedCalls& calls, const Step& step) const;
-  Status check_row(const CheckedCalls& calls, const Step& step, i64 place, int group, i64 token) const;
+  Status check_row(const GatheredRows& gathered, const Step& step, i64 place, int group, i64 token) const;
   void fill_y(const Step& step);
   Status check_out(const Step& step) const;
 
   CheckCase case_;
   Range local_;
-  i64 capacity_, gathered_rows_;
+  i64 capacity_;
   Tensor x_, scales_, expert_x_, expert_scales_, counts_, row_map_, row_experts_, y_, out_;
   u32 bound_ = 0;
 };
@@ -89,7 +89,7 @@ class SelfCheck {
 
  private:
   SelfCheck(const CheckCase& check, AllToAll op)
-      : case_(check), op_(std::move(op)), checker_(case_, op_.local_experts(), op_.capacity(), op_.gathered_rows()) {}
+      : case_(check), op_(std::move(op)), checker_(case_, op_.local_experts(), op_.capacity()) {}
 
   CheckCase case_;
   AllToAll op_;

@@ -1,6 +1,7 @@
 #include "dist/reduce_scatter/reduce_scatter.h"
 
 #include "dist/exchange/plan.h"
+#include "dist/gpu.h"
 
 namespace weft {
 namespace {
@@ -47,6 +48,10 @@ Result<ReduceScatter> ReduceScatter::create(Communicator& comm, const ReduceScat
                  shape.max_rows, shape.columns);
   }
   ReduceScatter op(comm, shape);
+  if (comm.device() == DeviceKind::kCuda) {
+    WEFT_ASSIGN(op.gpu_, gpu::make_reduce_scatter(comm, shape));
+    return op;
+  }
   const i64 slot = split_range(shape.max_rows, comm.size(), 0).size() * shape.columns;
   WEFT_TRY(with_element(shape.dtype, [&](auto element) -> Status {
     WEFT_ASSIGN(op.buffers_, plan_reduce_scatter<decltype(element)>(comm, slot, kOp));
@@ -69,6 +74,7 @@ Status ReduceScatter::check(const Exec& exec, const TensorView& x, const TensorV
 }
 
 Status ReduceScatter::run(Exec& exec, const TensorView& x, const TensorView& y) {
+  if (gpu_) return gpu::run(*gpu_, exec, x, y);
   WEFT_TRY(check(exec, x, y));
   const i64 rows = x.dim(0), columns = shape_.columns;
   if (rows * columns == 0) return exec.sync();

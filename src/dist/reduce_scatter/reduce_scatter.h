@@ -1,11 +1,14 @@
 // reduce_scatter: the sum over all ranks, each rank keeping its rows.
 #pragma once
+#include <memory>
 #include <variant>
 
 #include "comm/communicator.h"
 #include "dist/reduce_scatter/protocol.h"
 
 namespace weft {
+
+class CudaReduceScatter;
 
 struct ReduceScatterShape {
   i64 max_rows = 0;  // of x
@@ -25,7 +28,8 @@ class ReduceScatter {
   // y = this rank's rows of the sum over ranks of x. x [M, columns], the same M <= max_rows on every rank; y [M_r,
   // columns] with M_r = split_range(M, ranks, rank); both dense, the dtype of create, not overlapping. Sums as
   // all_reduce does: the bits are equal to its. Every thread of every rank calls it; ends with exec.sync(); no
-  // allocation. Errors: kInvalidArgument before anything is sent; the communicator's failure.
+  // allocation. Errors: kInvalidArgument before anything is sent; the communicator's failure. On GPUs: on
+  // exec.stream(), as CudaReduceScatter::run() (reduce_scatter.cuh).
   Status run(Exec& exec, const TensorView& x, const TensorView& y);
 
  private:
@@ -34,6 +38,7 @@ class ReduceScatter {
   Communicator comm_;
   ReduceScatterShape shape_;
   std::variant<ReduceScatterBuffers<float>, ReduceScatterBuffers<bf16>, ReduceScatterBuffers<f16>> buffers_;
+  std::shared_ptr<CudaReduceScatter> gpu_;  // on GPUs, in their place
 };
 
 }  // namespace weft
