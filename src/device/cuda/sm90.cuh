@@ -40,6 +40,18 @@ __device__ __forceinline__ void mbarrier_wait(u64* barrier, u32 parity) {
       : "memory");
 }
 
+// True in one lane of a converged warp, always the same. Under it ptxas knows that a single thread asks for a bulk
+// copy; under any other condition it wraps each in a loop over the lanes.
+__device__ __forceinline__ bool elect_one() {
+  u32 elected;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // ---- bulk copies ----
 // A box of a 2-d tensor map into shared memory at (x, y) = (innermost, row); outside the tensor reads as zero.
 __device__ __forceinline__ void tma_load_2d(void* to, const CUtensorMap* map, u64* barrier, i32 x, i32 y) {
@@ -87,6 +99,37 @@ __device__ __forceinline__ void wgmma_wait() {
 // Adding 2 moves 16 elements along K, adding rows * 8 moves down.
 __device__ __forceinline__ u64 wgmma_descriptor(const void* tile) {
   return u64((shared_address(tile) & 0x3ffff) >> 4) | (u64(1) << 16) | (u64(64) << 32) | (u64(1) << 62);
+}
+
+// The descriptor of what lies `bytes` behind, a multiple of 16; a word less to compute than by a sum of 64 bits.
+__device__ __forceinline__ u64 wgmma_descriptor_behind(u64 descriptor, u32 bytes) {
+  return (descriptor & ~u64(~0u)) | (u32(descriptor) + bytes / 16);
+}
+
+// ---- shared memory by address: a pointer that ptxas cannot trace is taken for one to any memory ----
+__device__ __forceinline__ void st_shared_f32x2(u32 address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(x), "f"(y) : "memory");
+}
+__device__ __forceinline__ float4 ld_shared_f32x4(u32 address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+__device__ __forceinline__ void st_shared_u32x4(u32 address, const uint4& words) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(words.x), "r"(words.y), "r"(words.z),
+               "r"(words.w)
+               : "memory");
+}
+__device__ __forceinline__ uint4 ld_shared_u32x4(u32 address) {
+  uint4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(address)
+               : "memory");
+  return words;
 }
 
 // ---- fragments to shared memory ----

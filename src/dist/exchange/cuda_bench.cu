@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/divide.h"
 #include "comm/cuda_bench_ranks.cuh"
 #include "comm/cuda_timing.cuh"
 #include "comm/nccl.cuh"
@@ -40,12 +41,17 @@ class RankBench {
     report.nccl = nccl.ok() ? (*nccl)->version() : nccl.status().message();
     if (nccl.ok()) nccl_ = std::move(nccl.value());
     WEFT_ASSIGN(x_, DeviceBuffer::create(size_t(most_ * k) * 2));  // own rows first, for ag_gemm
-    WEFT_ASSIGN(w_, DeviceBuffer::create(size_t(n * k) * 2));
     WEFT_ASSIGN(y_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(expected_, DeviceBuffer::create(size_t(most_ * n) * 2));
     WEFT_ASSIGN(between_, DeviceBuffer::create(size_t(most_ * std::max(n, k)) * 2));
     WEFT_TRY(fill_random(stream_, options_.dtype, x_.data(), most_ * k, u32(comm_.rank()) + 1));
-    WEFT_TRY(fill_random(stream_, options_.dtype, w_.data(), n * k, u32(comm_.rank()) + 101));
+    // Weights come from memory, as a model's do: so much of them passes by before the first are read again.
+    constexpr i64 kPassing = 256 << 20;
+    weights_.resize(size_t(std::clamp<i64>(divide_up(kPassing, n * k * 2), 2, 24)));
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      WEFT_ASSIGN(weights_[i], DeviceBuffer::create(size_t(n * k) * 2));
+      WEFT_TRY(fill_random(stream_, options_.dtype, weights_[i].data(), n * k, u32(comm_.rank() + 101 + 16 * i)));
+    }
     for (const std::string& name : options_.variants) WEFT_TRY(make(name));
     for (const i64 m : options_.m) WEFT_TRY(size(m, report));
     for (const i64 m : options_.m)
@@ -57,6 +63,8 @@ class RankBench {
   TensorView matrix(void* data, i64 rows, i64 columns) const {
     return TensorView::dense(data, options_.dtype, {rows, columns}, DeviceKind::kCuda);
   }
+  // The next call's weights.
+  void* weights() { return weights_[next_weights_++ % weights_.size()].data(); }
   static Deadline deadline() { return Deadline::after(std::chrono::seconds(60)); }
   i64 own_rows(i64 m) const { return split_range(m, comm_.size(), comm_.rank()).size(); }
 
@@ -67,7 +75,7 @@ class RankBench {
       WEFT_ASSIGN(auto op, CudaAgGemm::create(comm_, {.max_m = most_, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaAgGemm>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
-                        return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(w_.data(), n, k),
+                        return shared->run(stream_, matrix(x_.data(), own_rows(m), k), m, matrix(weights(), n, k),
                                            matrix(y_.data(), m, n));
                       },
                       y_.data()});
@@ -76,7 +84,7 @@ class RankBench {
                   CudaGemmRs::create(comm_, {.max_m = most_, .n = n, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaGemmRs>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
-                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
+                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(weights(), n, k),
                                            matrix(y_.data(), own_rows(m), n));
                       },
                       y_.data()});
@@ -85,7 +93,7 @@ class RankBench {
                   CudaGemmAr::create(comm_, {.max_m = most_, .n = n, .k = k, .dtype = options_.dtype}, options));
       auto shared = std::make_shared<CudaGemmAr>(std::move(op));
       ops_.push_back({[=, this](i64 m) {
-                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(w_.data(), n, k),
+                        return shared->run(stream_, matrix(x_.data(), m, k), matrix(weights(), n, k),
                                            shared->output(m));
                       },
                       shared->output(0).data});
@@ -98,9 +106,9 @@ class RankBench {
     const i64 n = options_.n, k = options_.k, share = m / comm_.size();
     if (gathers_) {
       WEFT_TRY(nccl_->all_gather(options_.dtype, x_.data(), between_.data(), size_t(share * k), stream_));
-      return cublas_->gemm(between_.data(), w_.data(), expected_.data(), int(m), int(n), int(k), options_.dtype);
+      return cublas_->gemm(between_.data(), weights(), expected_.data(), int(m), int(n), int(k), options_.dtype);
     }
-    WEFT_TRY(cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k), options_.dtype));
+    WEFT_TRY(cublas_->gemm(x_.data(), weights(), between_.data(), int(m), int(n), int(k), options_.dtype));
     if (options_.op == "gemm_rs")
       return nccl_->reduce_scatter(options_.dtype, between_.data(), expected_.data(), size_t(share * n), stream_);
     return nccl_->all_reduce(options_.dtype, between_.data(), expected_.data(), size_t(m * n), stream_);
@@ -111,16 +119,18 @@ class RankBench {
     std::vector<Variant> variants;
     variants.push_back({"cublas",
                         [=, this] {
-                          return cublas_->gemm(x_.data(), w_.data(), between_.data(), int(m), int(n), int(k),
+                          return cublas_->gemm(x_.data(), weights(), between_.data(), int(m), int(n), int(k),
                                                options_.dtype);
                         },
                         nullptr});
-    variants.push_back(
-        {"weft/gemm",
-         [=, this] {
-           return cuda_gemm(stream_, {matrix(x_.data(), m, k), matrix(w_.data(), n, k), matrix(between_.data(), m, n)});
-         },
-         nullptr});
+    variants.push_back({"weft/gemm",
+                        [=, this] {
+                          CudaGemmArgs args{matrix(x_.data(), m, k), matrix(weights(), n, k),
+                                            matrix(between_.data(), m, n)};
+                          args.constant_w = true;
+                          return cuda_gemm(stream_, args);
+                        },
+                        nullptr});
     if (nccl_ && m % comm_.size() == 0) variants.push_back({"cublas+nccl", [=, this] { return unfused(m); }, nullptr});
     for (size_t i = 0; i < ops_.size(); ++i)
       variants.push_back({"weft/" + options_.variants[i], [=, this] { return ops_[i].run(m); }, ops_[i].y});
@@ -131,7 +141,9 @@ class RankBench {
     if (!variant.y || !nccl_ || m % comm_.size() != 0) return {};
     const i64 elements = (options_.op == "gemm_rs" ? own_rows(m) : m) * options_.n;
     WEFT_CUDA_TRY(cudaMemsetAsync(variant.y, 0xff, size_t(elements) * 2, stream_));
+    next_weights_ = 0;
     WEFT_TRY(unfused(m));
+    next_weights_ = 0;
     WEFT_TRY(variant.call());
     WEFT_TRY(comm_.synchronize(stream_));
     WEFT_TRY(comm_.world().barrier(deadline()));
@@ -183,7 +195,9 @@ class RankBench {
   std::unique_ptr<Cublas> cublas_;
   std::unique_ptr<NcclCommunicator> nccl_;
   std::vector<Op> ops_;
-  DeviceBuffer x_, w_, y_, expected_, between_;
+  std::vector<DeviceBuffer> weights_;
+  size_t next_weights_ = 0;
+  DeviceBuffer x_, y_, expected_, between_;
 };
 
 }  // namespace

@@ -93,7 +93,7 @@ struct Few : FewRowsCrew {
           send(to, owner, words);
           return;
         }
-        sums.kept(row, unit) = words;
+        sums.keep(row, unit, words);
         if (one_shot)
           for (int e = 1; e < peers.ranks; ++e) send(to, peers.after(e), words);
       });

@@ -114,11 +114,12 @@ class GemmBench {
     return fmt::format("{}x{}{}", tile.m, tile.n, tile.ping_pong ? " ping-pong" : "");
   }
   static std::string describe(const SmallGemmPlan& plan) {
-    return fmt::format("{}x{}x{}, K / {}, {} CTAs", plan.x_rows, plan.columns, plan.blocks * 64, plan.split, plan.ctas);
+    return fmt::format("{} of {}x{}x{}, K / {}, {} CTAs", plan.row_blocks, plan.x_rows, plan.columns, plan.blocks * 64,
+                       plan.split, plan.ctas);
   }
   std::string describe_plan(i64 m, i64 n, i64 k) const {
-    return small_gemm_is_faster_sm90(m, n, k) ? describe(plan_small_gemm_sm90(m, n, k, room_))
-                                              : describe(plan_gemm_sm90(m, n, k, sms_).tile);
+    return small_gemm_is_faster_sm90(m, n, k, room_, sms_) ? describe(plan_small_gemm_sm90(m, n, k, room_))
+                                                           : describe(plan_gemm_sm90(m, n, k, sms_).tile);
   }
   Result<DeviceBuffer> random(i64 elements, u32 seed) {
     WEFT_ASSIGN(auto buffer, DeviceBuffer::create(size_t(elements) * 2));
@@ -177,7 +178,7 @@ Result<CudaGemmBenchReport> bench_cuda_gemm(const CudaGemmBenchOptions& options)
     for (const i64 m : options.m) {
       std::vector<GemmBench::Choice> choices;
       if (options.every_tile && m <= kSmallGemmMostRows)
-        for (const SmallGemmTile& tile : small_gemm_tiles(m))
+        for (const SmallGemmTile& tile : kSmallTiles)
           for (const int split : {1, 2, 4, 8}) {
             const auto plan = plan_small_gemm_sm90_cut(m, n, k, room, tile, split);
             if (plan && plan->ctas * 2 >= properties.multiProcessorCount && plan->turns() <= 3)

@@ -196,10 +196,10 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
-  if (small_gemm_is_faster_sm90(m, n, k)) {
-    WEFT_ASSIGN(const SmallGemmRoom room, cuda_small_gemm_room());
-    return cuda_gemm_small(stream, args, plan_small_gemm_sm90(m, n, k, room.within(sms)));
-  }
+  WEFT_ASSIGN(const SmallGemmRoom all, cuda_small_gemm_room());
+  const SmallGemmRoom room = all.within(sms);
+  if (small_gemm_is_faster_sm90(m, n, k, room, sms))
+    return cuda_gemm_small(stream, args, plan_small_gemm_sm90(m, n, k, room));
   return multiply(stream, args, plan_gemm_sm90(m, n, k, sms));
 }
 

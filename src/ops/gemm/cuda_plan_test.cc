@@ -82,37 +82,41 @@ TEST(CudaSmallGemmPlan, TakesTheCutThatWasFastest) {
   expect_cut(64, 5120, 1024, 40, 4, 1);
 }
 
-TEST(CudaSmallGemmPlan, LeavesManyRowsOfLargeWeightsToTheTiles) {
-  EXPECT_TRUE(small_gemm_is_faster_sm90(64, 38016, 5120));
-  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 5120, 6400));
-  EXPECT_TRUE(small_gemm_is_faster_sm90(65, 1280, 8192));
-  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 12800, 5120));
-  EXPECT_TRUE(small_gemm_is_faster_sm90(128, 5120, 1024));
-  EXPECT_FALSE(small_gemm_is_faster_sm90(128, 14336, 8192));
-  EXPECT_FALSE(small_gemm_is_faster_sm90(129, 5120, 6400));
+TEST(CudaSmallGemmPlan, LeavesManyRowsToTheTiles) {
+  const auto faster = [](i64 m, i64 n, i64 k) { return small_gemm_is_faster_sm90(m, n, k, kRoom, kSms); };
+  EXPECT_TRUE(faster(64, 38016, 5120));
+  EXPECT_TRUE(faster(128, 5120, 6400));
+  EXPECT_TRUE(faster(128, 14336, 8192));
+  EXPECT_FALSE(faster(128, 38016, 5120));
+  EXPECT_TRUE(faster(192, 1280, 8192));
+  EXPECT_TRUE(faster(256, 1280, 8192));
+  EXPECT_FALSE(faster(256, 5120, 6400));
+  EXPECT_FALSE(faster(257, 1280, 8192));
 }
 
 TEST(CudaSmallGemmPlan, CoversEveryColumnWithACompiledTileThatFits) {
-  for (const i64 m : {1, 8, 9, 33, 64, 65, 100, 128})
+  for (const i64 m : {1, 8, 9, 33, 64, 65, 100, 128, 129, 250})
     for (const i64 n : {0, 8, 1000, 5120, 40000})
       for (const i64 k : {8, 100, 6400})
         for (const int ctas : {1, 16, 33, 132})
           for (const bool clusters : {false, true}) {
             const SmallGemmRoom room = clusters ? kRoom.within(ctas) : SmallGemmRoom::without_clusters(ctas);
             const SmallGemmPlan plan = plan_small_gemm_sm90(m, n, k, room);
-            const auto compiled = small_gemm_tiles(m);
-            EXPECT_TRUE(std::any_of(compiled.begin(), compiled.end(), [&](const SmallGemmTile& tile) {
-              return tile.columns == plan.columns && tile.blocks == plan.blocks;
+            EXPECT_TRUE(std::any_of(std::begin(kSmallTiles), std::end(kSmallTiles), [&](const SmallGemmTile& tile) {
+              return tile.row_groups == plan.row_groups && tile.columns == plan.columns && tile.blocks == plan.blocks;
             }));
             EXPECT_GE(plan.tiles * plan.columns, n);
             EXPECT_LT((plan.tiles - 1) * plan.columns, std::max<i64>(n, 1));
             EXPECT_GE(plan.ctas, 1);
             EXPECT_LE(plan.ctas, ctas);
-            EXPECT_EQ(plan.ctas % plan.split, 0);
+            EXPECT_EQ(plan.ctas % (plan.split * plan.pair), 0);
+            EXPECT_EQ(plan.row_blocks % plan.pair, 0);
             EXPECT_LE(plan.split, clusters ? (k + 64 * plan.blocks - 1) / (64 * plan.blocks) : 1);
-            EXPECT_GE(plan.x_rows, m);
+            EXPECT_LE(plan.x_rows, 64 * plan.row_groups);
+            EXPECT_GE(plan.x_rows * plan.row_blocks, m);
+            EXPECT_LT(plan.x_rows * (plan.row_blocks - 1), m);
             EXPECT_GE(plan.stages, 2);
-            if (m <= 64) {
+            if (plan.row_groups == 1) {
               EXPECT_EQ(plan.stages % 2, 0);
             }
             EXPECT_GE(plan.used_bytes, plan.stages * plan.blocks * (plan.columns + plan.x_rows) * 128);
@@ -121,14 +125,26 @@ TEST(CudaSmallGemmPlan, CoversEveryColumnWithACompiledTileThatFits) {
 }
 
 TEST(CudaSmallGemmPlan, RefusesCutsThatDoNotFit) {
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 64, kRoom, {24, 1}, 2));   // one block of K
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 128, kRoom, {40, 2}, 2));  // one stage
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, SmallGemmRoom::without_clusters(132), {40, 2}, 2));
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, kRoom.within(3), {40, 2}, 4));
-  EXPECT_TRUE(plan_small_gemm_sm90_cut(128, 5120, 6400, kRoom, {256, 1}, 4));
-  // Two multipliers that take every other stage need four: with two, each would wait for one that it has yet to free.
-  EXPECT_FALSE(plan_small_gemm_sm90_cut(16, 12800, 5120, kRoom, {104, 4}, 1));
-  EXPECT_TRUE(plan_small_gemm_sm90_cut(16, 12800, 512, kRoom, {104, 4}, 1));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 64, kRoom, {1, 24, 1}, 2));   // one block of K
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 8, 128, kRoom, {1, 40, 2}, 2));  // one stage
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, SmallGemmRoom::without_clusters(132), {1, 40, 2}, 2));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(1, 5120, 6400, kRoom.within(3), {1, 40, 2}, 4));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(64, 5120, 6400, kRoom, {2, 80, 1}, 1));  // rows for one multiplier
+  EXPECT_TRUE(plan_small_gemm_sm90_cut(128, 5120, 6400, kRoom, {2, 256, 1}, 4));
+  EXPECT_FALSE(plan_small_gemm_sm90_cut(16, 12800, 5120, kRoom, {1, 128, 4}, 1));  // two stages
+  EXPECT_TRUE(plan_small_gemm_sm90_cut(16, 12800, 512, kRoom, {1, 128, 4}, 1));
+}
+
+TEST(CudaSmallGemmPlan, TwoBlocksOfRowsShareAClusterWhereThereIsRoom) {
+  const auto pair = [](i64 m, const SmallGemmRoom& room, int split) {
+    return plan_small_gemm_sm90_cut(m, 5120, 6400, room, {1, 80, 2}, split)->pair;
+  };
+  EXPECT_EQ(pair(64, kRoom, 1), 1);
+  EXPECT_EQ(pair(128, kRoom, 1), 2);
+  EXPECT_EQ(pair(128, kRoom, 4), 2);
+  EXPECT_EQ(pair(128, kRoom, 8), 1);
+  EXPECT_EQ(pair(128, SmallGemmRoom::without_clusters(132), 1), 1);
+  EXPECT_EQ(pair(192, kRoom, 1), 1);  // three blocks
 }
 
 }  // namespace

@@ -238,8 +238,9 @@ __device__ __forceinline__ void gemm_multiply(const Params& params, const GemmSh
       for (int step = 0; step < Config::kBlock / 16; ++step)
 #pragma unroll
         for (int i = 0; i < Config::kFragments; ++i)
-          ptx::Wgmma<Config::kN>::multiply(typename Config::Element{}, sums[i], x + step * 2 + i * 64 * 8, w + step * 2,
-                                           block + step > 0);
+          ptx::Wgmma<Config::kN>::multiply(typename Config::Element{}, sums[i],
+                                           ptx::wgmma_descriptor_behind(x, u32(step * 32 + i * 64 * 128)),
+                                           ptx::wgmma_descriptor_behind(w, u32(step * 32)), block + step > 0);
       ptx::wgmma_commit();
       // One group stays under way: the block before is done, and its stage is free.
       ptx::wgmma_wait<1>();
@@ -277,10 +278,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
   __syncthreads();
   if (group == 2) {
     ptx::registers_shrink<Crew::kFeederRegisters>();
-    if (threadIdx.x == 256) gemm_feed<Config>(params, shared);
-    if constexpr (Crew::kAny) {
-      const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - 8;
-      if (warp > 0) params.crew.template serve<Config>(warp, shared.staging, shared.extra, params.schedule);
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0) - 8;
+    if (warp == 0) {
+      if (ptx::elect_one()) gemm_feed<Config>(params, shared);
+    } else if constexpr (Crew::kAny) {
+      params.crew.template serve<Config>(warp, shared.staging, shared.extra, params.schedule);
     }
   } else {
     ptx::registers_grow<Crew::kMultiplyRegisters>();

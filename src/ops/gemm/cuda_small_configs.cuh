@@ -12,17 +12,16 @@ namespace sm90 {
 
 inline constexpr int kSmallSharedBytes = 232448;
 
-// Calls f with every configuration of T: those of small_gemm_tiles().
-template <class T, const auto& Tiles, int RowGroups, class F, size_t... I>
-Status each_small_config_of(F& f, std::index_sequence<I...>) {
-  Status outcome;
-  (void)((outcome = f(SmallConfig<Tiles[I].columns, RowGroups, Tiles[I].blocks, T>{}), outcome.ok()) && ...);
-  return outcome;
-}
+// Calls f with every configuration of T: those of kSmallTiles.
 template <class T = bf16, class F>
 Status each_small_config(F&& f) {
-  WEFT_TRY((each_small_config_of<T, kSmallTiles, 1>(f, std::make_index_sequence<std::size(kSmallTiles)>())));
-  return each_small_config_of<T, kSmallTilesAbove64, 2>(f, std::make_index_sequence<std::size(kSmallTilesAbove64)>());
+  return [&]<size_t... I>(std::index_sequence<I...>) {
+    Status outcome;
+    (void)((outcome = f(SmallConfig<kSmallTiles[I].columns, kSmallTiles[I].row_groups, kSmallTiles[I].blocks, T>{}),
+            outcome.ok()) &&
+           ...);
+    return outcome;
+  }(std::make_index_sequence<std::size(kSmallTiles)>());
 }
 
 template <class Config, class Hooks>
@@ -47,7 +46,7 @@ Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i6
       error(Code::kInvalidArgument, "{}: no kernel for {} rows is compiled for {} columns", op, m, plan.columns);
   const Status visited = each_small_config<T>([&](auto config) -> Status {
     using Config = decltype(config);
-    if (Config::kColumns != plan.columns || Config::kRowGroups != (m > 64 ? 2 : 1) || Config::kBlocks != plan.blocks)
+    if (Config::kColumns != plan.columns || Config::kRowGroups != plan.row_groups || Config::kBlocks != plan.blocks)
       return {};
     WEFT_TRY((prepare_small_kernel<Config, Hooks>(op)));
     SmallParams<Hooks> params{};
@@ -59,7 +58,9 @@ Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i6
     params.m = int(m);
     params.k_blocks = int((w.dim(1) + Config::kBlock - 1) / Config::kBlock);
     params.tiles = plan.tiles;
+    params.row_blocks = plan.row_blocks;
     params.split = plan.split;
+    params.pair = plan.pair;
     params.layout = {plan.x_rows, plan.stages, plan.used_bytes};
     params.early = early;
     params.hooks = hooks;
@@ -67,7 +68,7 @@ Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i6
                      {.grid = unsigned(plan.ctas),
                       .block = Config::kThreads,
                       .shared_bytes = size_t(plan.used_bytes + 16 * plan.stages + 1024),
-                      .cluster = plan.split,
+                      .cluster = plan.split * plan.pair,
                       .early = early},
                      stream, params);
     return {};
