@@ -10,8 +10,23 @@ namespace {
 
 using namespace sampling;
 
-constexpr i64 kMostClusters = 32;  // that an H200 runs at once; they take the rows in turn
 static_assert(kSharedBytes + kCudaSampleMostTokens / RowCtas::kCount * 4 <= 227 << 10);
+
+// How many clusters of this shape the current device runs at once.
+Result<int> resident_clusters(const char* name, const void* kernel, const LaunchShape& shape) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {unsigned(shape.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int count = 0;
+  WEFT_TRY(cuda_status(cudaOccupancyMaxActiveClusters(&count, kernel, &config), name));
+  return count;
+}
 
 template <class T>
 Status sample_as(cudaStream_t stream, const Params& params) {
@@ -20,12 +35,15 @@ Status sample_as(cudaStream_t stream, const Params& params) {
     return prepare_kernel("sample", reinterpret_cast<const void*>(sample_kernel<T>),
                           kSharedBytes + kCudaSampleMostTokens / RowCtas::kCount * sizeof(float));
   }));
-  return launch("sample", sample_kernel<T>,
-                {.grid = unsigned(std::min<i64>(params.count, kMostClusters) * RowCtas::kCount),
-                 .block = kThreads,
-                 .shared_bytes = kSharedBytes + size_t(params.slice) * sizeof(float),
-                 .cluster = RowCtas::kCount},
-                stream, params);
+  // As many clusters as the GPU runs at once take the rows in turn.
+  const LaunchShape one{.grid = RowCtas::kCount,
+                        .block = kThreads,
+                        .shared_bytes = kSharedBytes + size_t(params.slice) * sizeof(float),
+                        .cluster = RowCtas::kCount};
+  WEFT_ASSIGN(const int most, resident_clusters("sample", reinterpret_cast<const void*>(sample_kernel<T>), one));
+  LaunchShape shape = one;
+  shape.grid.x *= unsigned(std::min(params.count, std::max(most, 1)));
+  return launch("sample", sample_kernel<T>, shape, stream, params);
 }
 
 }  // namespace

@@ -87,34 +87,40 @@ __device__ __forceinline__ Bucket find_bucket(Shared& s, u32 count, TotalOf&& to
 // The id of the rank-th token (from 1, ids ascending) whose weight has these bits.
 __device__ __forceinline__ i32 find_token(Shared& s, float* weights, const Slice& slice, u32 bits, u32 rank) {
   const u32 warp = threadIdx.x / 32;
-  const auto matches = [&](const float4& w) {
-    return u32(__float_as_uint(w.x) == bits) | u32(__float_as_uint(w.y) == bits) << 1 |
-           u32(__float_as_uint(w.z) == bits) << 2 | u32(__float_as_uint(w.w) == bits) << 3;
-  };
   u32 mine = 0;
-  for_each_four(weights, slice, [&](i32, const float4& w) { mine += u32(__popc(matches(w))); });
+  for_each_four(weights, slice, [&](i32, const float4& w) {
+    mine += u32(__float_as_uint(w.x) == bits) + u32(__float_as_uint(w.y) == bits) + u32(__float_as_uint(w.z) == bits) +
+            u32(__float_as_uint(w.w) == bits);
+  });
   mine = __reduce_add_sync(~0u, mine);
   if (threadIdx.x % 32 == 0) s.warp_matches[warp] = mine;
   __syncthreads();
   u32 before = 0, all = 0;
-  for (u32 w = 0; w < kWarps; ++w) {
-    if (w < warp) before += s.warp_matches[w];
-    all += s.warp_matches[w];
-  }
+  for (u32 w = 0; w < kWarps; ++w) all += s.warp_matches[w];
   if (warp == 0) RowCtas::tell(s.matches, all);
   RowCtas::sync();
   for (u32 cta = 0; cta < RowCtas::rank(); ++cta) before += s.matches[cta];
-  if (before < rank && rank <= before + mine) {
-    for_each_four(weights, slice, [&](i32 i, const float4& w) {
-      const u32 found = matches(w), count = u32(__popc(found)), upto = before + sum_up_to(count);
-      if (upto - count < rank && rank <= upto) {
-        u32 some = found;
-        for (u32 left = rank - (upto - count); left > 1; --left) some &= some - 1;
-        const i32 token = slice.begin + i + __ffs(int(some)) - 1;
-        for (u32 cta = 0; cta < RowCtas::kCount; ++cta) *RowCtas::of(&s.token, cta) = token;
+  if (before < rank && rank <= before + all) {
+    // In this CTA, among the tokens of one warp, which all threads look at now.
+    u32 part = 0;
+    for (; before + s.warp_matches[part] < rank; ++part) before += s.warp_matches[part];
+    const i32 first = first_of_warp(slice, part), end = first_of_warp(slice, part + 1);
+    __syncthreads();
+    for (i32 base = first; before < rank; base += kThreads) {
+      const i32 i = base + i32(threadIdx.x);
+      const bool match = i < end && __float_as_uint(weights[i]) == bits;
+      const u32 some = __ballot_sync(~0u, match);
+      if (threadIdx.x % 32 == 0) s.warp_matches[warp] = u32(__popc(some));
+      __syncthreads();
+      u32 upto = u32(__popc(some << (31 - threadIdx.x % 32)));
+      for (u32 w = 0; w < kWarps; ++w) {
+        if (w == warp) upto += before;
+        before += s.warp_matches[w];
       }
-      before = __shfl_sync(~0u, upto, 31);
-    });
+      if (match && upto == rank)
+        for (u32 cta = 0; cta < RowCtas::kCount; ++cta) *RowCtas::of(&s.token, cta) = slice.begin + i;
+      __syncthreads();
+    }
   }
   RowCtas::sync();
   return s.token;
@@ -126,15 +132,26 @@ template <bool Share, class Wanted>
 __device__ __forceinline__ Cut find_cut(Shared& s, float* weights, const Slice& slice, Wanted&& wanted_of) {
   using M = Measure<Share>;
   constexpr u32 kLeastBits = Share ? M::kLowest << M::kShift : 1;
-  const auto for_each_bits = [&](auto&& visit) {
+  // visit(bits) of the weights with these bits from `shift` on, which are few.
+  const auto for_each_of = [&](u32 prefix, u32 shift, auto&& visit) {
     for_each_four(weights, slice, [&](i32, const float4& w) {
-      visit(__float_as_uint(w.x)), visit(__float_as_uint(w.y));
-      visit(__float_as_uint(w.z)), visit(__float_as_uint(w.w));
+      const u32 x = __float_as_uint(w.x), y = __float_as_uint(w.y), z = __float_as_uint(w.z), u = __float_as_uint(w.w);
+      const bool in_x = x >> shift == prefix, in_y = y >> shift == prefix, in_z = z >> shift == prefix,
+                 in_u = u >> shift == prefix;
+      if (!(in_x || in_y || in_z || in_u)) return;
+      if (in_x) visit(x);
+      if (in_y) visit(y);
+      if (in_z) visit(z);
+      if (in_u) visit(u);
     });
   };
   clear_buckets<Share>(s, M::kCount);
-  for_each_bits([&](u32 bits) {
-    if (bits >= kLeastBits) M::add(s, (bits >> M::kShift) - M::kLowest, bits);
+  for_each_four(weights, slice, [&](i32, const float4& w) {
+    const auto count = [&](u32 bits) {
+      if (bits >= kLeastBits) M::add(s, (bits >> M::kShift) - M::kLowest, bits);
+    };
+    count(__float_as_uint(w.x)), count(__float_as_uint(w.y));
+    count(__float_as_uint(w.z)), count(__float_as_uint(w.w));
   });
   double wanted = 0;
   const Bucket coarse = find_bucket<Share>(
@@ -142,17 +159,13 @@ __device__ __forceinline__ Cut find_cut(Shared& s, float* weights, const Slice& 
       [&](double total) { return wanted = wanted_of(total); });
   u32 prefix = coarse.bucket + M::kLowest;
   clear_buckets<Share>(s, M::kFine);
-  for_each_bits([&](u32 bits) {
-    if (bits >> M::kShift == prefix) M::add(s, (bits >> kFineShift) % M::kFine, bits);
-  });
+  for_each_of(prefix, M::kShift, [&](u32 bits) { M::add(s, (bits >> kFineShift) % M::kFine, bits); });
   const Bucket fine = find_bucket<Share>(
       s, M::kFine, [&](u32, u32 low, u32 high) { return M::total(low, high, prefix << M::kShift); },
       [&](double) { return __dadd_rn(wanted, -coarse.before); });
   prefix = prefix << (M::kShift - kFineShift) | fine.bucket;
   clear_buckets<false>(s, kLeast);
-  for_each_bits([&](u32 bits) {
-    if (bits >> kFineShift == prefix) atomicAdd(s.low + bits % kLeast, 1u);
-  });
+  for_each_of(prefix, kFineShift, [&](u32 bits) { atomicAdd(s.low + bits % kLeast, 1u); });
   const double reached = __dadd_rn(coarse.before, fine.before);
   const Bucket last = find_bucket<false>(
       s, kLeast, [&](u32 b, u32 low, u32) { return __dmul_rn(double(low), M::of(prefix << kFineShift | b)); },

@@ -64,11 +64,8 @@ __device__ __forceinline__ void draw(Shared& s, float* weights, const Slice& sli
   }
 }
 
-// ---- few tokens: a list of keys in the leader's shared memory ----
+// ---- few tokens: a list of keys in the shared memory of one CTA ----
 
-__device__ __forceinline__ u64* list_of(Shared& s) {
-  return reinterpret_cast<u64*>(s.low);
-}
 // Keys fall with the weight, then rise with the id.
 __device__ __forceinline__ u64 key_of(u32 bits, i32 token) {
   return u64(bits) << 32 | ~u32(token);
@@ -115,9 +112,9 @@ __device__ __forceinline__ u32 first_key(const u64* keys, u32 count, u32 bits_sh
   return count - 1;  // not reached: all of them reach what is asked for
 }
 
-// [all threads of the leader] Draws from `listed` keys in its list, the k likeliest tokens among them.
+// [all threads of a CTA] Draws from `listed` keys in its list, the k likeliest tokens among them.
 __device__ __forceinline__ void draw_listed(Shared& s, u32 listed, const SamplingParams& params, double u, i32* to) {
-  u64* const keys = list_of(s);
+  u64* const keys = s.list;
   u32 size = 2;
   while (size < listed) size *= 2;
   for (u32 i = listed + threadIdx.x; i < size; i += kThreads) keys[i] = 0;
@@ -140,12 +137,12 @@ __device__ __forceinline__ void draw_listed(Shared& s, u32 listed, const Samplin
   if (threadIdx.x == 0) *to = token_of(keys[drawn] >> 32);
 }
 
-// Lists every token that may be among the k likeliest, and maybe some more, with its weight; how many
+// Lists in CTA `owner` every token that may be among the k likeliest, and maybe some more, with its weight; how many
 // there are, which are too many above kMostListed. mine: the largest of the logits that this thread has looked at, of
 // distinct ones. Where k threads have a logit of at least some size, nothing below is among the k likeliest. Rounding
 // may give weights that are the same, or in another order, to logits that are nearly equal: hence the slack.
 __device__ __forceinline__ u32 list_likeliest(Shared& s, float* logits, const Slice& slice, const Weigher& weigher,
-                                              const SamplingParams& params, float mine) {
+                                              const SamplingParams& params, float mine, u32 owner) {
   // Distances from the largest logit, 2^-12 to 2^20, on a logarithmic scale; the nearest are the top bucket.
   constexpr u32 kShift = 17, kNearest = (127 - 12) << (23 - kShift), kCount = 32 << (23 - kShift);
   clear_buckets<false>(s, kCount);
@@ -165,12 +162,12 @@ __device__ __forceinline__ u32 list_likeliest(Shared& s, float* logits, const Sl
       if (weigher.distance(four[k]) > farthest) continue;
       const u32 bits = __float_as_uint(weigher.of(four[k]));
       if (bits == 0) continue;
-      const u32 place = atomicAdd(RowCtas::of(&s.listed, 0), 1u);
-      if (place < kMostListed) RowCtas::of(list_of(s), 0)[place] = key_of(bits, slice.begin + i + k);
+      const u32 place = atomicAdd(RowCtas::of(&s.listed, owner), 1u);
+      if (place < kMostListed) RowCtas::of(s.list, owner)[place] = key_of(bits, slice.begin + i + k);
     }
   });
   RowCtas::sync();
-  return *RowCtas::of(&s.listed, 0);
+  return *RowCtas::of(&s.listed, owner);
 }
 
 }  // namespace weft::sampling

@@ -76,13 +76,17 @@ class Sampler {
     for (; first < p_.count; first += kBatch * step) {
       const i32 batch = min((p_.count - first + step - 1) / step, kBatch);
       if (i32(threadIdx.x) < batch) {
-        const CudaSampleRow& row = p_.rows[first + i32(threadIdx.x) * step];
-        s_.greedy[threadIdx.x] = row.params.temperature == 0 && !adjusts(row);
+        s_.given[threadIdx.x] = p_.rows[first + i32(threadIdx.x) * step];
       }
       __syncthreads();
       find_likeliest(first, step, batch);
-      for (i32 i = 0; i < batch; ++i)
-        if (!s_.greedy[i]) sample(first + i * step);
+      for (i32 i = 0; i < batch; ++i) {
+        if (greedy(i)) continue;
+        if (i + 1 < batch) prefetch(row_of(first + (i + 1) * step) + slice_.begin);
+        sample(s_.given[i], first + i * step);
+        if (lists_ == i32(RowCtas::kCount)) draw_lists();
+      }
+      draw_lists();
       RowCtas::sync();  // nobody is in another's shared memory any more, or reads what the next batch overwrites
     }
   }
@@ -92,11 +96,21 @@ class Sampler {
     return reinterpret_cast<const T*>(p_.logits + i64(index) * p_.logits_stride);
   }
 
+  __device__ bool greedy(i32 i) const { return s_.given[i].params.temperature == 0 && !adjusts(s_.given[i]); }
+  // The slice of a row comes near.
+  __device__ void prefetch([[maybe_unused]] const T* logits) const {
+#if !defined(WEFT_EMULATOR)
+    constexpr i32 kLine = 128 / sizeof(T);
+    for (i32 i = i32(threadIdx.x) * kLine; i < slice_.size; i += kThreads * kLine)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(logits + i));
+#endif
+  }
+
   // The batch's greedy rows: all of them stream by before the CTAs tell each other what they found.
   __device__ void find_likeliest(i32 first, i32 step, i32 batch) {
     const i32 warp = i32(threadIdx.x / 32), lane = i32(threadIdx.x % 32);
     for (i32 i = 0; i < batch; ++i) {
-      if (!s_.greedy[i]) continue;
+      if (!greedy(i)) continue;
       float best = -INFINITY;
       i32 place = kNoToken;
       for_each_logit(row_of(first + i * step) + slice_.begin, slice_.size, p_.eight, [&](const auto& v, i32 at) {
@@ -108,7 +122,7 @@ class Sampler {
       if (lane == 0) s_.batch[i][warp] = largest;
     }
     __syncthreads();
-    const bool mine = warp < batch && s_.greedy[warp];
+    const bool mine = warp < batch && greedy(warp);
     if (mine) {
       const Largest largest = warp_largest(lane < kWarps ? s_.batch[warp][lane] : smallest());
       if (lane == 0) RowCtas::of(s_.rows[warp], 0)[RowCtas::rank()] = largest;
@@ -127,8 +141,7 @@ class Sampler {
     if (lane == 0) p_.tokens[row] = token;
   }
 
-  __device__ void sample(i32 index) {
-    const CudaSampleRow& row = p_.rows[index];
+  __device__ void sample(const CudaSampleRow& row, i32 index) {
     const SamplingParams& params = row.params;
     i32* const to = p_.tokens + index;
     __syncthreads();  // nobody reads the values of the row before any more
@@ -156,7 +169,7 @@ class Sampler {
     } else if (params.temperature == 0) {
       find_first(largest, to);
     } else {
-      draw_token(params, Weigher(largest, params.temperature), mine, uniform_of(params, row.position), to);
+      draw_token(row, Weigher(largest, params.temperature), mine, to);
     }
   }
 
@@ -225,12 +238,13 @@ class Sampler {
   }
 
   // values: the slice's logits, of which `mine` is the largest that this thread has looked at.
-  __device__ void draw_token(const SamplingParams& params, const Weigher& weigher, float mine, double u, i32* to) {
+  __device__ void draw_token(const CudaSampleRow& row, const Weigher& weigher, float mine, i32* to) {
+    const SamplingParams& params = row.params;
     const bool cuts = params.top_k > 0 && params.top_k < p_.vocab;
     if (cuts && params.top_k <= i32(kMostListed / 2)) {
-      const u32 listed = list_likeliest(s_, values_, slice_, weigher, params, mine);
+      const u32 listed = list_likeliest(s_, values_, slice_, weigher, params, mine, u32(lists_));
       if (listed <= kMostListed) {
-        if (RowCtas::leads()) draw_listed(s_, listed, params, u, to);
+        if (u32(lists_++) == RowCtas::rank()) mine_ = {&row, to, listed};
         return;
       }
     }
@@ -241,7 +255,14 @@ class Sampler {
     Cut cut;
     if (params.top_p < 1)
       cut = find_cut<true>(s_, values_, slice_, [&](double total) { return __dmul_rn(double(params.top_p), total); });
-    draw(s_, values_, slice_, cut, params.min_p, u, to);
+    draw(s_, values_, slice_, cut, params.min_p, uniform_of(params, row.position), to);
+  }
+
+  // A list takes one CTA long, so that each first gets one; then they draw side by side.
+  __device__ void draw_lists() {
+    if (i32(RowCtas::rank()) < lists_)
+      draw_listed(s_, mine_.listed, mine_.row->params, uniform_of(mine_.row->params, mine_.row->position), mine_.to);
+    lists_ = 0;
   }
 
   const Params& p_;
@@ -249,6 +270,12 @@ class Sampler {
   float* const values_;
   Slice slice_;
   int turn_ = 0;
+  i32 lists_ = 0;  // that wait
+  struct {
+    const CudaSampleRow* row;
+    i32* to;
+    u32 listed;
+  } mine_ = {};  // this CTA's
 };
 
 template <class T>

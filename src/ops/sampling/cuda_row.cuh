@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/types.h"
+#include "ops/sampling/cuda_sample_row.h"
 #include "ops/sampling/weights.h"
 #if defined(WEFT_EMULATOR)
 #include "device/emulator/rows.h"
@@ -18,7 +19,7 @@ inline constexpr i32 kStep = 128;      // tokens that a warp looks at together: 
 inline constexpr i32 kBatch = kWarps;  // rows whose largest logits a cluster finds together, a warp for each at the end
 inline constexpr u32 kBuckets = 4096;  // of a histogram of tokens
 inline constexpr u32 kSums = 2304;     // of one of weights
-inline constexpr u32 kMostListed = 1024;
+inline constexpr u32 kMostListed = 512;
 inline constexpr i32 kNoToken = 0x7fffffff;
 
 // The CTAs of a cluster. The first of them leads.
@@ -95,7 +96,9 @@ struct Bucket {
 };
 
 struct Shared {
-  u32 low[kBuckets], high[kSums];         // a histogram, or on the leader a list of 64-bit keys
+  u32 low[kBuckets], high[kSums];  // a histogram
+  u64 list[kMostListed];           // keys
+  u32 listed;
   Largest batch[kBatch][kWarps];          // by row and warp
   Largest rows[kBatch][RowCtas::kCount];  // the leader's: by row and CTA
   Largest largest[2][RowCtas::kCount];    // of a row, by CTA; rows take turns
@@ -105,9 +108,8 @@ struct Shared {
   u32 warp_matches[kWarps];
   Bucket found;
   i32 token;
-  u32 listed;  // the leader's
   i32 fault;
-  bool greedy[kBatch];
+  CudaSampleRow given[kBatch];
 };
 
 __device__ __forceinline__ double shuffle(double v, int lane) {
