@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "device/cuda/testing.cuh"
+#include "dist/exchange/fused_testing.cuh"
 #include "dist/exchange/tuner.h"
 #include "layers/cuda_layer_testing.cuh"
 #include "layers/cuda_mlp_bench.h"
@@ -19,6 +20,7 @@ class GpuMlpLayer : public ::testing::TestWithParam<MlpCase> {};
 TEST_P(GpuMlpLayer, IsTheFp32MlpUpToRounding) {
   WEFT_NEED_GPUS(1);
   const MlpCase& c = GetParam();
+  WEFT_NEED_COPIES(c.variant);
   const auto report = check_cuda_mlp({.ranks = test_ranks(),
                                       .m = {0, 1, 2, 37, 300, 1029},
                                       .hidden = 520,

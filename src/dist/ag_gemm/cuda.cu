@@ -2,6 +2,7 @@
 #include "device/cuda/tensor_map.cuh"
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/ag_gemm/cuda_sm90.cuh"
+#include "dist/exchange/fused_choice.cuh"
 #include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
@@ -40,7 +41,7 @@ Result<CudaAgGemm> CudaAgGemm::create(CudaCommunicator& comm, const CudaAgGemmSh
                  kOp, shape.max_m, shape.k);
   WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaAgGemm op(comm, shape);
-  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
+  WEFT_ASSIGN(op.choice_, choose_fused(kOp, comm, options));
   op.constant_w_ = options.constant_w;
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0) WEFT_TRY(op.allocate());

@@ -65,10 +65,18 @@ inline FusedVariant choose_fused_variant(i64 m, int ranks, FusedVariant forced) 
 class FusedChoice {
  public:
   FusedChoice() = default;
-  // Errors: kInvalidArgument naming `op` and the option.
-  static Result<FusedChoice> parse(const char* op, const CudaFusedOptions& options) {
+  // copies: false takes push for every copy that was not forced. Errors: kInvalidArgument naming `op` and the option,
+  // kUnimplemented for a forced copy without them.
+  static Result<FusedChoice> parse(const char* op, const CudaFusedOptions& options, bool copies = true) {
     FusedChoice choice;
+    choice.copies_ = copies;
     WEFT_ASSIGN(choice.forced_, parse_fused_variant(op, options.variant));
+    if (choice.forced_ == FusedVariant::kCopy && !copies)
+      return error(
+          Code::kUnimplemented,
+          "{}: variant copy: ranks that are threads of one process share a GPU, where copies in graphs may wait "
+          "for each other without end",
+          op);
     i64 most = 0;
     for (const TunedVariant& entry : options.tuned) {
       if (entry.most_m <= most || entry.variant == FusedVariant::kAuto)
@@ -82,13 +90,25 @@ class FusedChoice {
   }
 
   FusedVariant at(i64 m, int ranks) const {
+    const FusedVariant wanted = wanted_at(m, ranks);
+    return wanted == FusedVariant::kCopy && !copies_ ? FusedVariant::kPush : wanted;
+  }
+  // No m up to `max_m` with more rows takes `variant`; 0 = none takes it.
+  i64 most_rows(FusedVariant variant, i64 max_m, int ranks) const {
+    const i64 most = most_wanted(variant, max_m, ranks);
+    if (copies_) return most;
+    if (variant == FusedVariant::kCopy) return 0;
+    return variant == FusedVariant::kPush ? std::max(most, most_wanted(FusedVariant::kCopy, max_m, ranks)) : most;
+  }
+
+ private:
+  FusedVariant wanted_at(i64 m, int ranks) const {
     if (forced_ == FusedVariant::kAuto)
       for (const TunedVariant& entry : tuned_)
         if (m <= entry.most_m) return entry.variant;
     return choose_fused_variant(m, ranks, forced_);
   }
-  // No m up to `max_m` with more rows takes `variant`; 0 = none takes it.
-  i64 most_rows(FusedVariant variant, i64 max_m, int ranks) const {
+  i64 most_wanted(FusedVariant variant, i64 max_m, int ranks) const {
     if (forced_ != FusedVariant::kAuto) return forced_ == variant ? max_m : 0;
     i64 most = 0, ruled = 0;  // up to which the tuner decides
     for (const TunedVariant& entry : tuned_) {
@@ -102,7 +122,7 @@ class FusedChoice {
     return std::max(most, std::min(max_m, rule));
   }
 
- private:
+  bool copies_ = true;
   FusedVariant forced_ = FusedVariant::kAuto;
   std::vector<TunedVariant> tuned_;
 };

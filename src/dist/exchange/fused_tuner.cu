@@ -1,5 +1,6 @@
 #include "comm/cuda_timing.cuh"
 #include "device/cuda/driver.cuh"
+#include "dist/exchange/fused_choice.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "ops/gemm/cublas.cuh"
 
@@ -9,7 +10,7 @@ namespace {
 constexpr i64 kLeastRows = 16;
 constexpr size_t kArenaBytes = size_t(1) << 30;
 constexpr int kCalls = 10, kRounds = 5;
-constexpr FusedVariant kVariants[] = {FusedVariant::kSplit, FusedVariant::kPush, FusedVariant::kCopy};
+constexpr FusedVariant kVariants[] = {FusedVariant::kSplit, FusedVariant::kPush, FusedVariant::kCopy};  // copy last
 
 // A variant with the communicator that it lives on; made when it is first timed.
 struct Variant {
@@ -51,7 +52,9 @@ Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const Fused
                                              const MakeFused& make) {
   WEFT_ASSIGN(const std::string device, cuda_device_name());
   std::vector<std::string> names;
-  for (const FusedVariant variant : kVariants) names.emplace_back(fused_variant_name(variant));
+  WEFT_ASSIGN(const bool copies, may_copy(comm));
+  for (const FusedVariant variant : kVariants)
+    if (copies || variant != FusedVariant::kCopy) names.emplace_back(fused_variant_name(variant));
   std::vector<TunedVariant> tuned;
   if (comm.size() == 1) return tuned;  // all variants are the GEMM
   if (comm.size() != comm.world().size())

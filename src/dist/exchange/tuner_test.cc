@@ -117,6 +117,23 @@ TEST(FusedChoice, TakesWhatWasTunedAndTheRuleBeyond) {
     EXPECT_NE(FusedChoice::parse("op", {.tuned = wrong}).status().message().find("tuned"), std::string::npos);
 }
 
+TEST(FusedChoice, PushesWhereCopiesMayNotBe) {
+  using enum FusedVariant;
+  for (const std::vector<TunedVariant>& tuned : {std::vector<TunedVariant>{}, {{256, kCopy}, {512, kSplit}}}) {
+    const auto with = FusedChoice::parse("op", {.tuned = tuned});
+    const auto without = FusedChoice::parse("op", {.tuned = tuned}, false);
+    ASSERT_TRUE(without.ok());
+    for (const i64 m : {1, 200, 500, 1000, 4096}) {
+      const FusedVariant wanted = with->at(m, 4);
+      EXPECT_EQ(without->at(m, 4), wanted == kCopy ? kPush : wanted) << m;
+    }
+    EXPECT_EQ(without->most_rows(kCopy, 4096, 4), 0);
+    EXPECT_EQ(without->most_rows(kPush, 4096, 4), 4096);
+  }
+  EXPECT_EQ(FusedChoice::parse("op", {.variant = "copy"}, false).status().code(), Code::kUnimplemented);
+  EXPECT_TRUE(FusedChoice::parse("op", {.variant = "push"}, false).ok());
+}
+
 // Whatever is chosen for m rows, its buffers hold them; and none is larger than it must be.
 TEST(FusedChoice, BuffersHoldEveryRowCountThatIsChosen) {
   using enum FusedVariant;

@@ -1,4 +1,5 @@
 #include "device/cuda/nvtx.cuh"
+#include "dist/exchange/fused_choice.cuh"
 #include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
@@ -16,7 +17,7 @@ Result<CudaGemmAr> CudaGemmAr::create(CudaCommunicator& comm, const CudaGemmRsSh
                                       const CudaFusedOptions& options) {
   WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaGemmAr op(comm, shape);
-  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
+  WEFT_ASSIGN(op.choice_, choose_fused(kOp, comm, options));
   const int ranks = comm.size();
   const i64 split_rows = op.choice_.most_rows(FusedVariant::kSplit, shape.max_m, ranks);
   const bool fused = op.choice_.most_rows(FusedVariant::kPush, shape.max_m, ranks) > 0 ||

@@ -1,5 +1,6 @@
 #include "device/cuda/nvtx.cuh"
 #include "device/cuda/tensor_map.cuh"
+#include "dist/exchange/fused_choice.cuh"
 #include "dist/exchange/fused_element.cuh"
 #include "dist/exchange/fused_tuner.cuh"
 #include "dist/exchange/plan.h"
@@ -43,7 +44,7 @@ Result<CudaGemmRs> CudaGemmRs::create(CudaCommunicator& comm, const CudaGemmRsSh
                  shape.k);
   WEFT_TRY(expect_fused_element(kOp, shape.dtype));
   CudaGemmRs op(comm, shape);
-  WEFT_ASSIGN(op.choice_, FusedChoice::parse(kOp, options));
+  WEFT_ASSIGN(op.choice_, choose_fused(kOp, comm, options));
   op.constant_w_ = options.constant_w;
   WEFT_TRY(expect_sm90(kOp));
   if (comm.size() > 1 && shape.max_m > 0 && shape.n > 0) WEFT_TRY(op.allocate());

@@ -3,6 +3,7 @@
 #include "dist/ag_gemm/ag_gemm.cuh"
 #include "dist/all_reduce/all_reduce.cuh"
 #include "dist/exchange/cuda_testing.cuh"
+#include "dist/exchange/fused_testing.cuh"
 #include "dist/gemm_ar/gemm_ar.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"
 
@@ -74,7 +75,29 @@ Status check_uneven_shapes(CudaCommunicator& comm, cudaStream_t stream, const ch
   return {};
 }
 
-class CudaGemmRsTest : public testing::TestWithParam<const char*> {};
+class CudaGemmRsTest : public testing::TestWithParam<const char*> {
+  void SetUp() override { WEFT_NEED_COPIES(GetParam()); }
+};
+
+// Where rank threads share a GPU no fused operator copies, however it is asked.
+TEST(CudaFusedCopies, AreRefusedWhereRankThreadsShareAGpu) {
+  WEFT_NEED_RANK_THREADS();
+  WEFT_NEED_GPUS(1);
+  const int ranks = cuda_device_count() == 1 ? 2 : 4;
+  if (ranks <= cuda_device_count()) GTEST_SKIP() << "a GPU for each of " << ranks << " ranks";
+  WEFT_ASSERT_OK(run_gpu_ranks(ranks, [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    const CudaFusedOptions copy{.variant = "copy"};
+    const CudaGemmRsShape shape{.max_m = 2048, .n = 64, .k = 64};
+    WEFT_TRY(expect_refused({
+        {CudaAgGemm::create(comm, {.max_m = 2048, .k = 64}, copy).status(), "share a GPU"},
+        {CudaGemmRs::create(comm, shape, copy).status(), "share a GPU"},
+        {CudaGemmAr::create(comm, shape, copy).status(), "share a GPU"},
+    }));
+    WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmAr>::create(comm, 64, 64, "auto", 4096));  // where auto would copy
+    WEFT_TRY(calls.enqueue(stream, 4096));
+    return calls.verify(stream, 1);
+  }));
+}
 
 TEST_P(CudaGemmRsTest, IsExactOnUnevenShapes) {
   WEFT_NEED_GPUS(1);
