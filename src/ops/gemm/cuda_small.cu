@@ -81,9 +81,9 @@ Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const Smal
   WEFT_TRY(expect_gemm_matrices(args));
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   if (m == 0 || n == 0) return {};
-  if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 ||
-      plan.x_rows < 8 || plan.row_blocks != divide_up(m, plan.x_rows) || plan.columns < 8 || plan.tiles != divide_up(n, plan.columns) || plan.split < 1 ||
-      plan.split > divide_up(k, 64 * plan.blocks))
+  if (k == 0 || k % 8 != 0 || n % 8 != 0 || n > i64(1) << 24 || k > i64(1) << 24 || plan.x_rows < 8 ||
+      plan.row_blocks != divide_up(m, plan.x_rows) || plan.columns < 8 || plan.tiles != divide_up(n, plan.columns) ||
+      plan.split < 1 || plan.split > divide_up(k, 64 * plan.blocks))
     return error(Code::kInvalidArgument, "gemm: {} rows, {} tiles of {} columns, K cut by {}, do not fit [{}, {}, {}]",
                  plan.x_rows, plan.tiles, plan.columns, plan.split, m, n, k);
   const Plain hooks{args.y.data, args.y.byte_strides[0], int(n)};
