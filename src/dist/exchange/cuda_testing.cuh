@@ -168,10 +168,11 @@ inline Status delay(cudaStream_t stream, u64 ns) {
   return launch("delay", delay_kernel, {}, stream, ns);
 }
 
-// Each complaint must be kInvalidArgument and hold its text.
-inline Status expect_refused(const std::vector<std::pair<Status, const char*>>& cases) {
+// Each complaint must have the code and hold its text.
+inline Status expect_refused(const std::vector<std::pair<Status, const char*>>& cases,
+                             Code code = Code::kInvalidArgument) {
   for (const auto& [status, text] : cases)
-    if (status.code() != Code::kInvalidArgument || status.message().find(text) == std::string::npos)
+    if (status.code() != code || status.message().find(text) == std::string::npos)
       return error(Code::kAborted, "expected a complaint about '{}', found '{}'", text, status.message());
   return {};
 }

@@ -88,11 +88,13 @@ TEST(CudaFusedCopies, AreRefusedWhereRankThreadsShareAGpu) {
   WEFT_ASSERT_OK(run_gpu_ranks(ranks, [](CudaCommunicator& comm, cudaStream_t stream) -> Status {
     const CudaFusedOptions copy{.variant = "copy"};
     const CudaGemmRsShape shape{.max_m = 2048, .n = 64, .k = 64};
-    WEFT_TRY(expect_refused({
-        {CudaAgGemm::create(comm, {.max_m = 2048, .k = 64}, copy).status(), "share a GPU"},
-        {CudaGemmRs::create(comm, shape, copy).status(), "share a GPU"},
-        {CudaGemmAr::create(comm, shape, copy).status(), "share a GPU"},
-    }));
+    WEFT_TRY(expect_refused(
+        {
+            {CudaAgGemm::create(comm, {.max_m = 2048, .k = 64}, copy).status(), "share a GPU"},
+            {CudaGemmRs::create(comm, shape, copy).status(), "share a GPU"},
+            {CudaGemmAr::create(comm, shape, copy).status(), "share a GPU"},
+        },
+        Code::kUnimplemented));
     WEFT_ASSIGN(auto calls, CheckedCalls<CudaGemmAr>::create(comm, 64, 64, "auto", 4096));  // where auto would copy
     WEFT_TRY(calls.enqueue(stream, 4096));
     return calls.verify(stream, 1);
