@@ -50,9 +50,9 @@ inline constexpr SmallGemmTile kSmallTiles[] = {
 // The cut that the model below expects to be fastest. All its CTAs are resident at once, so that kernels may wait in it
 // for other ranks. Model: a fixed cost, more where nearly all multiprocessors have a CTA and the next kernel cannot
 // begin on the others; the sums, more with every part of K; and, as the root of their squares, three streams: the
-// weights of a multiprocessor, weights and rows of x out of L2, and what is asked for block by block. Fitted to 192
-// shapes with every cut on H200s; its choice is 1.0 % slower than the best of them on average and 10 % at worst.
-// 0 < m <= kSmallGemmMostRows; n >= 0; k, room.clusters[0] > 0.
+// weights of a multiprocessor, weights and rows of x out of L2, and what is asked for block by block. Fitted to 24
+// matrices at 8 row counts with every cut on H200s; its choice is 1.0 % slower than the best of them on average and
+// 10 % at worst. 0 < m <= kSmallGemmMostRows; n >= 0; k, room.clusters[0] > 0.
 SmallGemmPlan plan_small_gemm_sm90(i64 m, i64 n, i64 k, const SmallGemmRoom& room);
 // With this cut; nullopt where the kernel cannot run it.
 std::optional<SmallGemmPlan> plan_small_gemm_sm90_cut(i64 m, i64 n, i64 k, const SmallGemmRoom& room,

@@ -7,6 +7,7 @@
 
 #include "base/divide.h"
 #include "device/emulator/testing.h"
+#include "ops/sampling/cases.h"
 #include "ops/sampling/cuda_kernel.cuh"
 
 namespace weft {
@@ -34,19 +35,11 @@ TEST(CudaWeights, AreTheCpus) {
   }
 }
 
-struct Row {
-  SamplingParams params;
-  u64 position = 0;
-  std::vector<LogitBias> bias = {};
-  std::vector<TokenCount> counts = {};
-  std::vector<u32> allowed = {};
-};
-
 // What the kernel draws from logits [rows.size(), vocab].
-std::vector<i32> draw_emulated(const std::vector<float>& logits, i64 vocab, const std::vector<Row>& rows, int clusters,
-                               u64 seed) {
+std::vector<i32> draw_emulated(const std::vector<float>& logits, i64 vocab, const std::vector<SampleCase>& rows,
+                               int clusters, u64 seed) {
   std::vector<CudaSampleRow> given;
-  for (const Row& row : rows)
+  for (const SampleCase& row : rows)
     given.push_back({.params = row.params,
                      .position = row.position,
                      .bias = row.bias.data(),
@@ -73,41 +66,10 @@ std::vector<i32> draw_emulated(const std::vector<float>& logits, i64 vocab, cons
   return tokens;
 }
 
-void expect_the_cpus(const std::vector<float>& logits, i64 vocab, const std::vector<Row>& rows, int clusters,
+void expect_the_cpus(const std::vector<float>& logits, i64 vocab, const std::vector<SampleCase>& rows, int clusters,
                      u64 seed) {
-  const std::vector<i32> tokens = draw_emulated(logits, vocab, rows, clusters, seed);
-  SamplingScratch scratch;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    const auto expected = sample({.logits = std::span(logits).subspan(i * size_t(vocab), size_t(vocab)),
-                                  .params = row.params,
-                                  .position = row.position,
-                                  .bias = row.bias,
-                                  .counts = row.counts,
-                                  .allowed = row.allowed},
-                                 scratch);
-    ASSERT_TRUE(expected.ok()) << expected.status().message();
-    EXPECT_EQ(tokens[i], *expected) << "row " << i << " of " << vocab << ": temperature " << row.params.temperature
-                                    << ", top_k " << row.params.top_k << ", top_p " << row.params.top_p << ", min_p "
-                                    << row.params.min_p;
-  }
+  expect_the_cpus_tokens(draw_emulated(logits, vocab, rows, clusters, seed), logits, vocab, rows);
 }
-
-const std::vector<SamplingParams> kParams{
-    {},
-    {.temperature = 1},
-    {.temperature = 0.3f, .seed = 1ull << 40, .choice = 2},
-    {.temperature = 1, .top_k = 1},
-    {.temperature = 1, .top_k = 40, .seed = 2},
-    {.temperature = 1, .top_p = 0.1f, .seed = 3},
-    {.temperature = 1, .top_p = 0.95f, .seed = 4},
-    {.temperature = 0.8f, .top_p = 0.99999f, .seed = 5},
-    {.temperature = 5, .top_p = 1e-6f, .seed = 6},
-    {.temperature = 1, .min_p = 0.2f, .seed = 7},
-    {.temperature = 1.3f, .top_k = 500, .top_p = 0.9f, .min_p = 0.01f, .seed = 8},
-    {.temperature = 1.3f, .top_k = 900, .top_p = 0.7f, .seed = 9},
-    {.temperature = 2, .top_k = 100000, .top_p = 0.5f, .seed = 10},
-};
 
 // Logits of a kind: normal, peaked, many ties, all equal, down to minus infinity, one hot, a huge range, nearly equal.
 std::vector<float> logits_of(int kind, i64 count, i64 vocab) {
@@ -131,9 +93,9 @@ TEST(CudaSamplingEmulated, DrawsWhatTheCpuDraws) {
   WEFT_NEED_EMULATOR();
   for (int kind = 0; kind < 8; ++kind) {
     const i64 vocab = kind % 2 == 0 ? 4097 : 6200;
-    std::vector<Row> rows;
-    for (size_t i = size_t(kind) % 3; i < kParams.size(); i += 3)
-      rows.push_back({.params = kParams[i], .position = u64(kind)});
+    std::vector<SampleCase> rows;
+    for (size_t i = size_t(kind) % 3; i < kSampleParams.size(); i += 3)
+      rows.push_back({.params = kSampleParams[i], .position = u64(kind)});
     SCOPED_TRACE(kind);
     expect_the_cpus(logits_of(kind, i64(rows.size()) * vocab, vocab), vocab, rows, 1, u64(kind));
   }
@@ -143,9 +105,9 @@ TEST(CudaSamplingEmulated, FewTokensAndRowsOfAllKinds) {
   WEFT_NEED_EMULATOR();
   std::mt19937 random(1);
   for (const i64 vocab : {1, 40, 1001}) {
-    std::vector<Row> rows;
+    std::vector<SampleCase> rows;
     for (int i = 0; i < (vocab == 40 ? 34 : 6); ++i) {  // more than a batch of a cluster
-      Row row{.params = kParams[size_t(i) % kParams.size()], .position = u64(i)};
+      SampleCase row{.params = kSampleParams[size_t(i) % kSampleParams.size()], .position = u64(i)};
       if (i % 3 == 0) row.params = {};
       if (i % 2 == 1) {
         for (i32 word = 0; word < 32; ++word) row.allowed.push_back(word % 3 == 0 ? ~0u : u32(random()));
@@ -166,7 +128,7 @@ TEST(CudaSamplingEmulated, FaultsComeInPlaceOfTokens) {
   WEFT_NEED_EMULATOR();
   constexpr i64 kVocab = 40;
   std::vector<float> logits = logits_of(0, 12 * kVocab, kVocab);
-  std::vector<Row> rows;
+  std::vector<SampleCase> rows;
   for (i64 row = 0; row < 12; ++row) {
     float* from = &logits[size_t(row * kVocab)];
     if (row / 2 == 0) from[33] = -NAN;

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "ops/cuda_testing.cuh"
+#include "ops/sampling/cases.h"
 #include "ops/sampling/sampling.cuh"
 
 namespace weft {
@@ -16,25 +17,16 @@ Result<DeviceBuffer> on_device(const std::vector<T>& values) {
   return std::move(buffer);
 }
 
-// One row's input on the host.
-struct Row {
-  SamplingParams params;
-  u64 position = 0;
-  std::vector<LogitBias> bias = {};
-  std::vector<TokenCount> counts = {};
-  std::vector<u32> allowed = {};
-};
-
 // What the GPU draws from logits [rows.size(), vocab], the second time out of a graph.
 Result<std::vector<i32>> draw_on_gpu(cudaStream_t stream, DType dtype, const std::vector<float>& logits, i64 vocab,
-                                     i64 pad, const std::vector<Row>& rows) {
+                                     i64 pad, const std::vector<SampleCase>& rows) {
   const i64 count = i64(rows.size());
   WEFT_ASSIGN(const auto x, CudaMatrix::create(dtype, count, vocab, pad));
   WEFT_ASSIGN(const auto tokens, CudaMatrix::create(DType::kI32, 1, count));
   WEFT_TRY(x.upload(logits));
   std::vector<DeviceBuffer> kept;
   std::vector<CudaSampleRow> device_rows;
-  for (const Row& row : rows) {
+  for (const SampleCase& row : rows) {
     const auto put = [&](const auto& values) -> Result<void*> {
       if (values.empty()) return static_cast<void*>(nullptr);
       WEFT_ASSIGN(kept.emplace_back(), on_device(values));
@@ -61,41 +53,11 @@ Result<std::vector<i32>> draw_on_gpu(cudaStream_t stream, DType dtype, const std
 
 // Every row's token must be the CPU's, for logits that both read as the same f32.
 void expect_the_cpus(cudaStream_t stream, DType dtype, const std::vector<float>& logits, i64 vocab, i64 pad,
-                     const std::vector<Row>& rows) {
+                     const std::vector<SampleCase>& rows) {
   const auto found = draw_on_gpu(stream, dtype, logits, vocab, pad, rows);
   WEFT_ASSERT_OK(found.status());
-  SamplingScratch scratch;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    const auto expected = sample({.logits = std::span(logits).subspan(i * size_t(vocab), size_t(vocab)),
-                                  .params = row.params,
-                                  .position = row.position,
-                                  .bias = row.bias,
-                                  .counts = row.counts,
-                                  .allowed = row.allowed},
-                                 scratch);
-    WEFT_ASSERT_OK(expected.status());
-    ASSERT_EQ((*found)[i], *expected) << "row " << i << " of " << vocab << ": temperature " << row.params.temperature
-                                      << ", top_k " << row.params.top_k << ", top_p " << row.params.top_p << ", min_p "
-                                      << row.params.min_p;
-  }
+  expect_the_cpus_tokens(*found, logits, vocab, rows);
 }
-
-const std::vector<SamplingParams> kParams{
-    {},
-    {.temperature = 1},
-    {.temperature = 0.3f, .seed = 1ull << 40, .choice = 2},
-    {.temperature = 1, .top_k = 1},
-    {.temperature = 1, .top_k = 40, .seed = 2},
-    {.temperature = 2, .top_k = 1000000},
-    {.temperature = 1, .top_p = 0.1f, .seed = 3},
-    {.temperature = 1, .top_p = 0.95f, .seed = 4},
-    {.temperature = 1, .top_p = 0.99999f, .seed = 5},
-    {.temperature = 5, .top_p = 1e-6f, .seed = 6},
-    {.temperature = 1, .min_p = 0.2f, .seed = 7},
-    {.temperature = 1.3f, .top_k = 500, .top_p = 0.9f, .min_p = 0.01f, .seed = 8},
-    {.temperature = 0.7f, .top_k = 3000, .top_p = 0.6f, .seed = 9},
-};
 
 // Logits of a kind: normal, peaked, a few values with many ties, all equal, a wide range down to minus infinity, one
 // hot, a huge range, nearly equal.
@@ -121,9 +83,10 @@ TEST(CudaSampling, DrawsWhatTheCpuDraws) {
     for (int kind = 0; kind < 8; ++kind)
       for (const i64 vocab : {1, 7, 256, 1000, 4097, 151936}) {
         if (vocab == 151936 && (dtype == DType::kF16 || kind == 3)) continue;
-        std::vector<Row> rows;
+        std::vector<SampleCase> rows;
         for (u64 position = 0; position < (vocab > 5000 ? 3u : 6u); ++position)
-          for (const SamplingParams& params : kParams) rows.push_back({.params = params, .position = position << 30});
+          for (const SamplingParams& params : kSampleParams)
+            rows.push_back({.params = params, .position = position << 30});
         const auto logits = logits_of(kind, dtype, i64(rows.size()) * vocab);
         if (kind == 4 && vocab < 256) continue;  // all may be minus infinity
         SCOPED_TRACE(fmt::format("{} of kind {}", dtype_name(dtype), kind));
@@ -139,10 +102,10 @@ TEST(CudaSampling, ManyRowsDrawWhatTheCpuDraws) {
   WEFT_ASSERT_OK(stream.status());
   constexpr i64 kVocab = 1000;
   for (const i64 count : {33, 128, 1100}) {
-    std::vector<Row> rows;
+    std::vector<SampleCase> rows;
     for (i64 i = 0; i < count; ++i)
-      rows.push_back(
-          {.params = i % 2 == 0 ? SamplingParams{} : kParams[size_t(i / 2) % kParams.size()], .position = u64(i)});
+      rows.push_back({.params = i % 2 == 0 ? SamplingParams{} : kSampleParams[size_t(i / 2) % kSampleParams.size()],
+                      .position = u64(i)});
     expect_the_cpus(stream->get(), DType::kBF16, logits_of(2, DType::kBF16, count * kVocab), kVocab, 0, rows);
   }
 }
@@ -153,9 +116,9 @@ TEST(CudaSampling, AVastVocabularyDrawsWhatTheCpuDraws) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   for (const i64 vocab : {i64(388'001), kCudaSampleMostTokens}) {
-    std::vector<Row> rows;
-    for (const size_t i : {1, 4, 7}) rows.push_back({.params = kParams[i], .position = 3});
-    rows.push_back({.params = kParams[7], .bias = {{i32(vocab - 1), 9.0f}, {0, -INFINITY}}});
+    std::vector<SampleCase> rows;
+    for (const size_t i : {1, 4, 7}) rows.push_back({.params = kSampleParams[i], .position = 3});
+    rows.push_back({.params = kSampleParams[7], .bias = {{i32(vocab - 1), 9.0f}, {0, -INFINITY}}});
     expect_the_cpus(stream->get(), DType::kBF16, logits_of(0, DType::kBF16, i64(rows.size()) * vocab), vocab, 0, rows);
   }
 }
@@ -166,9 +129,9 @@ TEST(CudaSampling, MaskBiasAndPenaltiesAreTheCpus) {
   WEFT_ASSERT_OK(stream.status());
   constexpr i64 kVocab = 1001;
   std::mt19937 random(1);
-  std::vector<Row> rows;
+  std::vector<SampleCase> rows;
   for (int i = 0; i < 60; ++i) {
-    Row row{.params = kParams[size_t(i) % kParams.size()], .position = u64(i)};
+    SampleCase row{.params = kSampleParams[size_t(i) % kSampleParams.size()], .position = u64(i)};
     if (i % 2 == 1) {
       for (i32 word = 0; word < 32; ++word) row.allowed.push_back(word % 3 == 0 ? ~0u : u32(random()));
       row.allowed[1] |= 1;
@@ -191,7 +154,7 @@ TEST(CudaSampling, FaultsOfTheDataComeInPlaceOfTokens) {
   WEFT_ASSERT_OK(stream.status());
   constexpr i64 kVocab = 40;
   std::vector<float> logits = random_floats(DType::kF32, 12 * kVocab, 1);
-  std::vector<Row> rows;
+  std::vector<SampleCase> rows;
   for (i64 row = 0; row < 12; ++row) {
     float* from = &logits[size_t(row * kVocab)];
     if (row / 2 == 0) from[33] = NAN;
@@ -204,7 +167,7 @@ TEST(CudaSampling, FaultsOfTheDataComeInPlaceOfTokens) {
   }
   for (int copies = 1; copies <= 4; copies *= 4) {  // few rows and many are not sampled alike
     std::vector<float> many_logits;
-    std::vector<Row> many;
+    std::vector<SampleCase> many;
     for (int copy = 0; copy < copies; ++copy) {
       many_logits.insert(many_logits.end(), logits.begin(), logits.end());
       many.insert(many.end(), rows.begin(), rows.end());
