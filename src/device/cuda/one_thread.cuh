@@ -1,5 +1,5 @@
-// What rank threads of a process do one after another: a rare fault of the heap is not explained (docs/gpu.md), and
-// here is where they meet inside the driver.
+// What rank threads of a process do one after another: a rare fault of the heap is not explained (docs/gpu-faults.md),
+// and here is where they meet inside the driver.
 #pragma once
 #include <mutex>
 
