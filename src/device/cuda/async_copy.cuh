@@ -1,6 +1,9 @@
 // Copies from global to shared memory that threads start and an mbarrier counts (cp.async). Source: PTX ISA 9.0,
 // "cp.async" and "cp.async.mbarrier.arrive".
 #pragma once
+#if defined(WEFT_EMULATOR)
+#include "device/emulator/sm90.h"
+#else
 #include "base/types.h"
 
 namespace weft::ptx {
@@ -19,3 +22,4 @@ __device__ __forceinline__ void copy_async_arrive(u64* barrier) {
 }
 
 }  // namespace weft::ptx
+#endif

@@ -1,8 +1,8 @@
 // Thread block clusters: barriers, each other's shared memory. Source: PTX ISA 9.0, "barrier.cluster", "mapa", "ld".
 #pragma once
-#include <cuda.h>
-
 #include "device/cuda/sm90.cuh"
+
+#if !defined(WEFT_EMULATOR)
 
 namespace weft::ptx {
 
@@ -49,3 +49,4 @@ __device__ __forceinline__ void tma_load_2d_hint(void* to, const CUtensorMap* ma
 }
 
 }  // namespace weft::ptx
+#endif

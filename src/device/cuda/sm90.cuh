@@ -1,6 +1,9 @@
 // Hopper's asynchronous machinery by name: mbarriers, bulk copies (TMA), matrix descriptors, stmatrix, register
 // budgets. Source: PTX ISA 9.0; the sections are named at each group.
 #pragma once
+#if defined(WEFT_EMULATOR)
+#include "device/emulator/sm90.h"
+#else
 #include <cuda.h>
 
 #include <type_traits>
@@ -177,3 +180,4 @@ __device__ __forceinline__ void registers_grow() {
 }
 
 }  // namespace weft::ptx
+#endif

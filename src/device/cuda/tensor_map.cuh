@@ -1,5 +1,8 @@
 // Tensor maps: how TMA finds boxes of a matrix in global memory.
 #pragma once
+#if defined(WEFT_EMULATOR)
+#include "device/emulator/sm90.h"
+#else
 #include <cuda.h>
 
 #include "base/tensor.h"
@@ -11,3 +14,4 @@ namespace weft {
 Result<CUtensorMap> bf16_tensor_map(const TensorView& matrix, int box_rows);
 
 }  // namespace weft
+#endif

@@ -3,6 +3,9 @@
 // descriptor), fp32 accumulators in registers. One warpgroup issues it. Source: PTX ISA 9.0, "wgmma.mma_async".
 // clang-format off
 #pragma once
+#if defined(WEFT_EMULATOR)
+#include "device/emulator/sm90.h"
+#else
 #include "base/dtype.h"
 
 namespace weft::ptx {
@@ -684,3 +687,4 @@ struct Wgmma<256> {
 };
 
 }  // namespace weft::ptx
+#endif

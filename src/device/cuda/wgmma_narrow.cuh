@@ -3,6 +3,7 @@
 #pragma once
 #include "device/cuda/wgmma.cuh"
 
+#if !defined(WEFT_EMULATOR)
 namespace weft::ptx {
 
 template <>
@@ -230,3 +231,4 @@ struct Wgmma<112> {
 };
 
 }  // namespace weft::ptx
+#endif

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/divide.h"
 #include "base/mix.h"
+#include "device/emulator/async.h"
 #include "device/emulator/language.h"
 #include "device/fibre.h"
 
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr std::byte kGarbage{0xcd};
+constexpr size_t kSharedAlignment = 1024;
 
 struct Grid;
 struct Cta;
@@ -54,6 +56,13 @@ struct Store {
   bool touches(const std::byte* other, int count) const { return address < other + count && other < address + bytes; }
 };
 
+// Something under way beside the threads.
+struct Act {
+  std::function<void()> run;
+  const void* queue;
+  bool uses_shared;
+};
+
 struct Cta {
   Grid* grid;
   int index, live;
@@ -62,9 +71,11 @@ struct Cta {
   std::vector<Thread*> at_barrier, at_cluster_barrier;
   u32 barriers = 0;
   bool allows_next = false;
-  std::vector<uint4> shared;  // dynamic
-  std::vector<std::byte> statics;
+  std::vector<std::byte> shared_memory, statics;
+  std::byte* shared;  // dynamic, in shared_memory
   std::deque<Store> stores;
+  std::deque<Act> acts;
+  std::shared_ptr<void> extension;
   std::unordered_map<const std::byte*, int> under_way;  // stores by the 4-byte words that they touch
   void count(const Store& made, int by) {
     for (int i = 0; i < made.bytes; i += 4)
@@ -83,7 +94,7 @@ struct Grid {
   bool complete() const {
     if (!started || live > 0) return false;
     for (const auto& cta : ctas)
-      if (!cta->stores.empty()) return false;
+      if (!cta->stores.empty() || !cta->acts.empty()) return false;
     return true;
   }
   bool may_start() const {
@@ -99,8 +110,8 @@ struct Grid {
 class World {
  public:
   World(const std::vector<Launch>& launches, u64 seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {
-    constexpr u32 kPaces[] = {1, 4, 32, 512};  // the last drains almost only when everybody waits
-    pace_ = kPaces[random(4)];
+    constexpr u32 kPaces[] = {512, 1, 32, 4};  // the first drains almost only when everybody waits
+    pace_ = kPaces[seed % 4];
     int streams = 0;
     std::vector<Grid*> last;
     for (const Launch& launch : launches) {
@@ -172,19 +183,25 @@ class World {
     std::byte* const own = dynamic_shared();
     const auto offset = static_cast<const std::byte*>(mine) - own;
     Cta& other = *cluster_of(*running_->cta)[cta];
-    WEFT_CHECK(offset >= 0 && offset < i64(other.shared.size() * sizeof(uint4)), offset);
-    return reinterpret_cast<std::byte*>(other.shared.data()) + offset;
+    WEFT_CHECK(offset >= 0 && size_t(offset) < dynamic_shared_bytes(), offset);
+    if (other.live == 0)
+      end(fmt::format("{}: shared memory of CTA {} of the cluster, which has ended", place(*running_), cta));
+    return other.shared + offset;
   }
   void pause() {
     watchers_.push_back(running_);
     give_way("a word of another thread");
   }
   [[noreturn]] void end(std::string what) {
-    if (found_.empty()) found_ = std::move(what);
+    found(std::move(what));
     for (;;) running_->fibre->give_way();
   }
+  void found(std::string what) {
+    if (found_.empty()) found_ = std::move(what);
+  }
   u64 now_ns() const { return now_ns_; }
-  std::byte* dynamic_shared() { return reinterpret_cast<std::byte*>(running_->cta->shared.data()); }
+  std::byte* dynamic_shared() { return running_->cta->shared; }
+  size_t dynamic_shared_bytes() const { return running_->cta->grid->launch->shared_bytes; }
   void wait_for_previous_grid() {
     Grid& grid = *running_->cta->grid;
     if (grid.before == nullptr || grid.before->complete()) return;
@@ -192,6 +209,26 @@ class World {
     give_way("the kernel before");
   }
   void launch_dependents() { running_->cta->allows_next = true; }
+
+  // ---- async.h ----
+
+  void later(Act act) { running_->cta->acts.push_back(std::move(act)); }
+  void go_on(std::function<void()> act) { acting_->acts.push_back({std::move(act), nullptr, false}); }
+  void sleep(const void* key, const char* what) {
+    sleepers_[key].push_back(running_);
+    give_way(what);
+  }
+  void wake(const void* key) {
+    const auto found = sleepers_.find(key);
+    if (found != sleepers_.end()) make_ready(found->second);
+  }
+  void fail(std::string what) {
+    if (running_ != nullptr) end(std::move(what));
+    found(std::move(what));
+  }
+  std::string here() const { return place(*running_); }
+  void order() { ++(running_ != nullptr ? running_->cta : acting_)->barriers; }
+  std::shared_ptr<void>& extension() { return running_->cta->extension; }
 
   void store(Store made) {
     Cta& cta = *running_->cta;
@@ -279,6 +316,10 @@ class World {
       ++cta.barriers;
       make_ready(cta.at_barrier);
     }
+    if (cta.live == 0)
+      for (const Act& act : cta.acts)
+        if (act.uses_shared)
+          found(fmt::format("{}: the CTA ends while its shared memory is copied or multiplied", place(thread)));
   }
   // The CTA's static shared memory and its numbers.
   void enter(Cta& cta) {
@@ -299,14 +340,16 @@ class World {
     const Launch& launch = *grid.launch;
     grid.started = true;
     grid.live = launch.ctas * launch.threads;
+    const size_t skew = random(u32(kSharedAlignment / 16)) * 16;  // CUDA promises no more
     for (int c = 0; c < launch.ctas; ++c) {
       auto cta = std::make_unique<Cta>();
       cta->grid = &grid;
       cta->index = c;
       cta->live = launch.threads;
       cta->warps.resize(size_t(launch.threads / kWarp));
-      constexpr unsigned kWord = 0xcdcdcdcd;
-      cta->shared.assign(divide_up(launch.shared_bytes, sizeof(uint4)), {kWord, kWord, kWord, kWord});
+      cta->shared_memory.resize(launch.shared_bytes + 2 * kSharedAlignment, kGarbage);
+      const auto begin = reinterpret_cast<uintptr_t>(cta->shared_memory.data());
+      cta->shared = cta->shared_memory.data() + (round_up(begin, kSharedAlignment) - begin) + skew;
       for (int t = 0; t < launch.threads; ++t) {
         auto thread = std::make_unique<Thread>();
         thread->cta = cta.get();
@@ -348,6 +391,18 @@ class World {
   }
   bool drain(Cta& cta) {
     constexpr size_t kWindow = 64;  // how far stores overtake one another
+    if (!cta.acts.empty() && (cta.stores.empty() || random(2) == 0)) {
+      size_t pick = random(u32(cta.acts.size()));
+      if (const void* queue = cta.acts[pick].queue; queue != nullptr)
+        for (pick = 0; cta.acts[pick].queue != queue;) ++pick;
+      const Act act = std::move(cta.acts[pick]);
+      cta.acts.erase(cta.acts.begin() + i64(pick));
+      acting_ = &cta;
+      act.run();
+      acting_ = nullptr;
+      changed_ = true;
+      return true;
+    }
     if (cta.stores.empty()) return false;
     const size_t pick = random(u32(std::min(kWindow, cta.stores.size())));
     commit(cta, may_pass(cta, pick) ? pick : 0);
@@ -395,11 +450,14 @@ class World {
       return true;
     }
     found_ = "deadlock";
+    constexpr int kListed = 16;
+    int waiting = 0;
     for (const auto& grid : grids_)
       for (const auto& cta : grid->ctas)
         for (const auto& thread : cta->threads)
-          if (thread->fibre != nullptr && thread->index % kWarp == 0)
+          if (thread->fibre != nullptr && thread->index % kWarp == 0 && ++waiting <= kListed)
             found_ += fmt::format(": {} waits for {}", place(*thread), thread->what);
+    if (waiting > kListed) found_ += fmt::format(": and {} warps more", waiting - kListed);
     return false;
   }
 
@@ -411,7 +469,9 @@ class World {
   bool changed_ = false;  // memory, since watchers looked
   std::vector<std::unique_ptr<Grid>> grids_;
   std::vector<Thread*> ready_, watchers_;
+  std::unordered_map<const void*, std::vector<Thread*>> sleepers_;
   Thread* running_ = nullptr;
+  Cta* acting_ = nullptr;  // whose act runs
   Cta* inside_ = nullptr;
   std::string found_;
 };
@@ -451,6 +511,33 @@ void sync_cluster() {
 }
 std::byte* in_cta(const void* mine, unsigned cta) {
   return world->in_cta(mine, cta);
+}
+void later(std::function<void()> act, const void* queue, bool uses_shared) {
+  world->later({std::move(act), queue, uses_shared});
+}
+void go_on(std::function<void()> act) {
+  world->go_on(std::move(act));
+}
+void sleep(const void* key, const char* what) {
+  world->sleep(key, what);
+}
+void wake(const void* key) {
+  world->wake(key);
+}
+void fail(std::string what) {
+  world->fail(std::move(what));
+}
+std::string here() {
+  return world->here();
+}
+void order() {
+  world->order();
+}
+size_t dynamic_shared_bytes() {
+  return world->dynamic_shared_bytes();
+}
+std::shared_ptr<void>& extension() {
+  return world->extension();
 }
 void wait_for_previous_grid() {
   world->wait_for_previous_grid();

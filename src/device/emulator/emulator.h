@@ -9,7 +9,7 @@
 //
 // Found: waits that can never end (the kernel's own deadline expires at once), lanes of a warp that meet at different
 // instructions, barriers that not all reach. Not modelled: loads that return old values, plain stores that others see
-// late, races on plain memory, bulk copies, the matrix unit.
+// late, races on plain memory. Hopper's copies and products: sm90.h.
 #pragma once
 #include <functional>
 #include <string>
@@ -29,7 +29,7 @@ struct Launch {
 };
 
 // Runs all of them to the end. Empty, or what was found: "trap" (a FaultRecord says why), "deadlock: ...". Calls from
-// several host threads stand apart.
+// several host threads stand apart. Neighbouring seeds differ in how late stores and copies come.
 std::string run(const std::vector<Launch>& launches, u64 seed);
 
 // ---- what language.h and ptx.h are made of; only on a thread of a kernel ----

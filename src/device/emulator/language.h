@@ -1,4 +1,4 @@
-// CUDA C++ as far as kernels without matrix unit and bulk copies use it, for a CPU: include this before any header with
+// CUDA C++ as far as kernels use it, for a CPU: include this before any header with
 // kernels. See emulator.h.
 #pragma once
 #if defined(__CUDACC__)

@@ -1,4 +1,4 @@
-// Of device/cuda/rows.cuh and cluster.cuh on the emulator what kernels use; what each means stands there.
+// Of device/cuda/rows.cuh on the emulator what kernels use; what each means stands there.
 #pragma once
 #include <array>
 
@@ -23,15 +23,5 @@ template <int N, class T>
 void store_floats(T* to, const float (&v)[N]) {
   for (int i = 0; i < N; ++i) to[i] = T(v[i]);
 }
-
-namespace ptx {
-inline void cluster_sync() {
-  emulator::sync_cluster();
-}
-template <class T>
-T* in_cta(T* shared, u32 cta) {
-  return reinterpret_cast<T*>(emulator::in_cta(shared, cta));
-}
-}  // namespace ptx
 
 }  // namespace weft

@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "device/cuda/runtime.cuh"
-#include "device/cuda/tensor_map.cuh"
-#include "ops/gemm/cuda_sm90.cuh"
+#include "ops/gemm/cuda_local.cuh"
 #include "ops/gemm/gemm_sm80.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
@@ -13,49 +12,8 @@ namespace {
 
 constexpr const char* kOp = "gemm_sm90";
 
-struct GroupedSchedule {
-  using At = sm90::TileAt;
-  int tiles_m, tiles_n, group;
-  __device__ __forceinline__ bool next(int turn, At& at) const {
-    const int index = blockIdx.x + turn * gridDim.x;
-    if (index >= tiles_m * tiles_n) return false;
-    at = sm90::grouped_tile(index, tiles_m, tiles_n, group);
-    return true;
-  }
-};
-
 template <class Config>
-struct LocalSource {
-  static constexpr bool kWaits = false;
-  CUtensorMap x;  // [m, k], boxes of kM x kBlock
-  struct Feeder {
-    const CUtensorMap* x;
-    int row = 0;
-    __device__ __forceinline__ void start(const sm90::TileAt& at) { row = at.m * Config::kM; }
-    __device__ __forceinline__ void load(int block, std::byte* to, u64* full) const {
-      ptx::tma_load_2d(to, x, full, block * Config::kBlock, row);
-    }
-  };
-  __device__ __forceinline__ Feeder feeder(std::byte*) const { return {&x}; }
-};
-
-template <class Config>
-struct LocalEmit {
-  std::byte* y;
-  i64 row_stride;  // bytes
-  int m, n;
-  __device__ __forceinline__ void send(const sm90::TileAt& at, int r, const std::byte* from) const {
-    const int row = at.m * Config::kM + r, column = at.n * Config::kN;
-    if (row < m) ptx::bulk_store(y + row * row_stride + column * 2, from, u32(min(Config::kN, n - column)) * 2);
-  }
-  template <class>
-  __device__ __forceinline__ auto store(int group, std::byte* staging, std::byte*) const {
-    return sm90::RowStore<Config, LocalEmit>{*this, group, staging};
-  }
-};
-
-template <class Config>
-using Params = sm90::GemmParams<GroupedSchedule, LocalSource<Config>, LocalEmit<Config>>;
+using Params = sm90::LocalParams<Config>;
 
 template <class Config>
 Status prepare() {
@@ -65,12 +23,7 @@ Status prepare() {
 
 template <class Config>
 Status run(cudaStream_t stream, const CudaGemmArgs& args, const GemmPlan& plan) {
-  Params<Config> params{};
-  WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
-  WEFT_ASSIGN(params.w, bf16_tensor_map(args.w, Config::kN));
-  params.k_blocks = int((args.x.dim(1) + Config::kBlock - 1) / Config::kBlock);
-  params.schedule = {plan.tiles_m, plan.tiles_n, plan.group};
-  params.emit = {args.y.data, args.y.byte_strides[0], int(args.y.dim(0)), int(args.y.dim(1))};
+  WEFT_ASSIGN(const Params<Config> params, sm90::local_params<Config>(args, plan));
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config>));
   return launch(kOp, sm90::gemm_sm90_kernel<Config, Params<Config>>,

@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm_sm90_kernel(const __
   using Crew = decltype(params.crew);
   // What the CTA starts with, in eights a thread: asked for more, the second multiplier would wait for ever.
   static_assert(Config::kThreads == 384 && Crew::kFeederRegisters + 2 * Crew::kMultiplyRegisters <= 3 * 168);
-  extern __shared__ std::byte raw[];
+  WEFT_DYNAMIC_SHARED(raw);
   const GemmShared<Config> shared(raw);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if constexpr (requires { params.schedule.prepare(shared.extra); }) params.schedule.prepare(shared.extra);

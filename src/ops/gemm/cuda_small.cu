@@ -2,6 +2,7 @@
 
 #include "base/divide.h"
 #include "ops/gemm/cuda_small_configs.cuh"
+#include "ops/gemm/cuda_small_plain.cuh"
 #include "ops/gemm/gemm_small.cuh"
 
 namespace weft {
@@ -9,31 +10,10 @@ namespace {
 
 constexpr const char* kOp = "gemm_small_sm90";
 
-// Sums become rows of y.
-struct Plain {
-  std::byte* y;
-  i64 row_stride;  // bytes
-  int n;
-  __device__ __forceinline__ bool overlaps() const { return true; }
-  __device__ __forceinline__ u32 epoch() const { return 0; }
-  __device__ __forceinline__ int first_row(u32) const { return 0; }
-  __device__ __forceinline__ void begin(int, u32) const {}
-  __device__ __forceinline__ void greet(u32) const {}
-  __device__ __forceinline__ int arrived(const sm90::SmallBlocks& blocks, int, u32) const { return blocks.count; }
-  __device__ __forceinline__ void end(u32) const {}
-  __device__ __forceinline__ void leave() const {}
-  template <class Sums>
-  __device__ __forceinline__ void emit(const Sums& sums, u32) const {
-    sums.each(0, sums.m, [&](int, int row, int column, const sm90::SmallEight& eight) {
-      if (column < n) *reinterpret_cast<uint4*>(y + row * row_stride + column * 2) = Sums::rounded(eight);
-    });
-  }
-};
-
 // Of a kernel with as much shared memory as there is: a CTA to a multiprocessor.
 Result<SmallGemmRoom> find_room() {
   using Config = sm90::SmallConfig<64, 2, 1>;
-  const auto kernel = reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config, Plain>);
+  const auto kernel = reinterpret_cast<const void*>(sm90::gemm_small_sm90_kernel<Config, sm90::SmallPlain>);
   WEFT_TRY(prepare_kernel(kOp, kernel, sm90::kSmallSharedBytes));
   SmallGemmRoom room;
   for (size_t i = 0; i < room.clusters.size(); ++i) {
@@ -72,8 +52,8 @@ Result<SmallGemmRoom> cuda_small_gemm_room() {
 
 Status prepare_cuda_gemm_small() {
   WEFT_TRY(cuda_small_gemm_room().status());
-  WEFT_TRY((sm90::prepare_small<Plain, bf16>(kOp)));
-  return sm90::prepare_small<Plain, f16>(kOp);
+  WEFT_TRY((sm90::prepare_small<sm90::SmallPlain, bf16>(kOp)));
+  return sm90::prepare_small<sm90::SmallPlain, f16>(kOp);
 }
 
 Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const SmallGemmPlan& plan) {
@@ -86,7 +66,7 @@ Status cuda_gemm_small(cudaStream_t stream, const CudaGemmArgs& args, const Smal
       plan.split < 1 || plan.split > divide_up(k, 64 * plan.blocks))
     return error(Code::kInvalidArgument, "gemm: {} rows, {} tiles of {} columns, K cut by {}, do not fit [{}, {}, {}]",
                  plan.x_rows, plan.tiles, plan.columns, plan.split, m, n, k);
-  const Plain hooks{args.y.data, args.y.byte_strides[0], int(n)};
+  const sm90::SmallPlain hooks{args.y.data, args.y.byte_strides[0], int(n)};
   return args.x.dtype == DType::kF16
              ? sm90::launch_small<f16>(kOp, stream, args.x, m, args.w, plan, args.constant_w, hooks)
              : sm90::launch_small<bf16>(kOp, stream, args.x, m, args.w, plan, args.constant_w, hooks);

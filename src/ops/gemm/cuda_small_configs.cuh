@@ -2,7 +2,6 @@
 #pragma once
 #include "base/status.h"
 #include "device/cuda/runtime.cuh"
-#include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/cuda_small_plan.h"
 #include "ops/gemm/cuda_small_sm90.cuh"
 
@@ -49,25 +48,11 @@ Status launch_small(const char* op, cudaStream_t stream, const TensorView& x, i6
     if (Config::kColumns != plan.columns || Config::kRowGroups != plan.row_groups || Config::kBlocks != plan.blocks)
       return {};
     WEFT_TRY((prepare_small_kernel<Config, Hooks>(op)));
-    SmallParams<Hooks> params{};
-    WEFT_ASSIGN(params.x, bf16_tensor_map(x, plan.x_rows));
-    params.w = params.x;
-    if (w.dim(0) > 0) {
-      WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kColumns));
-    }
-    params.m = int(m);
-    params.k_blocks = int((w.dim(1) + Config::kBlock - 1) / Config::kBlock);
-    params.tiles = plan.tiles;
-    params.row_blocks = plan.row_blocks;
-    params.split = plan.split;
-    params.pair = plan.pair;
-    params.layout = {plan.x_rows, plan.stages, plan.used_bytes};
-    params.early = early;
-    params.hooks = hooks;
+    WEFT_ASSIGN(const auto params, (small_params<Config>(x, m, w, plan, early, hooks)));
     outcome = launch(op, gemm_small_sm90_kernel<Config, Hooks>,
                      {.grid = unsigned(plan.ctas),
                       .block = Config::kThreads,
-                      .shared_bytes = size_t(plan.used_bytes + 16 * plan.stages + 1024),
+                      .shared_bytes = small_shared_bytes(plan),
                       .cluster = plan.split * plan.pair,
                       .early = early},
                      stream, params);

@@ -20,7 +20,9 @@
 #include "device/cuda/cluster.cuh"
 #include "device/cuda/ptx.cuh"
 #include "device/cuda/sm90.cuh"
+#include "device/cuda/tensor_map.cuh"
 #include "device/cuda/wgmma_narrow.cuh"
+#include "ops/gemm/cuda_small_plan.h"
 
 namespace weft::sm90 {
 
@@ -149,6 +151,31 @@ struct SmallParams {
   Hooks hooks;
 };
 
+// The product of m rows of `x`, from hooks.first_row() on, and w [n, k].
+template <class Config, class Hooks>
+Result<SmallParams<Hooks>> small_params(const TensorView& x, i64 m, const TensorView& w, const SmallGemmPlan& plan,
+                                        bool early, const Hooks& hooks) {
+  SmallParams<Hooks> params{};
+  WEFT_ASSIGN(params.x, bf16_tensor_map(x, plan.x_rows));
+  params.w = params.x;
+  if (w.dim(0) > 0) {
+    WEFT_ASSIGN(params.w, bf16_tensor_map(w, Config::kColumns));
+  }
+  params.m = int(m);
+  params.k_blocks = int((w.dim(1) + Config::kBlock - 1) / Config::kBlock);
+  params.tiles = plan.tiles;
+  params.row_blocks = plan.row_blocks;
+  params.split = plan.split;
+  params.pair = plan.pair;
+  params.layout = {plan.x_rows, plan.stages, plan.used_bytes};
+  params.early = early;
+  params.hooks = hooks;
+  return params;
+}
+inline size_t small_shared_bytes(const SmallGemmPlan& plan) {
+  return size_t(plan.used_bytes + 16 * plan.stages + 1024);
+}
+
 // A ring of stages in shared memory, each kBlocks blocks of x and of w: full = all have landed, empty = who multiplies
 // them is through.
 template <class Config>
@@ -246,7 +273,7 @@ __device__ __forceinline__ void small_store_sums(const float (&sums)[Config::kCo
 template <class Config, class Hooks>
 __global__ void __launch_bounds__(Config::kThreads)
     gemm_small_sm90_kernel(const __grid_constant__ SmallParams<Hooks> params) {
-  extern __shared__ std::byte raw[];
+  WEFT_DYNAMIC_SHARED(raw);
   std::byte* shared = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
   const u32 partial = ptx::shared_address(shared);  // fp32 [kParts][rows][kPitch], over the ring once it is drained
   SmallRing<Config> ring(shared, params.layout);

@@ -2,19 +2,10 @@
 #pragma once
 #include <cuda_runtime.h>
 
-#include "base/tensor.h"
+#include "ops/gemm/cuda_args.h"
 #include "ops/gemm/cuda_plan.h"
 
 namespace weft {
-
-struct CudaGemmArgs {
-  TensorView x;  // [m, k] bf16 or f16, row stride a multiple of 16 bytes
-  TensorView w;  // [n, k] of x's type, row stride a multiple of 16 bytes
-  TensorView y;  // [m, n] of x's type, row stride a multiple of 16 bytes; must not overlap x or w
-  int sms = 0;   // multiprocessors to use, 0 = all
-  // No work still under way on the stream writes w: for few rows it is then read while the kernel before ends.
-  bool constant_w = false;
-};
 
 // y = x w^T on `stream`: fp32 sums in K order, rounded once; the bits depend on the plan's tile (for few rows its
 // cut of K) alone, not on the grid. All tensors on the current device, 16-byte aligned; k and n divisible by 8; m or n

@@ -45,7 +45,7 @@ struct ExpertConfig : GemmConfig<M, N, Stages, T, PingPong> {
 // GemmShared::extra, but as what the compiler knows to be shared memory: its loads are faster than generic ones.
 template <class Config>
 __device__ __forceinline__ std::byte* shared_extra() {
-  extern __shared__ std::byte raw[];
+  WEFT_DYNAMIC_SHARED(raw);
   const u32 gap = (1024 - ptx::shared_address(raw) % 1024) % 1024;
   return raw + gap + Config::kStages * (Config::kStageBytes + 16) + Config::kStagingBytes;
 }
@@ -197,7 +197,7 @@ __device__ __forceinline__ void gather_rows(int thread, const Schedule& schedule
                                             int k_blocks) {
   constexpr int kHeld = Config::kM / kGatherThreads, kSteps = Config::kM / 8, kBatch = 4, kBarrier = 3;
   static_assert(kGatherThreads == 64 && kSteps % kBatch == 0 && Config::kExtraBytes >= int(sizeof(ExpertTable)));
-  extern __shared__ std::byte raw[];
+  WEFT_DYNAMIC_SHARED(raw);
   const GemmShared<Config> shared(raw);
   const int chunk = thread % 8, first = thread / 8;  // a thread's rows are first + 8 i
   const u32 place = u32(first * 128 + ((chunk ^ first) << 4));

@@ -1,0 +1,16 @@
+// What cuda_gemm() multiplies.
+#pragma once
+#include "base/tensor.h"
+
+namespace weft {
+
+struct CudaGemmArgs {
+  TensorView x;  // [m, k] bf16 or f16, row stride a multiple of 16 bytes
+  TensorView w;  // [n, k] of x's type, row stride a multiple of 16 bytes
+  TensorView y;  // [m, n] of x's type, row stride a multiple of 16 bytes; must not overlap x or w
+  int sms = 0;   // multiprocessors to use, 0 = all
+  // No work still under way on the stream writes w: for few rows it is then read while the kernel before ends.
+  bool constant_w = false;
+};
+
+}  // namespace weft
