@@ -8,7 +8,7 @@
 #include "ops/quantise/quantise.cuh"
 #include "ops/rms_norm/rms_norm.cuh"
 #include "ops/rope/rope.cuh"
-#include "ops/swiglu/swiglu.cuh"
+#include "ops/swiglu/cases.h"
 #include "ops/take_rows/take_rows.cuh"
 
 namespace weft {
@@ -21,21 +21,7 @@ using namespace testing;
   WEFT_ASSERT_OK(name##_made.status());               \
   const CudaMatrix& name = *name##_made
 
-struct Types {
-  DType from, to;
-};
-constexpr Types kTypes[] = {{DType::kBF16, DType::kBF16},
-                            {DType::kF16, DType::kF16},
-                            {DType::kF32, DType::kF32},
-                            {DType::kF32, DType::kBF16},
-                            {DType::kF32, DType::kF16}};
-// Elements between rows and before the first: all of them aligned for 16-byte accesses, then rows, then none.
-struct Place {
-  i64 pad, shift;
-};
-constexpr Place kPlaces[] = {{0, 0}, {8, 8}, {1, 0}, {0, 1}};
-
-void check_rms_norm(cudaStream_t stream, Types types, bool adds, i64 rows, i64 hidden, Place place) {
+void check_rms_norm(cudaStream_t stream, FloatTypes types, bool adds, i64 rows, i64 hidden, Place place) {
   SCOPED_TRACE(fmt::format("{} to {}, residual {}, {} x {}, pad {} shift {}", dtype_name(types.from),
                            dtype_name(types.to), adds, rows, hidden, place.pad, place.shift));
   constexpr float kEpsilon = 1e-5f;
@@ -87,7 +73,7 @@ TEST(CudaRmsNorm, AgreesWithTheReference) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
-  for (const Types& types : kTypes)
+  for (const FloatTypes& types : kFloatTypes)
     for (const bool adds : {false, true}) {
       for (const i64 hidden : {1, 7, 8, 96, 576, 5120, 5121})
         for (const Place& place : kPlaces) check_rms_norm(stream->get(), types, adds, 3, hidden, place);
@@ -143,7 +129,7 @@ struct RopeCase {
   i64 tokens, q_heads, kv_heads, head_dim, page_tokens;
 };
 
-void check_rope(cudaStream_t stream, const RopeCase& c, Types types, Place place) {
+void check_rope(cudaStream_t stream, const RopeCase& c, FloatTypes types, Place place) {
   SCOPED_TRACE(fmt::format("{} to {}, {} tokens, {} + {} heads of {}, pad {} shift {}", dtype_name(types.from),
                            dtype_name(types.to), c.tokens, c.q_heads, c.kv_heads, c.head_dim, place.pad, place.shift));
   const i64 columns = (c.q_heads + 2 * c.kv_heads) * c.head_dim, pages = c.tokens + 3;
@@ -216,7 +202,7 @@ TEST(CudaRope, HasTheBitsOfTheCpu) {
   WEFT_NEED_GPUS(1);
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
-  for (const Types& types : kTypes)
+  for (const FloatTypes& types : kFloatTypes)
     for (const Place& place : kPlaces)
       for (const i64 tokens : {0, 1, 9}) {
         check_rope(stream->get(), {tokens, 16, 2, 128, 16}, types, place);
@@ -228,89 +214,27 @@ TEST(CudaRope, HasTheBitsOfTheCpu) {
       }
 }
 
-TEST(CudaSwiglu, AgreesWithTheReference) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
-  // exp is within an ulp (2 roundings), sum, quotient and product add 3; twice that, for second-order terms.
-  constexpr double kRelative = 2 * 5 * 0x1p-24;
-  for (const Types& types : kTypes)
+class CudaSwiglu : public OnGpuTest {
+ protected:
+  const std::function<Status(const CudaSwigluArgs&)> swiglu = [&](const auto& args) {
+    return cuda_swiglu(on.stream(), args);
+  };
+};
+
+TEST_F(CudaSwiglu, AgreesWithTheReference) {
+  for (const FloatTypes& types : kFloatTypes)
     for (const Place& place : kPlaces)
-      for (const auto [rows, width] : {std::pair<i64, i64>{0, 8}, {1, 1}, {3, 31}, {5, 544}, {700, 1024}}) {
-        SCOPED_TRACE(fmt::format("{} to {}, {} x {}, pad {} shift {}", dtype_name(types.from), dtype_name(types.to),
-                                 rows, width, place.pad, place.shift));
-        WEFT_CREATE(gate_up, types.from, rows, 2 * width, place.pad, place.shift);
-        WEFT_CREATE(y, types.to, rows, width, place.pad, place.shift);
-        const auto numbers = random_floats(types.from, rows * 2 * width, 1, 4);
-        WEFT_ASSERT_OK(gate_up.upload(numbers));
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(), [&] { return y.clear(); },
-            [&] { return cuda_swiglu(stream->get(), {gate_up.view(), y.view()}); }, {&y}));
-        const auto found = y.floats();
-        WEFT_ASSERT_OK(found.status());
-        std::vector<float> expected(static_cast<size_t>(width));
-        for (i64 i = 0; i < rows; ++i) {
-          const float* gate = &numbers[size_t(i * 2 * width)];
-          swiglu_reference(gate, gate + width, width, expected.data());
-          for (i64 j = 0; j < width; ++j) {
-            const double exact = double(expected[size_t(j)]);
-            ASSERT_NEAR(double((*found)[size_t(i * width + j)]), exact,
-                        std::abs(exact) * kRelative + storage_error(types.to, exact))
-                << i << " " << j;
-          }
-        }
-      }
+      for (const auto [rows, width] : {std::pair<i64, i64>{0, 8}, {1, 1}, {3, 31}, {5, 544}, {700, 1024}})
+        WEFT_ASSERT_OK(check_swiglu(on, swiglu, types, place, rows, width)
+                           .with_context(fmt::format("{}, {} x {}", describe(types, place), rows, width)));
 }
 
-TEST(CudaSwiglu, RowsBehindANumberInDeviceMemoryStay) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
-  constexpr i64 kRows = 70;
-  for (const i64 width : {7, 64}) {
-    WEFT_CREATE(gate_up, DType::kBF16, kRows, 2 * width);
-    WEFT_CREATE(all, DType::kBF16, kRows, width);
-    WEFT_CREATE(some, DType::kBF16, kRows, width);
-    WEFT_CREATE(count, DType::kI32, 1, 1);
-    WEFT_ASSERT_OK(gate_up.upload(random_floats(DType::kBF16, kRows * 2 * width, 1, 4)));
-    WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), all.view()}));
-    WEFT_ASSERT_OK(cuda_status(cudaStreamSynchronize(stream->get()), "synchronize"));
-    const auto every = all.bytes();
-    WEFT_ASSERT_OK(every.status());
-    for (const int rows : {-1, 0, 1, 69, 70, 1000}) {
-      WEFT_ASSERT_OK(count.upload(std::vector<i32>{rows}));
-      WEFT_ASSERT_OK(some.clear());
-      const auto empty = some.bytes();
-      WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), some.view(), count.as({1})}));
-      WEFT_ASSERT_OK(cuda_status(cudaStreamSynchronize(stream->get()), "synchronize"));
-      const auto found = some.bytes();
-      WEFT_ASSERT_OK(found.status());
-      const i64 written = std::clamp<i64>(rows, 0, kRows) * width * 2;
-      EXPECT_TRUE(std::equal(found->begin(), found->begin() + written, every->begin())) << rows;
-      EXPECT_TRUE(std::equal(found->begin() + written, found->end(), empty->begin() + written)) << rows;
-    }
-  }
+TEST_F(CudaSwiglu, RowsBehindANumberInDeviceMemoryStay) {
+  for (const i64 width : {7, 64}) WEFT_ASSERT_OK(check_some_rows_of_swiglu(on, swiglu, width));
 }
 
-TEST(CudaSwiglu, ExtremeGatesAndNan) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
-  const std::vector<float> numbers{-1e30f, -100, -INFINITY, 100, 1e30f, 0, NAN, 1, 1, 1, 1, 2, 1, 5, 1, NAN};
-  WEFT_CREATE(gate_up, DType::kF32, 1, 16);
-  WEFT_CREATE(y, DType::kF32, 1, 8);
-  WEFT_ASSERT_OK(gate_up.upload(numbers));
-  WEFT_ASSERT_OK(cuda_swiglu(stream->get(), {gate_up.view(), y.view()}));
-  ASSERT_EQ(cudaStreamSynchronize(stream->get()), cudaSuccess);
-  const auto found = y.floats();
-  WEFT_ASSERT_OK(found.status());
-  const std::vector<float> expected{0, 0, NAN, 200, 1e30f, 0, NAN, NAN};
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (std::isnan(expected[i]))
-      EXPECT_TRUE(std::isnan((*found)[i])) << i;
-    else
-      EXPECT_EQ((*found)[i], expected[i]) << i;
-  }
+TEST_F(CudaSwiglu, ExtremeGatesAndNan) {
+  WEFT_ASSERT_OK(check_extremes_of_swiglu(on, swiglu));
 }
 
 TEST(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
@@ -318,7 +242,7 @@ TEST(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
   auto stream = make_stream();
   WEFT_ASSERT_OK(stream.status());
   constexpr i64 kRows = 50, kBegin = 100;
-  for (const Types& types : kTypes) {
+  for (const FloatTypes& types : kFloatTypes) {
     const DType table_type = types.to, y_type = types.from;  // 16 bits to f32 here
     for (const Place& place : kPlaces)
       for (const auto [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {300, 96}, {33, 5120}}) {

@@ -1,12 +1,11 @@
-// What kernels that work row by row share: eight elements at a time, a sum over the CTA, grids that fill the GPU, and
-// the checks of their tensors.
+// What kernels that work row by row share: eight elements at a time, a sum over the CTA, what they are launched with,
+// and the checks of their tensors.
 #pragma once
 #include <iterator>
 #include <type_traits>
 
 #include "base/dtype.h"
 #include "base/tensor.h"
-#include "device/cuda/runtime.cuh"
 
 namespace weft {
 
@@ -109,27 +108,20 @@ __device__ __forceinline__ float block_sum(float v, float (&scratch)[32]) {
 
 // ---- host side ----
 
-// How many CTAs of `threads` threads the current device runs at once.
-inline Result<unsigned> resident_ctas(const char* name, const void* kernel, int threads) {
-  int device = 0, sms = 0, per_sm = 0;
-  WEFT_CUDA_TRY(cudaGetDevice(&device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  WEFT_TRY(cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, 0), name));
-  return unsigned(sms * std::max(per_sm, 1));
-}
+// Where nothing speaks for another number.
+inline constexpr int kRowThreads = 256;
 
-// Launches `kernel(params)` on as many CTAs as `work` needs at `per_cta` each, at most as many as fit at once. No work:
-// no launch. early: see LaunchShape.
+// A launch by launch_rows(), and in tests by the emulator.
 template <class Params>
-Status launch_rows(const char* name, void (*kernel)(Params), i64 work, i64 per_cta, int threads, cudaStream_t stream,
-                   const Params& params, bool early = false) {
-  if (work == 0) return {};
-  WEFT_ASSIGN(const unsigned most, resident_ctas(name, reinterpret_cast<const void*>(kernel), threads));
-  const i64 wanted = (work + per_cta - 1) / per_cta;
-  return launch(name, kernel,
-                {.grid = unsigned(std::min<i64>(wanted, most)), .block = unsigned(threads), .early = early}, stream,
-                params);
-}
+struct RowLaunch {
+  const char* name;
+  void (*kernel)(Params) = nullptr;
+  Params params;
+  i64 ctas;  // that there is work for; 0 = no launch
+  int threads = kRowThreads;
+  bool loops = true;   // fewer CTAs do the same
+  bool early = false;  // LaunchShape::early
+};
 
 // An error that names `tensor` unless it lies in CUDA memory with this type and shape (-1 = any extent), its elements
 // and rows where elements may lie.

@@ -1,7 +1,6 @@
 // What every GPU test starts with.
 #pragma once
-#include <gtest/gtest.h>
-
+#include "base/testing.h"
 #include "device/cuda/driver.cuh"
 #include "device/cuda/runtime.cuh"
 
@@ -11,10 +10,4 @@
     if (::weft::cuda_device_count() < (count))                                                \
       GTEST_SKIP() << "needs " << (count) << " GPU(s), sees " << ::weft::cuda_device_count(); \
     ASSERT_EQ(cudaSetDevice(0), cudaSuccess);                                                 \
-  } while (0)
-
-#define WEFT_ASSERT_OK(expression)                                         \
-  do {                                                                     \
-    const ::weft::Status status_ = (expression);                           \
-    ASSERT_TRUE(status_.ok()) << #expression << ": " << status_.message(); \
   } while (0)

@@ -24,6 +24,7 @@
 // One copy for the CTA that runs; the scheduler changes the section's contents with the CTA.
 #define __shared__ static __attribute__((section("weft_cta_shared")))
 
+using std::isnan;
 using std::max;
 using std::min;
 
@@ -32,16 +33,17 @@ struct EmulatedIndex {
 };
 inline thread_local EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
 
-struct alignas(8) uint2 {
+// Of what lies in memory, whatever its type.
+struct [[gnu::may_alias]] alignas(8) uint2 {
   unsigned x, y;
 };
-struct alignas(16) uint4 {
+struct [[gnu::may_alias]] alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-struct alignas(16) int4 {
+struct [[gnu::may_alias]] alignas(16) int4 {
   int x, y, z, w;
 };
-struct alignas(16) float4 {
+struct [[gnu::may_alias]] alignas(16) float4 {
   float x, y, z, w;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {

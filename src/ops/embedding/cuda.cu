@@ -1,4 +1,4 @@
-#include "device/cuda/rows.cuh"
+#include "device/cuda/row_launch.cuh"
 #include "ops/embedding/embedding.cuh"
 #include "ops/take_rows/take_rows.cuh"
 

@@ -2,6 +2,7 @@
 
 #include "base/divide.h"
 #include "device/cuda/rows.cuh"
+#include "device/cuda/runtime.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/cuda_sm90.cuh"

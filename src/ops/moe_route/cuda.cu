@@ -1,4 +1,4 @@
-#include "device/cuda/rows.cuh"
+#include "device/cuda/row_launch.cuh"
 #include "device/cuda/sm90.cuh"
 #include "ops/moe_route/moe_route.cuh"
 

@@ -1,5 +1,5 @@
 #include "base/divide.h"
-#include "device/cuda/rows.cuh"
+#include "device/cuda/row_launch.cuh"
 #include "ops/quantise/fp8_block.cuh"
 #include "ops/quantise/quantise.cuh"
 

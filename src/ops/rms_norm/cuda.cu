@@ -1,3 +1,4 @@
+#include "device/cuda/row_launch.cuh"
 #include "ops/rms_norm/cuda_row.cuh"
 #include "ops/rms_norm/rms_norm.cuh"
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/divide.h"
-#include "device/cuda/rows.cuh"
+#include "device/cuda/row_launch.cuh"
 #include "ops/rope/rope.cuh"
 
 namespace weft {

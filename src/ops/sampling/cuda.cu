@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/divide.h"
-#include "device/cuda/rows.cuh"
+#include "device/cuda/runtime.cuh"
 #include "ops/sampling/cuda_kernel.cuh"
 #include "ops/sampling/sampling.cuh"
 

@@ -4,13 +4,9 @@
 
 #include "base/types.h"
 #include "device/cuda/cluster.cuh"
+#include "device/cuda/rows.cuh"
 #include "ops/sampling/cuda_sample_row.h"
 #include "ops/sampling/weights.h"
-#if defined(WEFT_EMULATOR)
-#include "device/emulator/rows.h"
-#else
-#include "device/cuda/rows.cuh"
-#endif
 
 namespace weft::sampling {
 

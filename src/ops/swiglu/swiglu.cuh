@@ -1,7 +1,6 @@
 // swiglu on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
+#include "device/cuda/stream_type.cuh"
 #include "ops/swiglu/swiglu.h"
 
 namespace weft {
