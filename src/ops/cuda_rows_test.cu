@@ -6,7 +6,7 @@
 #include "ops/cuda_testing.cuh"
 #include "ops/embedding/embedding.cuh"
 #include "ops/quantise/quantise.cuh"
-#include "ops/rms_norm/rms_norm.cuh"
+#include "ops/rms_norm/cases.h"
 #include "ops/rope/rope.cuh"
 #include "ops/swiglu/cases.h"
 #include "ops/take_rows/take_rows.cuh"
@@ -21,107 +21,37 @@ using namespace testing;
   WEFT_ASSERT_OK(name##_made.status());               \
   const CudaMatrix& name = *name##_made
 
-void check_rms_norm(cudaStream_t stream, FloatTypes types, bool adds, i64 rows, i64 hidden, Place place) {
-  SCOPED_TRACE(fmt::format("{} to {}, residual {}, {} x {}, pad {} shift {}", dtype_name(types.from),
-                           dtype_name(types.to), adds, rows, hidden, place.pad, place.shift));
-  constexpr float kEpsilon = 1e-5f;
-  const DType x_type = adds ? types.to : types.from;
-  WEFT_CREATE(x, x_type, rows, hidden, place.pad, place.shift);
-  WEFT_CREATE(residual, types.from, rows, hidden, place.pad, place.shift);
-  WEFT_CREATE(weight, hidden % 3 == 0 ? DType::kF32 : types.to, 1, hidden);
-  WEFT_CREATE(y, types.to, rows, hidden, place.pad, place.shift);
-  const auto xs = random_floats(x_type, rows * hidden, 1), rs = random_floats(types.from, rows * hidden, 2, 3);
-  const auto ws = random_floats(weight.view().dtype, hidden, 3);
-  WEFT_ASSERT_OK(weight.upload(ws));
-  const CudaRmsNormArgs args{.x = x.view(),
-                             .residual = adds ? residual.view() : TensorView{},
-                             .weight = weight.as({hidden}),
-                             .epsilon = kEpsilon,
-                             .y = y.view()};
-  WEFT_ASSERT_OK(run_and_repeat(
-      stream,
-      [&]() -> Status {
-        WEFT_TRY(x.upload(xs));
-        WEFT_TRY(residual.upload(rs));
-        return y.clear();
-      },
-      [&] { return cuda_rms_norm(stream, args); }, {&y, &residual, &x}));
-  const auto found = y.floats(), stored = residual.floats();
-  WEFT_ASSERT_OK(found.status());
-  WEFT_ASSERT_OK(stored.status());
-  // A thread adds up to 16 + hidden / 1024 squares (rounded each), 10 steps join the threads; half of that for the
-  // root; mean, epsilon, root, reciprocal and two products add 6.
-  const double relative = (double(17 + hidden / 1024 + 10) / 2 + 6) * 0x1p-24;
-  std::vector<float> row(static_cast<size_t>(hidden)), expected(row);
-  for (i64 i = 0; i < rows; ++i) {
-    for (i64 j = 0; j < hidden; ++j) {
-      const size_t at = size_t(i * hidden + j);
-      row[size_t(j)] = adds ? rounded_to(types.from, xs[at] + rs[at]) : xs[at];
-      ASSERT_EQ((*stored)[at], adds ? row[size_t(j)] : rs[at]) << i << " " << j;
-    }
-    rms_norm_reference(row.data(), ws.data(), hidden, kEpsilon, expected.data());
-    for (i64 j = 0; j < hidden; ++j) {
-      const double exact = double(expected[size_t(j)]);
-      ASSERT_NEAR(double((*found)[size_t(i * hidden + j)]), exact,
-                  std::abs(exact) * (relative + 0x1p-24) + storage_error(types.to, exact))
-          << i << " " << j;
-    }
-  }
-}
+class CudaRmsNorm : public OnGpuTest {
+ protected:
+  const std::function<Status(const CudaRmsNormArgs&)> rms_norm = [&](const auto& args) {
+    return cuda_rms_norm(on.stream(), args);
+  };
+  const std::function<Status(const HeadRmsNormArgs&)> head_rms_norm = [&](const auto& args) {
+    return cuda_head_rms_norm(on.stream(), args);
+  };
+};
 
-TEST(CudaRmsNorm, AgreesWithTheReference) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+TEST_F(CudaRmsNorm, AgreesWithTheReference) {
   for (const FloatTypes& types : kFloatTypes)
     for (const bool adds : {false, true}) {
+      const auto check = [&](i64 rows, i64 hidden, Place place) {
+        return check_rms_norm(on, rms_norm, types, adds, rows, hidden, place)
+            .with_context(fmt::format("{}, residual {}, {} x {}", describe(types, place), adds, rows, hidden));
+      };
       for (const i64 hidden : {1, 7, 8, 96, 576, 5120, 5121})
-        for (const Place& place : kPlaces) check_rms_norm(stream->get(), types, adds, 3, hidden, place);
-      check_rms_norm(stream->get(), types, adds, 1, 40000, {0, 0});   // more than registers keep
-      check_rms_norm(stream->get(), types, adds, 2000, 576, {0, 0});  // more rows than CTAs
-      check_rms_norm(stream->get(), types, adds, 0, 64, {0, 0});
-      if (HasFatalFailure()) return;
+        for (const Place& place : kPlaces) WEFT_ASSERT_OK(check(3, hidden, place));
+      WEFT_ASSERT_OK(check(1, 40000, {0, 0}));   // more than registers keep
+      WEFT_ASSERT_OK(check(2000, 576, {0, 0}));  // more rows than CTAs
+      WEFT_ASSERT_OK(check(0, 64, {0, 0}));
     }
 }
 
-TEST(CudaRmsNorm, HeadsAreNormalisedInPlaceAndNothingElseChanges) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+TEST_F(CudaRmsNorm, HeadsAreNormalisedInPlaceAndNothingElseChanges) {
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
     for (const i64 head_dim : {3, 24, 128, 256, 320})
-      for (const i64 offset : {0, 8, 5}) {
-        constexpr i64 kTokens = 5, kHeads = 3;
-        SCOPED_TRACE(fmt::format("{}, {} from {}", dtype_name(dtype), head_dim, offset));
-        const i64 columns = offset + kHeads * head_dim + 8;
-        WEFT_CREATE(x, dtype, kTokens, columns);
-        WEFT_CREATE(weight, DType::kF32, 1, head_dim);
-        const auto xs = random_floats(dtype, kTokens * columns, 1), ws = random_floats(DType::kF32, head_dim, 2);
-        WEFT_ASSERT_OK(weight.upload(ws));
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(), [&] { return x.upload(xs); },
-            [&] {
-              return cuda_head_rms_norm(stream->get(),
-                                        {x.view(), offset, kHeads, head_dim, weight.as({head_dim}), 1e-5f});
-            },
-            {&x}));
-        const auto found = x.floats();
-        WEFT_ASSERT_OK(found.status());
-        std::vector<float> expected = xs;
-        for (i64 run = 0; run < kTokens * kHeads; ++run) {
-          const size_t at = size_t(run / kHeads * columns + offset + run % kHeads * head_dim);
-          rms_norm_reference(&xs[at], ws.data(), head_dim, 1e-5f, &expected[at]);
-        }
-        const double relative = (double(head_dim / 16 + 8 + 4) / 2 + 6 + 1) * 0x1p-24;
-        for (size_t i = 0; i < expected.size(); ++i) {
-          const i64 column = i64(i) % columns - offset;
-          const double exact = double(expected[i]);
-          if (column >= 0 && column < kHeads * head_dim)
-            ASSERT_NEAR(double((*found)[i]), exact, std::abs(exact) * relative + storage_error(dtype, exact)) << i;
-          else
-            ASSERT_EQ((*found)[i], expected[i]) << i;
-        }
-      }
+      for (const i64 offset : {0, 8, 5})
+        WEFT_ASSERT_OK(check_head_rms_norm(on, head_rms_norm, dtype, head_dim, offset)
+                           .with_context(fmt::format("{}, {} from {}", dtype_name(dtype), head_dim, offset)));
 }
 
 // The CPU's own operator on the same numbers.

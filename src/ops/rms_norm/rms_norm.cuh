@@ -1,7 +1,6 @@
 // rms_norm on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
+#include "device/cuda/stream_type.cuh"
 #include "ops/rms_norm/rms_norm.h"
 
 namespace weft {
