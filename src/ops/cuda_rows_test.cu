@@ -2,12 +2,11 @@
 // the headers takes most of the compiler's time.
 #include <cmath>
 
-#include "device/thread_pool.h"
 #include "ops/cuda_testing.cuh"
 #include "ops/embedding/embedding.cuh"
 #include "ops/quantise/quantise.cuh"
 #include "ops/rms_norm/cases.h"
-#include "ops/rope/rope.cuh"
+#include "ops/rope/cases.h"
 #include "ops/swiglu/cases.h"
 #include "ops/take_rows/take_rows.cuh"
 
@@ -54,93 +53,30 @@ TEST_F(CudaRmsNorm, HeadsAreNormalisedInPlaceAndNothingElseChanges) {
                            .with_context(fmt::format("{}, {} from {}", dtype_name(dtype), head_dim, offset)));
 }
 
-// The CPU's own operator on the same numbers.
-struct RopeCase {
-  i64 tokens, q_heads, kv_heads, head_dim, page_tokens;
+class CudaRope : public OnGpuTest {
+ protected:
+  const std::function<Status(const TensorView&, const TensorView&, const TensorView&)> turn = [&](const auto&... args) {
+    return cuda_rope_angles(on.stream(), args...);
+  };
+  const std::function<Status(const RopeKvWriteArgs&)> write = [&](const auto& args) {
+    return cuda_rope_kv_write(on.stream(), args);
+  };
 };
 
-void check_rope(cudaStream_t stream, const RopeCase& c, FloatTypes types, Place place) {
-  SCOPED_TRACE(fmt::format("{} to {}, {} tokens, {} + {} heads of {}, pad {} shift {}", dtype_name(types.from),
-                           dtype_name(types.to), c.tokens, c.q_heads, c.kv_heads, c.head_dim, place.pad, place.shift));
-  const i64 columns = (c.q_heads + 2 * c.kv_heads) * c.head_dim, pages = c.tokens + 3;
-  const auto numbers = random_floats(types.from, c.tokens * columns, 7);
-  std::vector<i32> positions, slots;
-  for (i64 t = 0; t < c.tokens; ++t) {
-    positions.push_back(i32(t * 3701));
-    slots.push_back(t % 4 == 3 ? -1 : i32(pages * c.page_tokens - 1 - t));
-  }
-  std::vector<float> frequencies = rope_inverse_frequencies(c.head_dim, 10000, {});
-  // the CPU
-  auto cache = KvCache::create({1, pages, c.kv_heads, c.page_tokens, c.head_dim, types.to});
-  WEFT_ASSERT_OK(cache.status());
-  const Tensor cpu_angles = Tensor::zeros(DType::kF32, {c.tokens, c.head_dim});
-  std::vector<float> cpu_qkv = numbers;
-  auto pool = ThreadPool::create({.num_threads = 1, .cpus = {}, .spin = 100});
-  WEFT_ASSERT_OK(pool.status());
-  WEFT_ASSERT_OK((*pool)->run([&](Exec& exec) -> Status {
-    WEFT_TRY(rope_angles(exec, TensorView::dense(positions.data(), DType::kI32, {c.tokens}),
-                         TensorView::dense(frequencies.data(), DType::kF32, {c.head_dim / 2}), cpu_angles.view));
-    return rope_kv_write(exec, {TensorView::dense(cpu_qkv.data(), DType::kF32, {c.tokens, columns}), cpu_angles.view,
-                                TensorView::dense(slots.data(), DType::kI32, {c.tokens}), c.q_heads, c.kv_heads,
-                                c.head_dim, cache->layer(0)});
-  }));
-  // the GPU
-  const i64 cached = pages * c.kv_heads * c.page_tokens;
-  WEFT_CREATE(qkv, types.from, c.tokens, columns, place.pad, place.shift);
-  WEFT_CREATE(k, types.to, cached, c.head_dim);
-  WEFT_CREATE(v, types.to, cached, c.head_dim);
-  WEFT_CREATE(angles, DType::kF32, c.tokens, c.head_dim, place.pad, place.shift);
-  WEFT_CREATE(device_positions, DType::kI32, 1, c.tokens);
-  WEFT_CREATE(device_slots, DType::kI32, 1, c.tokens);
-  WEFT_CREATE(device_frequencies, DType::kF32, 1, c.head_dim / 2);
-  WEFT_ASSERT_OK(device_positions.upload(positions));
-  WEFT_ASSERT_OK(device_slots.upload(slots));
-  WEFT_ASSERT_OK(device_frequencies.upload(frequencies));
-  const Shape extents{pages, c.kv_heads, c.page_tokens, c.head_dim};
-  const RopeKvWriteArgs args{qkv.view(), angles.view(), device_slots.as({c.tokens}),   c.q_heads,
-                             c.kv_heads, c.head_dim,    {k.as(extents), v.as(extents)}};
-  const std::vector<float> zeros(size_t(cached * c.head_dim));
-  WEFT_ASSERT_OK(run_and_repeat(
-      stream,
-      [&]() -> Status {
-        WEFT_TRY(qkv.upload(numbers));
-        WEFT_TRY(k.upload(zeros));
-        WEFT_TRY(v.upload(zeros));
-        return angles.clear();
-      },
-      [&]() -> Status {
-        WEFT_TRY(cuda_rope_angles(stream, device_positions.as({c.tokens}), device_frequencies.as({c.head_dim / 2}),
-                                  angles.view()));
-        return cuda_rope_kv_write(stream, args);
-      },
-      {&qkv, &k, &v, &angles}));
-  const auto found = qkv.floats(), found_angles = angles.floats();
-  WEFT_ASSERT_OK(found.status());
-  WEFT_ASSERT_OK(found_angles.status());
-  for (size_t i = 0; i < found_angles->size(); ++i)
-    ASSERT_EQ((*found_angles)[i], cpu_angles.view.as<float>()[i]) << "angle " << i;
-  for (size_t i = 0; i < found->size(); ++i) ASSERT_EQ((*found)[i], rounded_to(types.from, cpu_qkv[i])) << "qkv " << i;
-  for (const bool keys : {true, false}) {
-    const auto bytes = (keys ? k : v).bytes();
-    WEFT_ASSERT_OK(bytes.status());
-    const TensorView& expected = keys ? cache->layer(0).k : cache->layer(0).v;
-    ASSERT_EQ(std::memcmp(bytes->data(), expected.data, bytes->size()), 0) << (keys ? "keys" : "values");
-  }
-}
-
-TEST(CudaRope, HasTheBitsOfTheCpu) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+TEST_F(CudaRope, HasTheBitsOfTheCpu) {
   for (const FloatTypes& types : kFloatTypes)
     for (const Place& place : kPlaces)
       for (const i64 tokens : {0, 1, 9}) {
-        check_rope(stream->get(), {tokens, 16, 2, 128, 16}, types, place);
-        check_rope(stream->get(), {tokens, 9, 3, 64, 16}, types, place);
-        check_rope(stream->get(), {tokens, 5, 2, 6, 3}, types, place);
-        check_rope(stream->get(), {tokens, 1, 1, 80, 1}, types, place);
-        if (types.from == types.to) check_rope(stream->get(), {tokens, 2, 0, 8, 4}, types, place);
-        if (HasFatalFailure()) return;
+        const auto check = [&](const RopeCase& c) {
+          return check_rope(on, turn, write, c, types, place)
+              .with_context(fmt::format("{}, {} tokens, {} + {} heads of {}", describe(types, place), c.tokens,
+                                        c.q_heads, c.kv_heads, c.head_dim));
+        };
+        WEFT_ASSERT_OK(check({tokens, 16, 2, 128, 16}));
+        WEFT_ASSERT_OK(check({tokens, 9, 3, 64, 16}));
+        WEFT_ASSERT_OK(check({tokens, 5, 2, 6, 3}));
+        WEFT_ASSERT_OK(check({tokens, 1, 1, 80, 1}));
+        if (types.from == types.to) WEFT_ASSERT_OK(check({tokens, 2, 0, 8, 4}));
       }
 }
 

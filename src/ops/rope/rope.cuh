@@ -1,7 +1,6 @@
 // rope on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
+#include "device/cuda/stream_type.cuh"
 #include "ops/rope/rope.h"
 
 namespace weft {
