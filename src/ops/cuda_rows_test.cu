@@ -8,7 +8,7 @@
 #include "ops/rms_norm/cases.h"
 #include "ops/rope/cases.h"
 #include "ops/swiglu/cases.h"
-#include "ops/take_rows/take_rows.cuh"
+#include "ops/take_rows/cases.h"
 
 namespace weft {
 namespace {
@@ -136,35 +136,19 @@ TEST(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
   }
 }
 
-TEST(CudaTakeRows, CopiesTheNamedRowsOfAnyPlainType) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+class CudaTakeRows : public OnGpuTest {
+ protected:
+  const std::function<Status(const TensorView&, i64, const TensorView&, const TensorView&)> take =
+      [&](const auto&... args) { return cuda_take_rows_of_shard(on.stream(), args...); };
+};
+
+TEST_F(CudaTakeRows, CopiesTheNamedRowsOfAnyPlainType) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kU8, DType::kI32})
     for (const Place& place : kPlaces)
-      for (const i64 width : {1, 5, 16, 1000, 4096}) {
-        constexpr i64 kRows = 40, kTaken = 100;
-        SCOPED_TRACE(fmt::format("{} {}, pad {} shift {}", dtype_name(dtype), width, place.pad, place.shift));
-        WEFT_CREATE(x, dtype, kRows, width, place.pad, place.shift);
-        WEFT_CREATE(y, dtype, kTaken, width, place.pad, place.shift);
-        WEFT_CREATE(index, DType::kI32, 1, kTaken);
-        std::vector<i32> numbers, wanted;
-        for (i64 i = 0; i < kRows * width; ++i) numbers.push_back(i32(i * 7 % 251));
-        for (i64 i = 0; i < kTaken; ++i) wanted.push_back(i32(i * 11 % kRows));
-        WEFT_ASSERT_OK(x.upload(numbers));
-        WEFT_ASSERT_OK(index.upload(wanted));
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(), [&] { return y.clear(); },
-            [&] { return cuda_take_rows(stream->get(), x.view(), index.as({kTaken}), y.view()); }, {&y}));
-        const auto from = x.bytes(), found = y.bytes();
-        WEFT_ASSERT_OK(from.status());
-        WEFT_ASSERT_OK(found.status());
-        const size_t row_bytes = size_t(dtype_bytes(dtype, width));
-        for (size_t i = 0; i < size_t(kTaken); ++i)
-          ASSERT_EQ(std::memcmp(found->data() + i * row_bytes, from->data() + size_t(wanted[i]) * row_bytes, row_bytes),
-                    0)
-              << i;
-      }
+      for (const i64 width : {1, 5, 16, 1000, 4096})
+        WEFT_ASSERT_OK(
+            check_take_rows(on, take, dtype, place, width)
+                .with_context(fmt::format("{} {}, pad {} shift {}", dtype_name(dtype), width, place.pad, place.shift)));
 }
 
 TEST(CudaQuantise, HasTheBitsOfTheReference) {

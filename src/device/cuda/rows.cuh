@@ -117,7 +117,7 @@ struct RowLaunch {
   const char* name;
   void (*kernel)(Params) = nullptr;
   Params params;
-  i64 ctas;  // that there is work for; 0 = no launch
+  i64 ctas = 0;  // that there is work for; 0 = no launch
   int threads = kRowThreads;
   bool loops = true;   // fewer CTAs do the same
   bool early = false;  // LaunchShape::early

@@ -1,8 +1,7 @@
 // take_rows on GPUs: whole rows copied by index, and what embedding's copies of a table stand on.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "base/tensor.h"
+#include "device/cuda/stream_type.cuh"
 
 namespace weft {
 
