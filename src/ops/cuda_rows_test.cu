@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "ops/cuda_testing.cuh"
-#include "ops/embedding/embedding.cuh"
+#include "ops/embedding/cases.h"
 #include "ops/quantise/quantise.cuh"
 #include "ops/rms_norm/cases.h"
 #include "ops/rope/cases.h"
@@ -103,37 +103,19 @@ TEST_F(CudaSwiglu, ExtremeGatesAndNan) {
   WEFT_ASSERT_OK(check_extremes_of_swiglu(on, swiglu));
 }
 
-TEST(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
-  constexpr i64 kRows = 50, kBegin = 100;
-  for (const FloatTypes& types : kFloatTypes) {
-    const DType table_type = types.to, y_type = types.from;  // 16 bits to f32 here
+class CudaEmbedding : public OnGpuTest {
+ protected:
+  const std::function<Status(const CudaEmbeddingArgs&)> embed = [&](const auto& args) {
+    return cuda_embedding(on.stream(), args);
+  };
+};
+
+TEST_F(CudaEmbedding, CopiesTheRowsOfItsShardAndZerosForOthers) {
+  for (const FloatTypes& types : kFloatTypes)
     for (const Place& place : kPlaces)
-      for (const auto [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {300, 96}, {33, 5120}}) {
-        SCOPED_TRACE(fmt::format("{} to {}, {} x {}, pad {} shift {}", dtype_name(table_type), dtype_name(y_type),
-                                 tokens, hidden, place.pad, place.shift));
-        WEFT_CREATE(table, table_type, kRows, hidden, place.pad, place.shift);
-        WEFT_CREATE(y, y_type, tokens, hidden, place.pad, place.shift);
-        WEFT_CREATE(ids, DType::kI32, 1, tokens);
-        const auto numbers = random_floats(table_type, kRows * hidden, 1);
-        std::vector<i32> wanted;
-        for (i64 t = 0; t < tokens; ++t) wanted.push_back(i32(kBegin - 5 + t * 7 % (kRows + 10)));
-        WEFT_ASSERT_OK(table.upload(numbers));
-        WEFT_ASSERT_OK(ids.upload(wanted));
-        const CudaEmbeddingArgs args{ids.as({tokens}), table.view(), kBegin, y.view()};
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(), [&] { return y.clear(); }, [&] { return cuda_embedding(stream->get(), args); }, {&y}));
-        const auto found = y.floats();
-        WEFT_ASSERT_OK(found.status());
-        for (i64 i = 0; i < tokens * hidden; ++i) {
-          const i64 row = wanted[size_t(i / hidden)] - kBegin;
-          const float expected = 0 <= row && row < kRows ? numbers[size_t(row * hidden + i % hidden)] : 0;
-          ASSERT_EQ((*found)[size_t(i)], expected) << i;
-        }
-      }
-  }
+      for (const auto [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {300, 96}, {33, 5120}})
+        WEFT_ASSERT_OK(check_embedding(on, embed, types, place, tokens, hidden)
+                           .with_context(fmt::format("{}, {} x {}", describe(types, place), tokens, hidden)));
 }
 
 class CudaTakeRows : public OnGpuTest {

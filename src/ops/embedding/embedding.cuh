@@ -1,8 +1,7 @@
 // embedding on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "base/tensor.h"
+#include "device/cuda/stream_type.cuh"
 
 namespace weft {
 
