@@ -4,7 +4,7 @@
 
 #include "ops/cuda_testing.cuh"
 #include "ops/embedding/cases.h"
-#include "ops/quantise/quantise.cuh"
+#include "ops/quantise/cases.h"
 #include "ops/rms_norm/cases.h"
 #include "ops/rope/cases.h"
 #include "ops/swiglu/cases.h"
@@ -133,51 +133,20 @@ TEST_F(CudaTakeRows, CopiesTheNamedRowsOfAnyPlainType) {
                 .with_context(fmt::format("{} {}, pad {} shift {}", dtype_name(dtype), width, place.pad, place.shift)));
 }
 
-TEST(CudaQuantise, HasTheBitsOfTheReference) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+class CudaQuantise : public OnGpuTest {
+ protected:
+  const std::function<Status(const CudaQuantiseArgs&)> quantise = [&](const auto& args) {
+    return cuda_quantise_fp8(on.stream(), args);
+  };
+};
+
+TEST_F(CudaQuantise, HasTheBitsOfTheReference) {
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
     for (const Place& place : kPlaces)
-      for (const auto [rows, k] : {std::pair<i64, i64>{0, 128}, {1, 1}, {3, 127}, {3, 128}, {5, 1000}, {301, 5120}}) {
-        SCOPED_TRACE(fmt::format("{} {} x {}, pad {} shift {}", dtype_name(dtype), rows, k, place.pad, place.shift));
-        const i64 blocks = (k + kFp8Block - 1) / kFp8Block;
-        WEFT_CREATE(x, dtype, rows, k, place.pad, place.shift);
-        WEFT_CREATE(q, DType::kU8, rows, k, place.pad, place.shift);
-        WEFT_CREATE(scales, DType::kF32, rows, blocks, place.pad, place.shift);
-        auto numbers = random_floats(dtype, rows * k, 1);
-        for (size_t i = 0; i < numbers.size(); ++i) {
-          const size_t block = i / 128 % 9;
-          if (block == 3) numbers[i] = 0;
-          if (block == 4 && i % 128 == 77) numbers[i] = NAN;
-          if (block == 5 && i % 128 == 5) numbers[i] = -INFINITY;
-          if (block == 6 && i % 3 != 0) numbers[i] *= 0x1p-10f;
-        }
-        WEFT_ASSERT_OK(x.upload(numbers));
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(),
-            [&]() -> Status {
-              WEFT_TRY(q.clear());
-              return scales.clear();
-            },
-            [&] { return cuda_quantise_fp8(stream->get(), {x.view(), q.view(), scales.view()}); }, {&q, &scales}));
-        const auto stored = x.floats(), found_scales = scales.floats();
-        const auto found = q.bytes();
-        WEFT_ASSERT_OK(stored.status());
-        WEFT_ASSERT_OK(found_scales.status());
-        WEFT_ASSERT_OK(found.status());
-        std::vector<u8> expected(static_cast<size_t>(k));
-        std::vector<float> expected_scales(static_cast<size_t>(blocks));
-        for (i64 i = 0; i < rows; ++i) {
-          quantise_fp8_reference(&(*stored)[size_t(i * k)], k, expected.data(), expected_scales.data());
-          for (i64 b = 0; b < blocks; ++b) {
-            const float scale = (*found_scales)[size_t(i * blocks + b)], wanted = expected_scales[size_t(b)];
-            ASSERT_TRUE(scale == wanted || (std::isnan(scale) && std::isnan(wanted))) << i << " " << b << " " << scale;
-          }
-          for (i64 j = 0; j < k; ++j)
-            ASSERT_EQ(int((*found)[size_t(i * k + j)]), int(expected[size_t(j)])) << i << " " << j;
-        }
-      }
+      for (const auto [rows, k] : {std::pair<i64, i64>{0, 128}, {1, 1}, {3, 127}, {3, 128}, {5, 1000}, {301, 5120}})
+        WEFT_ASSERT_OK(check_quantise(on, quantise, dtype, place, rows, k)
+                           .with_context(fmt::format("{} {} x {}, pad {} shift {}", dtype_name(dtype), rows, k,
+                                                     place.pad, place.shift)));
 }
 
 TEST(CudaRows, WhatDoesNotFitIsNamedBeforeAnythingRuns) {

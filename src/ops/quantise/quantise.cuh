@@ -1,8 +1,7 @@
 // quantise on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "base/tensor.h"
+#include "device/cuda/stream_type.cuh"
 #include "ops/quantise/fp8_block.cuh"
 #include "ops/quantise/quantise.h"
 
