@@ -49,15 +49,31 @@ class OnEmulator {
                          .kernel = [kernel = rows.kernel, params = rows.params] { kernel(params); }});
     return {};
   }
+  Status add(emulator::Launch made) {
+    launches_.push_back(std::move(made));
+    return {};
+  }
   Status run() {
     if (launches_.empty()) return {};
     const std::string found = emulator::run(std::exchange(launches_, {}), ++seed_);
     return found.empty() ? Status() : error(Code::kAborted, "{}", found);
   }
-  template <class Params>
-  Status run(const Result<RowLaunch<Params>>& made) {
+  template <class Made>
+  Status run(const Made& made) {
     WEFT_TRY(add(made));
     return run();
+  }
+  // An early launch behind a kernel that writes `input`, a matrix, as it is now, while that one is under way.
+  template <class Made>
+  Status run_behind(const TensorView& input, const Made& made) {
+    const std::vector<std::byte> bytes(input.data, input.data + input.dim(0) * input.byte_strides[0]);
+    std::memset(input.data, 0, bytes.size());
+    WEFT_TRY(add({.threads = 32, .kernel = [&] {
+                    emulator::launch_dependents();
+                    for (int i = 0; i < 4; ++i) __syncthreads();
+                    if (threadIdx.x == 0) std::memcpy(input.data, bytes.data(), bytes.size());
+                  }}));
+    return run(made);
   }
 
   // Sets up and calls twice: the outputs must have the same bits.

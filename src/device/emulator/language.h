@@ -89,6 +89,12 @@ template <class T>
 T __shfl_sync(unsigned, T value, int source) {
   return weft::emulator::of_bits<T>(weft::emulator::meet("__shfl", weft::emulator::to_bits(value))[source & 31]);
 }
+inline unsigned __match_any_sync(unsigned, int value) {
+  const weft::u64* all = weft::emulator::meet("__match_any", weft::emulator::to_bits(value));
+  unsigned alike = 0;
+  for (int l = 0; l < 32; ++l) alike |= unsigned(weft::emulator::of_bits<int>(all[l]) == value) << l;
+  return alike;
+}
 template <class T>
 T __shfl_up_sync(unsigned, T value, unsigned by) {
   const weft::u64* all = weft::emulator::meet("__shfl_up", weft::emulator::to_bits(value));
@@ -113,11 +119,21 @@ inline int __reduce_max_sync(unsigned, int value) {
   return int(weft::emulator::reduce("__reduce_max", unsigned(value),
                                     [](unsigned a, unsigned b) { return unsigned(std::max(int(a), int(b))); }));
 }
-
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  return weft::emulator::reduce("__reduce_max", value, [](unsigned a, unsigned b) { return std::max(a, b); });
+}
+inline unsigned __reduce_min_sync(unsigned, unsigned value) {
+  return weft::emulator::reduce("__reduce_min", value, [](unsigned a, unsigned b) { return std::min(a, b); });
+}
 inline unsigned __reduce_add_sync(unsigned, unsigned value) {
   return weft::emulator::reduce("__reduce_add", value, [](unsigned a, unsigned b) { return a + b; });
 }
 
+// Past the caches.
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
 inline int __popc(unsigned value) {
   return std::popcount(value);
 }

@@ -1,7 +1,6 @@
 // moe_route on GPUs.
 #pragma once
-#include <cuda_runtime.h>
-
+#include "device/cuda/stream_type.cuh"
 #include "ops/moe_route/moe_route.h"
 
 namespace weft {
