@@ -1,14 +1,10 @@
 #include <algorithm>
 
-#include "base/divide.h"
-#include "device/cuda/rows.cuh"
-#include "device/cuda/runtime.cuh"
+#include "device/cuda/row_launch.cuh"
 #include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/gemm.cuh"
+#include "ops/grouped_gemm/cuda_kernel.cuh"
 #include "ops/grouped_gemm/cuda_sm90.cuh"
-#include "ops/grouped_gemm/cuda_sort.cuh"
-#include "ops/grouped_gemm/cuda_sum.cuh"
-#include "ops/grouped_gemm/grouped_gemm.cuh"
 
 namespace weft {
 namespace {
@@ -101,22 +97,6 @@ std::span<const Instance> instances(DType dtype) {
   return dtype == DType::kF16 ? std::span(kInstances<f16>) : std::span(kInstances<bf16>);
 }
 
-template <class T>
-__global__ void __launch_bounds__(256) expert_sum_kernel(const ExpertSums sums, T* y, i64 stride, i64 packs) {
-  ptx::wait_for_previous_grid();
-  ptx::launch_dependents();
-  const u32 per_row = u32(sums.n / 8);
-  for (u32 pack = blockIdx.x * 256 + threadIdx.x; pack < packs; pack += gridDim.x * 256) {
-    const u32 token = pack / per_row, column = pack % per_row * 8;
-    float sums_of[1][8];
-    sums.add_up<T, 1>({token}, {column}, sums_of);
-    const float(&sum)[8] = sums_of[0];
-    *reinterpret_cast<uint4*>(y + token * stride + column) =
-        make_uint4(ptx::pack<T>(sum[0], sum[1]), ptx::pack<T>(sum[2], sum[3]), ptx::pack<T>(sum[4], sum[5]),
-                   ptx::pack<T>(sum[6], sum[7]));
-  }
-}
-
 }  // namespace
 
 Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
@@ -177,13 +157,12 @@ Status cuda_grouped_gemm(cudaStream_t stream, const CudaGroupedGemmArgs& args) {
 
 namespace {
 
-// The distance of a [rows, columns] table's elements, row behind row.
-Result<i32> step_of(const char* name, const TensorView& table) {
-  const i64 step = table.dim(1) > 1 ? table.byte_strides[1] : 4;
-  const bool even =
-      step > 0 && step % 4 == 0 && step <= 64 && (table.dim(0) < 2 || table.byte_strides[0] == step * table.dim(1));
-  if (!even) return error(Code::kInvalidArgument, "{} {}: expected elements at one distance", name, table.describe());
-  return i32(step / 4);
+// Unless a [rows, columns] table's elements lie at one distance, row behind row.
+Status expect_even(const char* name, const TensorView& table) {
+  const i64 step = table_step(table);
+  if (step > 0 && step % 4 == 0 && step <= 64 && (table.dim(0) < 2 || table.byte_strides[0] == step * table.dim(1)))
+    return {};
+  return error(Code::kInvalidArgument, "{} {}: expected elements at one distance", name, table.describe());
 }
 
 }  // namespace
@@ -205,31 +184,15 @@ Status cuda_sort_experts(cudaStream_t stream, const CudaExpertSortArgs& args) {
   const i64 experts = args.offsets.dim(0) - 1;
   if (experts > kExpertSortMost)
     return error(Code::kInvalidArgument, "offsets: expected at most {} experts, found {}", kExpertSortMost, experts);
-  ExpertSortParams params{.ids = args.ids.as<const i32>(),
-                          .offsets = args.offsets.as<i32>(),
-                          .map = args.map.as<i32>(),
-                          .pairs = args.pairs.as<i32>(),
-                          .rows = args.rows.as<i32>(),
-                          .weights = args.weights.as<const float>(),
-                          .placed = args.placed.as<float>(),
-                          .count = i32(count),
-                          .per_token = i32(args.ids.dim(1)),
-                          .experts = i32(experts)};
-  WEFT_ASSIGN(params.ids_step, step_of("ids", args.ids));
+  WEFT_TRY(expect_even("ids", args.ids));
   if (places) {
     WEFT_TRY(expect_cuda_tensor("weights", args.weights, DType::kF32, args.ids.shape));
     WEFT_TRY(expect_cuda_tensor("placed", args.placed, DType::kF32, args.ids.shape));
     if (!args.rows.is_dense() || !args.placed.is_dense())
       return error(Code::kInvalidArgument, "rows, placed: expected dense tensors");
-    WEFT_ASSIGN(params.weights_step, step_of("weights", args.weights));
+    WEFT_TRY(expect_even("weights", args.weights));
   }
-  constexpr i64 kMostCtas = 128;
-  const i64 chunk = round_up(std::max<i64>(1, divide_up(count, kMostCtas)), kExpertSortThreads);
-  params.chunk = i32(chunk);
-  return launch(
-      "expert_sort", expert_sort_kernel,
-      {.grid = unsigned(std::max<i64>(1, divide_up(count, chunk))), .block = kExpertSortThreads, .early = args.early},
-      stream, params);
+  return launch_rows(stream, expert_sort_launch(args));
 }
 
 Result<ExpertSums> expert_sums_of(const TensorView& products, const TensorView& rows, const TensorView& weights) {

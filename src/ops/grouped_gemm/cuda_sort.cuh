@@ -1,6 +1,7 @@
 // Sorts (token, expert) pairs by expert, stably: a CTA per chunk of pairs, none of which waits for another.
 #pragma once
-#include "device/cuda/sm90.cuh"
+#include "base/types.h"
+#include "device/cuda/ptx.cuh"
 
 namespace weft {
 

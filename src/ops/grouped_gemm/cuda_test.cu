@@ -1,12 +1,10 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "device/thread_pool.h"
 #include "ops/cuda_testing.cuh"
-#include "ops/grouped_gemm/cases.h"
-#include "ops/grouped_gemm/grouped_gemm.cuh"
+#include "ops/grouped_gemm/cuda_cases.h"
 
 namespace weft {
 namespace {
@@ -285,142 +283,26 @@ TEST(CudaGroupedGemm, AgreesWithTheCpus) {
   }
 }
 
-TEST(CudaExpertSort, OrdersPairsAsTheCpuDoes) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
+class CudaExperts : public OnGpuTest {};
+
+TEST_F(CudaExperts, SortsPairsAsTheCpuDoes) {
+  const auto sort = [&](const CudaExpertSortArgs& args) { return cuda_sort_experts(on.stream(), args); };
   for (const auto [tokens, experts, per_token] :
        {std::array<i64, 3>{0, 4, 2}, {1, 1, 1}, {33, 7, 3}, {700, 128, 8}, {3000, 512, 5}})
-    for (u64 seed = 0; seed < 4; ++seed) {
-      SCOPED_TRACE(fmt::format("{} tokens, {} of {} experts, routing {}", tokens, per_token, experts, seed));
-      std::vector<i32> ids = random_routing(tokens, experts, per_token, seed);
-      const i64 count = i64(ids.size());
-      ExpertGroups groups = ExpertGroups::create(count, experts);
-      auto pool = ThreadPool::create({.num_threads = 1, .cpus = {}, .spin = 100});
-      WEFT_ASSERT_OK(pool.status());
-      WEFT_ASSERT_OK((*pool)->run([&](Exec& exec) {
-        return groups.sort(exec, TensorView::dense(ids.data(), DType::kI32, {tokens, per_token}));
-      }));
-      auto gpu_ids = CudaMatrix::create(DType::kI32, tokens, per_token);
-      auto weights = CudaMatrix::create(DType::kF32, tokens, 2 * per_token);  // every other one
-      auto placed = CudaMatrix::create(DType::kF32, tokens, per_token);
-      auto offsets = CudaMatrix::create(DType::kI32, 1, experts + 1);
-      auto map = CudaMatrix::create(DType::kI32, 1, count), pairs = CudaMatrix::create(DType::kI32, 1, count);
-      auto rows = CudaMatrix::create(DType::kI32, tokens, per_token);
-      for (const auto* made : {&gpu_ids, &weights, &placed, &offsets, &map, &pairs, &rows})
-        WEFT_ASSERT_OK(made->status());
-      WEFT_ASSERT_OK(gpu_ids->upload(ids));
-      const std::vector<float> values = random_floats(DType::kF32, 2 * count, u32(seed) + 3);
-      WEFT_ASSERT_OK(weights->upload(values));
-      TensorView every_other = weights->view();
-      every_other.shape = {tokens, per_token};
-      every_other.byte_strides[1] = 8;
-      WEFT_ASSERT_OK(run_and_repeat(
-          stream->get(),
-          [&]() -> Status {
-            WEFT_TRY(offsets->clear());
-            WEFT_TRY(map->clear());
-            WEFT_TRY(rows->clear());
-            WEFT_TRY(placed->clear());
-            return pairs->clear();
-          },
-          [&] {
-            return cuda_sort_experts(stream->get(), {.ids = gpu_ids->view(),
-                                                     .offsets = offsets->as({experts + 1}),
-                                                     .map = map->as({count}),
-                                                     .pairs = pairs->as({count}),
-                                                     .rows = rows->view(),
-                                                     .weights = every_other,
-                                                     .placed = placed->view()});
-          },
-          {&*offsets, &*map, &*pairs, &*rows, &*placed}));
-      const auto found_offsets = offsets->bytes(), found_map = map->bytes(), found_pairs = pairs->bytes();
-      const auto found_rows = rows->bytes();
-      const auto found_placed = placed->floats();
-      WEFT_ASSERT_OK(found_placed.status());
-      WEFT_ASSERT_OK(found_rows.status());
-      WEFT_ASSERT_OK(found_offsets.status());
-      WEFT_ASSERT_OK(found_map.status());
-      WEFT_ASSERT_OK(found_pairs.status());
-      for (i64 e = 0; e < experts; ++e) {
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e)), groups.rows(e).begin) << e;
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_offsets, size_t(e + 1)), groups.rows(e).end) << e;
-      }
-      std::vector<i64> places(static_cast<size_t>(tokens));
-      for (i64 row = 0; row < groups.pairs(); ++row) {
-        const i64 token = groups.token(row), place = places[size_t(token)]++;
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), row);
-        ASSERT_EQ((*found_placed)[size_t(token * per_token + place)], values[size_t(groups.pair(row)) * 2]);
-      }
-      for (i64 token = 0; token < tokens; ++token)
-        for (i64 place = places[size_t(token)]; place < per_token; ++place) {
-          ASSERT_EQ(CudaMatrix::get<i32>(*found_rows, size_t(token * per_token + place)), -1) << token;
-          ASSERT_EQ((*found_placed)[size_t(token * per_token + place)], 0) << token;
-        }
-      for (i64 row = 0; row < groups.pairs(); ++row) {
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_pairs, size_t(row)), groups.pair(row)) << row;
-        ASSERT_EQ(CudaMatrix::get<i32>(*found_map, size_t(row)), groups.token(row)) << row;
-      }
-    }
+    for (u64 seed = 0; seed < 4; ++seed)
+      WEFT_ASSERT_OK(
+          check_expert_sort(on, sort, tokens, experts, per_token, seed, seed != 1)
+              .with_context(fmt::format("{} tokens, {} of {} experts, routing {}", tokens, per_token, experts, seed)));
 }
 
-// Also where a sum on its way is beyond f16's range: it is fp32.
-TEST(CudaExpertSum, AddsATokensRowsInFp32) {
-  WEFT_NEED_GPUS(1);
-  auto stream = make_stream();
-  WEFT_ASSERT_OK(stream.status());
-  constexpr i64 kTokens = 37, kN = 72;
+TEST_F(CudaExperts, AddsATokensRowsInFp32) {
+  const auto sum = [&](const CudaExpertSumArgs& args) { return cuda_expert_sum(on.stream(), args); };
   for (const DType dtype : {DType::kBF16, DType::kF16})
     for (const i64 per_token : {i64(8), i64(3)})
-      for (const bool large : {false, true}) {
-        SCOPED_TRACE(fmt::format("{}, {} experts{}", dtype_name(dtype), per_token, large ? ", large" : ""));
-        const i64 rows = kTokens * per_token;
-        std::vector<float> products = random_floats(dtype, rows * kN, 5);
-        std::vector<float> weights = random_floats(DType::kF32, rows, 6);
-        std::vector<i32> places;
-        for (i64 i = 0; i < rows; ++i) {
-          const i64 token = i / per_token, slot = i % per_token;
-          // Every fourth token lacks its last expert, the first one all.
-          places.push_back(token == 0 || (token % 4 == 3 && slot == per_token - 1) ? -1 : i32(rows - 1 - i));
-          if (large) weights[size_t(i)] = slot == 2 ? -1.5f : 1;
-        }
-        if (large) std::ranges::fill(products, rounded_to(dtype, 60000));
-        auto gpu_products = CudaMatrix::create(dtype, rows, kN), y = CudaMatrix::create(dtype, kTokens, kN, 8);
-        auto gpu_places = CudaMatrix::create(DType::kI32, kTokens, per_token);
-        auto gpu_weights = CudaMatrix::create(DType::kF32, kTokens, per_token);
-        for (const auto* made : {&gpu_products, &y, &gpu_places, &gpu_weights}) WEFT_ASSERT_OK(made->status());
-        WEFT_ASSERT_OK(gpu_products->upload(products));
-        WEFT_ASSERT_OK(gpu_places->upload(places));
-        WEFT_ASSERT_OK(gpu_weights->upload(weights));
-        WEFT_ASSERT_OK(run_and_repeat(
-            stream->get(), [&] { return y->clear(); },
-            [&] {
-              return cuda_expert_sum(stream->get(), {.products = gpu_products->view(),
-                                                     .rows = gpu_places->view(),
-                                                     .weights = gpu_weights->view(),
-                                                     .y = y->view()});
-            },
-            {&*y}));
-        const auto found = y->floats();
-        WEFT_ASSERT_OK(found.status());
-        for (i64 i = 0; i < kTokens * kN; ++i) {
-          double sum = 0, magnitude = 0;
-          for (i64 slot = i / kN * per_token; slot < (i / kN + 1) * per_token; ++slot) {
-            if (places[size_t(slot)] < 0) continue;
-            const double term =
-                double(weights[size_t(slot)]) * double(products[size_t(places[size_t(slot)] * kN + i % kN)]);
-            sum += term;
-            magnitude += std::abs(term);
-          }
-          const double found_sum = double((*found)[size_t(i)]);
-          if (dtype == DType::kF16 && std::abs(sum) >= 65520) {
-            ASSERT_EQ(found_sum, std::copysign(std::numeric_limits<double>::infinity(), sum)) << i;
-          } else {
-            const double error = magnitude * double(per_token) * 0x1p-24;
-            ASSERT_NEAR(found_sum, sum, error + storage_error(dtype, std::abs(sum) + error)) << i;
-          }
-        }
-      }
+      for (const bool large : {false, true})
+        WEFT_ASSERT_OK(
+            check_expert_sum(on, sum, dtype, per_token, large)
+                .with_context(fmt::format("{}, {} experts{}", dtype_name(dtype), per_token, large ? ", large" : "")));
 }
 
 TEST(CudaGroupedGemm, WhatDoesNotFitIsNamed) {

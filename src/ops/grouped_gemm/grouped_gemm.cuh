@@ -1,8 +1,7 @@
 // grouped_gemm on Hopper GPUs: rows times the weights of the experts they were routed to.
 #pragma once
-#include <cuda_runtime.h>
-
 #include "base/tensor.h"
+#include "device/cuda/stream_type.cuh"
 #include "ops/grouped_gemm/cuda_plan.h"
 #include "ops/grouped_gemm/cuda_sum.cuh"
 
