@@ -7,28 +7,6 @@
 
 namespace weft {
 
-// How many CTAs of `threads` threads the current device runs at once.
-inline Result<unsigned> resident_ctas(const char* name, const void* kernel, int threads) {
-  int device = 0, sms = 0, per_sm = 0;
-  WEFT_CUDA_TRY(cudaGetDevice(&device));
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device));
-  WEFT_TRY(cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, 0), name));
-  return unsigned(sms * std::max(per_sm, 1));
-}
-
-// Launches `kernel(params)` on as many CTAs as `work` needs at `per_cta` each, at most as many as fit at once. No work:
-// no launch. early: see LaunchShape.
-template <class Params>
-Status launch_rows(const char* name, void (*kernel)(Params), i64 work, i64 per_cta, int threads, cudaStream_t stream,
-                   const Params& params, bool early = false) {
-  if (work == 0) return {};
-  WEFT_ASSIGN(const unsigned most, resident_ctas(name, reinterpret_cast<const void*>(kernel), threads));
-  const i64 wanted = (work + per_cta - 1) / per_cta;
-  return launch(name, kernel,
-                {.grid = unsigned(std::min<i64>(wanted, most)), .block = unsigned(threads), .early = early}, stream,
-                params);
-}
-
 // Where fewer CTAs do, at most as many as the current device runs at once.
 template <class Params>
 Status launch_rows(cudaStream_t stream, const Result<RowLaunch<Params>>& made) {
