@@ -11,7 +11,7 @@ class CudaMemory {
   static Result<CudaMemory> create(size_t bytes) {
     CudaMemory memory;
     WEFT_ASSIGN(memory.buffer_, DeviceBuffer::create(bytes));
-    return std::move(memory);
+    return Result(std::move(memory));
   }
   std::byte* data() const { return buffer_.as<std::byte>(); }
   Status write(const std::vector<std::byte>& bytes) const {

@@ -13,7 +13,7 @@ class EmulatedMemory {
   static Result<EmulatedMemory> create(size_t bytes) {
     EmulatedMemory memory;
     memory.lines_ = std::make_unique<Line[]>(bytes / sizeof(Line) + 1);
-    return std::move(memory);
+    return Result(std::move(memory));
   }
   std::byte* data() const { return lines_[0].bytes; }
   Status write(const std::vector<std::byte>& bytes) const {

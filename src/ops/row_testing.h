@@ -70,7 +70,7 @@ class TestMatrix {
     matrix.view_.byte_strides[0] = stride;
     matrix.shift_bytes_ = shift * size;
     WEFT_TRY(matrix.clear());
-    return std::move(matrix);
+    return Result(std::move(matrix));
   }
   const TensorView& view() const { return view_; }
   // The same elements as a vector or a tensor; only where rows are dense.

@@ -23,7 +23,7 @@ TEST_F(CudaEmbeddingEmulated, CopiesTheRowsOfItsShardAndZerosForOthers) {
   for (const FloatTypes& types : kFloatTypes) {
     if (types.from == types.to) continue;  // take_rows' kernel
     for (const Place& place : kPlaces)
-      for (const auto [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {100, 96}})
+      for (const auto& [tokens, hidden] : {std::pair<i64, i64>{0, 8}, {1, 1}, {7, 33}, {100, 96}})
         WEFT_ASSERT_OK(check_embedding(on, embed, types, place, tokens, hidden)
                            .with_context(fmt::format("{}, {} x {}", describe(types, place), tokens, hidden)));
   }

@@ -32,7 +32,7 @@ emulator::Launch expert_sum_launch(const CudaExpertSumArgs& a) {
 TEST_F(CudaExpertsEmulated, SortPairsAsTheCpuDoes) {
   WEFT_NEED_EMULATOR();
   const auto sort = [&](const CudaExpertSortArgs& args) { return on.run(expert_sort_launch(args)); };
-  for (const auto [tokens, experts, per_token] : {std::array<i64, 3>{0, 4, 2}, {1, 1, 1}, {33, 7, 3}, {140, 128, 8}})
+  for (const auto& [tokens, experts, per_token] : {std::array<i64, 3>{0, 4, 2}, {1, 1, 1}, {33, 7, 3}, {140, 128, 8}})
     for (u64 seed = 0; seed < 4; ++seed)
       WEFT_ASSERT_OK(
           check_expert_sort(on, sort, tokens, experts, per_token, seed, seed != 1)

@@ -22,7 +22,7 @@ TEST_F(CudaQuantiseEmulated, HasTheBitsOfTheReference) {
   WEFT_NEED_EMULATOR();
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
     for (const Place& place : kPlaces)
-      for (const auto [rows, k] : {std::pair<i64, i64>{0, 128}, {1, 1}, {3, 127}, {3, 128}, {5, 1000}, {20, 640}})
+      for (const auto& [rows, k] : {std::pair<i64, i64>{0, 128}, {1, 1}, {3, 127}, {3, 128}, {5, 1000}, {20, 640}})
         WEFT_ASSERT_OK(check_quantise(on, quantise, dtype, place, rows, k)
                            .with_context(fmt::format("{} {} x {}, pad {} shift {}", dtype_name(dtype), rows, k,
                                                      place.pad, place.shift)));

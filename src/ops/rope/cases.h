@@ -77,7 +77,7 @@ Status check_rope(On& on, const RopeAngles& turn, const RopeKvWrite& write, cons
   for (const bool keys : {true, false}) {
     WEFT_ASSIGN(const auto bytes, (keys ? k : v).bytes());
     const TensorView& expected = keys ? cache.layer(0).k : cache.layer(0).v;
-    if (std::memcmp(bytes.data(), expected.data, bytes.size()) != 0)
+    if (!std::equal(bytes.begin(), bytes.end(), expected.data))
       return error(Code::kAborted, "{} are not the CPU's", keys ? "keys" : "values");
   }
   return {};

@@ -22,7 +22,7 @@ TEST_F(CudaSwigluEmulated, AgreesWithTheReference) {
   WEFT_NEED_EMULATOR();
   for (const FloatTypes& types : kFloatTypes)
     for (const Place& place : kPlaces)
-      for (const auto [rows, width] : {std::pair<i64, i64>{0, 8}, {1, 1}, {3, 31}, {5, 544}})
+      for (const auto& [rows, width] : {std::pair<i64, i64>{0, 8}, {1, 1}, {3, 31}, {5, 544}})
         WEFT_ASSERT_OK(check_swiglu(on, swiglu, types, place, rows, width)
                            .with_context(fmt::format("{}, {} x {}", describe(types, place), rows, width)));
 }
