@@ -29,8 +29,8 @@ TEST_F(CudaRmsNormEmulated, AgreesWithTheReference) {
         return check_rms_norm(on, rms_norm, types, adds, rows, hidden, place)
             .with_context(fmt::format("{}, residual {}, {} x {}", describe(types, place), adds, rows, hidden));
       };
-      for (const i64 hidden : {1, 7, 8, 96, 200})
-        for (const Place& place : kPlaces) WEFT_ASSERT_OK(check(3, hidden, place));
+      for (const i64 hidden : {1, 7, 96, 200})
+        for (const Place& place : kPlaces) WEFT_ASSERT_OK(check(2, hidden, place));
       WEFT_ASSERT_OK(check(1, adds ? 2053 : 16400, {0, 0}));  // more than registers keep
       WEFT_ASSERT_OK(check(0, 64, {0, 0}));
     }
