@@ -57,16 +57,15 @@ Result<ClockSync> ClockSync::create(sym<std::byte> words) {
   return std::move(clock);
 }
 
-Result<i64> ClockSync::offset_ns(const CudaPeers& peers) {
-  if (peers.ranks == 1) return 0;
+Status ClockSync::enqueue(const CudaPeers& peers) {
+  if (peers.ranks == 1) return {};
   const ClockWords words = words_at(words_);
   WEFT_TRY(peers.rank == 0
                ? launch("clock", clock_server_kernel, {.grid = unsigned(peers.ranks - 1)}, stream_.get(), peers, words,
                         epoch_)
                : launch("clock", clock_client_kernel, {}, stream_.get(), peers, words, epoch_, offset_.as<i64>()));
   epoch_ += kRounds;
-  WEFT_CUDA_TRY(cudaStreamSynchronize(stream_.get()));
-  return *offset_.as<i64>();
+  return {};
 }
 
 }  // namespace weft

@@ -11,10 +11,13 @@ class ClockSync {
   static i64 bytes(int ranks);
   static Result<ClockSync> create(sym<std::byte> words);
 
-  // Nanoseconds to add to this GPU's globaltimer to have rank 0's: rank 0 answers pings with its time, which is taken
-  // for that of the middle of the fastest round trips (as NTP does). Right to about half a round trip, 1 us, or the
-  // clock's step. Collective, on a stream of its own; waits for the end.
-  Result<i64> offset_ns(const CudaPeers& peers);
+  // Rank 0 answers pings with its time, which is taken for that of the middle of the fastest round trips (as NTP does).
+  // Collective, on a stream of its own.
+  Status enqueue(const CudaPeers& peers);
+  cudaStream_t stream() const { return stream_.get(); }
+  // Nanoseconds to add to this GPU's globaltimer to have rank 0's, once that stream has ended; 0 on rank 0. Right to
+  // about half a round trip, 1 us, or the clock's step.
+  i64 offset_ns() const { return *offset_.as<i64>(); }
 
  private:
   CudaStream stream_;

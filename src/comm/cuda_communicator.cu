@@ -116,7 +116,9 @@ Result<RankTrace> CudaCommunicator::take_trace() {
   taken.ops = faults_->ops();
   WEFT_ASSIGN(taken.spans, trace_->read());
   WEFT_ASSIGN(taken.device, cuda_device_name());
-  WEFT_ASSIGN(taken.clock_offset_ns, clock_->offset_ns(peers("clock")));
+  WEFT_TRY(clock_->enqueue(peers("clock")));
+  WEFT_TRY(synchronize(clock_->stream()));
+  taken.clock_offset_ns = clock_->offset_ns();
   trace_.reset();
   WEFT_TRY(status());
   return taken;
@@ -129,6 +131,7 @@ Status CudaCommunicator::status() const {
     return fault;
   }
   if (!world_.failure().raised()) return {};
+  faults_->abort();
   const Status reason = world_.failure().reason();
   return fault.ok() ? reason : Status(reason.code(), reason.message() + "; " + fault.message());
 }
@@ -141,11 +144,12 @@ Status CudaCommunicator::synchronize(cudaStream_t stream) const {
   std::optional<Deadline> leave;
   cudaError_t ended = cudaStreamQuery(stream);
   for (; ended == cudaErrorNotReady; ended = cudaStreamQuery(stream)) {
-    if (!leave && world_.failure().raised()) {
-      faults_->abort();
-      leave = Deadline::after(kLastWords);
+    // A kernel that has trapped is not enough: the driver may take long to say so.
+    if (!leave && !status().ok()) leave = Deadline::after(devices_are_abandoned() ? Clock::duration(0) : kLastWords);
+    if (leave && leave->expired()) {
+      abandon_devices();
+      break;
     }
-    if (leave && leave->expired()) break;
     if (Clock::now() - start < kEagerly) {
       std::this_thread::yield();
     } else {

@@ -83,10 +83,14 @@ class CudaCommunicator {
   Result<RankTrace> take_trace();
 
   // Ok, or what a kernel of this rank waited for in vain, or why the world has failed. A fault is told to all ranks.
+  // Where the world has failed, kernels of this rank that wait are told to end, so that freeing what they use need not
+  // wait for their deadline.
   Status status() const;
   // Waits for `stream`; a fault that ended its kernels is the status. Where the world fails meanwhile, for instance
   // because a rank's process died, kernels that wait are ended at once instead of at their deadline, by a trap: the
-  // status says why the world failed and what this rank waited for, and the GPU's context is lost.
+  // status says why the world failed and what this rank waited for, and the GPU's context is lost. Where the stream has
+  // not ended 2 s after a failure or a fault, it is given up and devices are abandoned (runtime.cuh), so that nothing
+  // on the way to the end of the process waits for it.
   Status synchronize(cudaStream_t stream) const;
 
  private:

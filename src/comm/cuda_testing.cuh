@@ -62,10 +62,12 @@ inline Status run_gpu_ranks(int ranks, const std::function<Status(CudaCommunicat
     WEFT_ASSIGN(auto comm, CudaCommunicator::create(world, options));
     WEFT_ASSIGN(const CudaStream stream, make_stream());
     Status outcome = work(*comm, stream.get());
-    if (outcome.ok()) outcome = comm->synchronize(stream.get());
     // What a kernel recorded before it trapped says more than the call behind it.
     if (const Status fault = comm->status(); !outcome.ok() && !fault.ok() && outcome.message() != fault.message())
       outcome = outcome.with_context(fault.message());
+    if (!outcome.ok()) world.fail(outcome);  // then synchronize() ends kernels that wait
+    const Status ended = comm->synchronize(stream.get());
+    if (outcome.ok()) outcome = ended;
     if (!outcome.ok()) world.fail(outcome);
     const Status left = world.barrier(Deadline::after(std::max(patience, std::chrono::seconds(30))));
     return outcome.ok() ? left : outcome;

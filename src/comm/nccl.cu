@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "device/cuda/runtime.cuh"
+
 namespace weft {
 namespace {
 
@@ -62,7 +64,9 @@ Status nccl_status(const Library& library, int result, const char* what) {
 class Loaded final : public NcclCommunicator {
  public:
   Loaded(const Library& library, Comm comm) : library_(library), comm_(comm) {}
-  ~Loaded() override { (void)library_.comm_destroy(comm_); }
+  ~Loaded() override {
+    if (!devices_are_abandoned()) (void)library_.comm_destroy(comm_);
+  }
   std::string version() const override {
     int v = 0;
     (void)library_.get_version(&v);

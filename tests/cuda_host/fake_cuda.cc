@@ -74,6 +74,9 @@ void expect_all_done(const char* what) {
   if (behaviour().stream_query) return;
   for (const Stream* stream : state().streams) expect(stream->done == stream->enqueued, what);
 }
+void wait_for_all() {
+  expect(!behaviour().stuck, "the host waits for work that never ends");
+}
 int new_file(size_t bytes) {
   const int fd = ::memfd_create("fake-gpu", MFD_CLOEXEC);
   return ::ftruncate(fd, off_t(bytes)) == 0 ? fd : -1;
@@ -171,6 +174,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
+  wait_for_all();
   return cudaSuccess;  // for the default stream; no thread knows what the others enqueue
 }
 
@@ -184,6 +188,7 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
 }
 cudaError_t cudaFree(void* address) {
   if (address == nullptr) return cudaSuccess;
+  wait_for_all();
   std::lock_guard lock(state().mutex);
   const auto block = state().blocks.find(address);
   expect(block != state().blocks.end(), "no such device memory");
@@ -222,6 +227,7 @@ cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* address) {
+  wait_for_all();
   {
     std::lock_guard lock(state().mutex);
     expect(state().pinned.erase(address) == 1, "no such pinned memory");
@@ -273,11 +279,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream != nullptr) wait_for_all();
   finish(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (behaviour().stream_query) return behaviour().stream_query();
+  if (behaviour().stuck) return cudaErrorNotReady;
   {
     std::lock_guard lock(state().mutex);
     if (!std::exchange(stream_of(stream)->asked, true)) return cudaErrorNotReady;

@@ -94,6 +94,7 @@ CUresult CUDAAPI map(CUdeviceptr address, size_t bytes, size_t, CUmemGenericAllo
 }
 CUresult CUDAAPI unmap(CUdeviceptr address, size_t bytes) {
   const Alone alone;
+  wait_for_all();
   std::lock_guard lock(state().mutex);
   Window& window = window_of(address);
   const auto mapping = window.mapped.find(address);

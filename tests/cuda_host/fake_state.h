@@ -20,6 +20,8 @@ namespace weft::fake_cuda {
 
 // Ends the process, saying `what`, where that is not `good`.
 void expect(bool good, const char* what);
+// What the host does now waits for all work of a device.
+void wait_for_all();
 
 // Device memory that can be opened by others: its file, and where it is mapped.
 struct Block {

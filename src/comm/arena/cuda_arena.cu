@@ -44,7 +44,7 @@ Result<std::unique_ptr<CudaArena>> CudaArena::create(World& world, int device, s
   arena->stride_ = (std::max<size_t>(bytes, 1) + granularity - 1) / granularity * granularity;
   WEFT_TRY(arena->map(deadline, sharing));
   WEFT_CUDA_TRY(cudaMemset(arena->base(world.rank()), 0, arena->stride_));
-  WEFT_CUDA_TRY(cudaDeviceSynchronize());
+  WEFT_CUDA_TRY(cudaStreamSynchronize(nullptr));
   WEFT_TRY(world.barrier(deadline));  // nobody writes into memory that its owner has yet to clear
   return std::move(arena);
 }
@@ -223,6 +223,7 @@ Status CudaArena::open_ipc(const std::vector<std::string>& handles) {
 }
 
 CudaArena::~CudaArena() {
+  if (devices_are_abandoned()) return;
   release_window();
   for (void* address : opened_) (void)cudaIpcCloseMemHandle(address);
   // What others have opened must not be freed before they have closed it. A lost peer ends the wait.

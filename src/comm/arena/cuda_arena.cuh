@@ -25,7 +25,8 @@ class CudaArena {
   // that cannot reach each other; kIo where the driver refuses both ways; kDeadlineExceeded; kResourceExhausted.
   static Result<std::unique_ptr<CudaArena>> create(World& world, int device, size_t bytes, Deadline deadline,
                                                    CudaSharing sharing = CudaSharing::kAuto);
-  // Peers must have stopped using this rank's memory: a barrier before, as every collective destruction needs.
+  // Peers must have stopped using this rank's memory: a barrier before, as every collective destruction needs. Unmaps
+  // nothing where devices are abandoned (runtime.cuh).
   ~CudaArena();
   CudaArena(const CudaArena&) = delete;
   CudaArena& operator=(const CudaArena&) = delete;

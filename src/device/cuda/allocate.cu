@@ -5,7 +5,7 @@ namespace weft {
 namespace {
 
 void release(std::byte* data) {
-  (void)cudaFree(data);
+  const CudaHandle<void*, cudaFree> ended(data);
 }
 
 }  // namespace

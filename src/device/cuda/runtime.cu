@@ -5,6 +5,18 @@
 #include <mutex>
 
 namespace weft {
+namespace {
+
+std::atomic<bool> g_abandoned{false};
+
+}  // namespace
+
+void abandon_devices() {
+  g_abandoned = true;
+}
+bool devices_are_abandoned() {
+  return g_abandoned;
+}
 
 Status cuda_status(cudaError_t fault, const char* what) {
   if (fault == cudaSuccess) return {};

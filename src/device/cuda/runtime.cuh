@@ -16,7 +16,13 @@ Status cuda_status(cudaError_t error, const char* what);
 
 #define WEFT_CUDA_TRY(call) WEFT_TRY(::weft::cuda_status((call), #call))
 
-// Sole owner of a CUDA handle; `Destroy` ends it. Its faults come from earlier work and are reported there.
+// Whatever frees memory or handles waits for the device, without a deadline. After abandon_devices(), which says that a
+// device has work that does not end, nothing of this process is freed any more: it is left to the end of the process.
+void abandon_devices();
+bool devices_are_abandoned();
+
+// Sole owner of a CUDA handle; `Destroy` ends it, unless devices are abandoned. Its faults come from earlier work and
+// are reported there.
 template <class Handle, auto Destroy>
 class CudaHandle {
  public:
@@ -33,7 +39,8 @@ class CudaHandle {
   }
   Handle get() const { return handle_; }
   void reset() {
-    if (handle_ != Handle{}) (void)Destroy(std::exchange(handle_, Handle{}));
+    const Handle ended = std::exchange(handle_, Handle{});
+    if (ended != Handle{} && !devices_are_abandoned()) (void)Destroy(ended);
   }
 
  private:
