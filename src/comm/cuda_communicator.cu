@@ -38,8 +38,9 @@ Result<std::unique_ptr<CudaCommunicator>> CudaCommunicator::create(World& world,
   WEFT_ASSIGN(auto faults, FaultLog::create(u32(world.rank()), u64(options.deadline.count())));
   std::vector<int> members(size_t(world.size()));
   std::iota(members.begin(), members.end(), 0);
-  return std::unique_ptr<CudaCommunicator>(new CudaCommunicator(
-      world, std::move(members), world.rank(), std::move(arena), std::make_shared<FaultLog>(std::move(faults)), ctas));
+  return std::unique_ptr<CudaCommunicator>(
+      new CudaCommunicator(world, std::move(members), world.rank(), std::move(arena),
+                           std::make_shared<FaultLog>(std::move(faults)), ctas, ctas == sms ? 0 : ctas));
 }
 
 Result<std::shared_ptr<CudaCommunicator>> CudaCommunicator::split(int color, int key) const {
@@ -60,7 +61,7 @@ Result<std::shared_ptr<CudaCommunicator>> CudaCommunicator::split(int color, int
     members.push_back(members_[size_t(r)]);
   }
   return std::shared_ptr<CudaCommunicator>(
-      new CudaCommunicator(world_, std::move(members), rank, arena_, faults_, max_ctas_));
+      new CudaCommunicator(world_, std::move(members), rank, arena_, faults_, max_ctas_, sm_budget_));
 }
 
 Communicator Communicator::over(std::shared_ptr<CudaCommunicator> cuda) {

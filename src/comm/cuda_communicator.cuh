@@ -39,8 +39,12 @@ class CudaCommunicator {
   // CTAs that a waiting kernel may launch so that all of them are resident, one per multiprocessor, also where other
   // ranks share this GPU. The same on every rank.
   int max_ctas() const { return max_ctas_; }
+  // Multiprocessors for kernels that wait for no rank: 0 = all, or, where ranks share a GPU, max_ctas(). CTAs of others
+  // that wait for this rank may then stand on all the rest, wherever that is, so that no cluster of CTAs is sure to
+  // find room. The same on every rank of equal GPUs.
+  int sm_budget() const { return sm_budget_; }
   // What operators that take an Exec are called with.
-  Exec exec(cudaStream_t stream) const { return Exec::cuda(stream, 0, arena_->ranks_on_this_gpu() == 1); }
+  Exec exec(cudaStream_t stream) const { return Exec::cuda(stream, sm_budget_, arena_->ranks_on_this_gpu() == 1); }
   World& world() const { return world_; }
   CudaArena& arena() const { return *arena_; }
 
@@ -95,13 +99,14 @@ class CudaCommunicator {
 
  private:
   CudaCommunicator(World& world, std::vector<int> members, int rank, std::shared_ptr<CudaArena> arena,
-                   std::shared_ptr<FaultLog> faults, int max_ctas)
+                   std::shared_ptr<FaultLog> faults, int max_ctas, int sm_budget)
       : world_(world),
         members_(std::move(members)),
         rank_(rank),
         arena_(std::move(arena)),
         faults_(std::move(faults)),
-        max_ctas_(max_ctas) {}
+        max_ctas_(max_ctas),
+        sm_budget_(sm_budget) {}
   Result<u64> alloc_bytes(i64 bytes, const std::string& what);
 
   World& world_;
@@ -110,7 +115,7 @@ class CudaCommunicator {
   // Of all groups of this rank.
   const std::shared_ptr<CudaArena> arena_;
   const std::shared_ptr<FaultLog> faults_;
-  const int max_ctas_;
+  const int max_ctas_, sm_budget_;
   std::optional<TraceLog> trace_;
   std::optional<ClockSync> clock_;
 };

@@ -12,6 +12,7 @@
 #include "dist/all_reduce/all_reduce.cuh"
 #include "dist/barrier/barrier.cuh"
 #include "dist/expert_parallel/cuda.cuh"
+#include "dist/gemm_ar/gemm_ar.cuh"
 #include "dist/gemm_rs/gemm_rs.cuh"
 #include "dist/moe_rs/moe_rs.cuh"
 #include "dist/reduce_scatter/reduce_scatter.cuh"
@@ -332,6 +333,60 @@ TEST(CudaHost, AnExpertLayerEnqueuesAllOfItsOperators) {
           {.arena_bytes = 32 << 20});
       EXPECT_TRUE(end.ok()) << "tp " << tp << ", ep " << ep << ": " << end.message();
     }
+}
+
+// Clusters of CTAs that a launch asks for; 1 = none.
+int cluster_of(const cudaLaunchConfig_t& config) {
+  for (unsigned i = 0; i < config.numAttrs; ++i)
+    if (config.attrs[i].id == cudaLaunchAttributeClusterDimension) return int(config.attrs[i].val.clusterDim.x);
+  return 1;
+}
+
+// Three ranks' CTAs may stand on 99 of 132 multiprocessors, waiting for the fourth, whose next kernel must find room on
+// any 33: also the GEMM beside a collective, whose choice with a GPU for every rank is clusters.
+TEST(CudaHost, RanksThatShareAGpuLaunchNoClusters) {
+  std::atomic<int> largest = 0, launches = 0;
+  fake_cuda::behaviour().launched = [&](const cudaLaunchConfig_t& config) {
+    ++launches;
+    for (int seen = largest; seen < cluster_of(config) && !largest.compare_exchange_weak(seen, cluster_of(config));) {
+    }
+  };
+  constexpr i64 kN = 520, kK = 280;
+  const auto calls = [&](CudaCommunicator& comm, cudaStream_t stream) -> Status {
+    const CudaFusedOptions split{.variant = "split"};
+    WEFT_ASSIGN(auto ag, CudaAgGemm::create(comm, {.max_m = 256, .k = kK}, split));
+    WEFT_ASSIGN(auto rs, CudaGemmRs::create(comm, {.max_m = 256, .n = kN, .k = kK}, split));
+    WEFT_ASSIGN(auto ar, CudaGemmAr::create(comm, {.max_m = 256, .n = kN, .k = kK}, split));
+    WEFT_ASSIGN(const auto memory, DeviceBuffer::create(kN * kN * 2));
+    const auto matrix = [&](i64 rows, i64 columns) {
+      return TensorView::dense(memory.data(), DType::kBF16, {rows, columns}, DeviceKind::kCuda);
+    };
+    for (const i64 m : {5, 64, 128, 200, 256}) {
+      const i64 mine = split_range(m, comm.size(), comm.rank()).size();
+      WEFT_TRY(ag.run(stream, matrix(mine, kK), m, matrix(kN, kK), matrix(m, kN)));
+      WEFT_TRY(rs.run(stream, matrix(m, kK), matrix(kN, kK), matrix(mine, kN)));
+      WEFT_TRY(ar.run(stream, matrix(m, kK), matrix(kN, kK), matrix(m, kN)));
+    }
+    WEFT_TRY(comm.synchronize(stream));
+    Communicator handle = Communicator::on_gpu(comm);
+    return two_layers(handle, fake_gpu(comm, stream), DType::kBF16, LayerMode::kAr, "two_shot",
+                      testing::MlpNumbers::random(256), 1.001);
+  };
+  const auto run = [&](int ranks) {
+    largest = launches = 0;
+    const Status end = run_gpu_ranks(ranks, calls, {.arena_bytes = 32 << 20});
+    EXPECT_TRUE(end.ok()) << ranks << " ranks: " << end.message();
+    EXPECT_GT(launches, 15 * ranks);
+  };
+  run(2);
+  EXPECT_GT(largest, 1);  // a GPU for every rank
+  run(4);
+  EXPECT_EQ(largest, 1);
+  fake_cuda::behaviour().devices = 1;
+  run(4);
+  EXPECT_EQ(largest, 1);
+  fake_cuda::behaviour().devices = 2;
+  fake_cuda::behaviour().launched = {};
 }
 
 TEST(CudaHost, AGroupOfGpusIsSplit) {

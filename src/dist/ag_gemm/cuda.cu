@@ -131,7 +131,7 @@ Status CudaAgGemm::run_split(cudaStream_t stream, const TensorView& x, i64 m, co
                                     size_t(shape_.k) * 2, size_t(rows.size()), cudaMemcpyDefault, stream));
   }
   WEFT_TRY(gather_->run(stream, shard, all));
-  return cuda_gemm(stream, {all, w, y});
+  return cuda_gemm(stream, {.x = all, .w = w, .y = y, .sms = comm_->sm_budget()});
 }
 
 Status CudaAgGemm::run_fused(cudaStream_t stream, const TensorView& x, i64 m, const TensorView& w, const TensorView& y,

@@ -47,10 +47,7 @@ Status prepare_few_rows(const char* op, DType dtype) {
 template <class Hooks>
 Status launch_few_rows(const char* op, cudaStream_t stream, const CudaCommunicator& comm, const TensorView& x, i64 m,
                        const TensorView& w, bool constant_w, Hooks hooks) {
-  int sms = 0;
-  WEFT_CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, comm.device()));
-  hooks.alone = comm.max_ctas() == sms;
-  // Other ranks' CTAs on this GPU may stand anywhere, so that no cluster is sure to find a place.
+  hooks.alone = comm.sm_budget() == 0;
   SmallGemmRoom room = SmallGemmRoom::without_clusters(comm.max_ctas());
   if (hooks.alone) {
     WEFT_ASSIGN(room, cuda_small_gemm_room());

@@ -52,9 +52,8 @@ Result<std::vector<TunedVariant>> tune_fused(CudaCommunicator& comm, const Fused
                                              const MakeFused& make) {
   WEFT_ASSIGN(const std::string device, cuda_device_name());
   std::vector<std::string> names;
-  WEFT_ASSIGN(const bool copies, may_copy(comm));
   for (const FusedVariant variant : kVariants)
-    if (copies || variant != FusedVariant::kCopy) names.emplace_back(fused_variant_name(variant));
+    if (may_copy(comm) || variant != FusedVariant::kCopy) names.emplace_back(fused_variant_name(variant));
   std::vector<TunedVariant> tuned;
   if (comm.size() == 1) return tuned;  // all variants are the GEMM
   if (comm.size() != comm.world().size())

@@ -50,7 +50,7 @@ Status CudaGemmAr::run(cudaStream_t stream, const TensorView& a, const TensorVie
   if (comm_->size() == 1) return cuda_gemm(stream, {a, w, y});
   const FusedVariant variant = choice_.at(m, comm_->size());
   if (variant == FusedVariant::kSplit) {
-    WEFT_TRY(cuda_gemm(stream, {a, w, y}));
+    WEFT_TRY(cuda_gemm(stream, {.x = a, .w = w, .y = y, .sms = comm_->sm_budget()}));
     return reduce_->run(stream, y, y);
   }
   if (m <= kFewRows && variant == FusedVariant::kPush) return scatter_->run_few_to_all(stream, a, w, y);

@@ -153,7 +153,7 @@ Status CudaGemmRs::run_to_all(cudaStream_t stream, const TensorView& a, const Te
 Status CudaGemmRs::run_split(cudaStream_t stream, const TensorView& a, const TensorView& w, const TensorView& y) {
   WEFT_CHECK(a.dim(0) <= split_rows_, a.dim(0), split_rows_);
   const TensorView product = TensorView::dense(product_.data(), shape_.dtype, {a.dim(0), shape_.n}, DeviceKind::kCuda);
-  WEFT_TRY(cuda_gemm(stream, {a, w, product}));
+  WEFT_TRY(cuda_gemm(stream, {.x = a, .w = w, .y = product, .sms = comm_->sm_budget()}));
   return scatter_->run(stream, product, y);
 }
 

@@ -150,7 +150,7 @@ Status cuda_gemm(cudaStream_t stream, const CudaGemmArgs& args) {
   if (args.sms > 0) sms = std::min(sms, args.sms);
   const i64 m = args.y.dim(0), n = args.y.dim(1), k = args.x.dim(1);
   WEFT_ASSIGN(const SmallGemmRoom all, cuda_small_gemm_room());
-  const SmallGemmRoom room = all.within(sms);
+  const SmallGemmRoom room = args.sms > 0 ? SmallGemmRoom::without_clusters(all.within(sms).clusters[0]) : all;
   if (small_gemm_is_faster_sm90(m, n, k, room, sms))
     return cuda_gemm_small(stream, args, plan_small_gemm_sm90(m, n, k, room));
   return multiply(stream, args, plan_gemm_sm90(m, n, k, sms));
