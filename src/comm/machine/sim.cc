@@ -22,7 +22,7 @@ struct SimWorld::Lane {
 
 SimWorld::SimWorld(const SimOptions& options) : options_(options) {
   WEFT_CHECK(options.ranks >= 1 && options.ctas >= 1 && options.lanes >= 1 && options.arena_bytes % 16 == 0);
-  state_ = options.seed * 0x9e3779b97f4a7c15u + 1;
+  state_ = mix64(options.seed + 1);
   constexpr u32 kPaces[] = {2, 4, 16, 64};  // the last one drains almost only when everybody waits
   drain_one_in_ = kPaces[random(4)];
   slow_rank_ = random(2) == 0 ? int(random(u32(options.ranks))) : -1;

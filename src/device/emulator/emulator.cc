@@ -109,7 +109,7 @@ struct Grid {
 
 class World {
  public:
-  World(const std::vector<Launch>& launches, u64 seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {
+  World(const std::vector<Launch>& launches, u64 seed) : state_(mix64(seed + 1)) {
     constexpr u32 kPaces[] = {512, 1, 32, 4};  // the first drains almost only when everybody waits
     pace_ = kPaces[seed % 4];
     int streams = 0;
@@ -453,10 +453,13 @@ class World {
     constexpr int kListed = 16;
     int waiting = 0;
     for (const auto& grid : grids_)
-      for (const auto& cta : grid->ctas)
+      for (const auto& cta : grid->ctas) {
+        int listed = -1;  // warp
         for (const auto& thread : cta->threads)
-          if (thread->fibre != nullptr && thread->index % kWarp == 0 && ++waiting <= kListed)
+          if (thread->fibre != nullptr && std::exchange(listed, thread->index / kWarp) != thread->index / kWarp &&
+              ++waiting <= kListed)
             found_ += fmt::format(": {} waits for {}", place(*thread), thread->what);
+      }
     if (waiting > kListed) found_ += fmt::format(": and {} warps more", waiting - kListed);
     return false;
   }
