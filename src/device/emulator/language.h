@@ -40,6 +40,9 @@ struct [[gnu::may_alias]] alignas(8) uint2 {
 struct [[gnu::may_alias]] alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct [[gnu::may_alias]] alignas(16) ulonglong2 {
+  unsigned long long x, y;
+};
 struct [[gnu::may_alias]] alignas(16) int4 {
   int x, y, z, w;
 };
@@ -160,6 +163,12 @@ inline float __fadd_rn(float a, float b) {
 }
 inline float __fsub_rn(float a, float b) {
   return a - b;
+}
+inline float __fdividef(float a, float b) {
+  return a / b;
+}
+inline float __expf(float a) {
+  return std::exp(a);
 }
 inline float __frcp_rn(float a) {
   return 1 / a;

@@ -1,10 +1,9 @@
 #include <algorithm>
 
 #include "device/cuda/row_launch.cuh"
-#include "device/cuda/tensor_map.cuh"
 #include "ops/gemm/gemm.cuh"
 #include "ops/grouped_gemm/cuda_kernel.cuh"
-#include "ops/grouped_gemm/cuda_sm90.cuh"
+#include "ops/grouped_gemm/cuda_local.cuh"
 
 namespace weft {
 namespace {
@@ -12,14 +11,7 @@ namespace {
 constexpr const char* kOp = "grouped_gemm_sm90";
 static_assert(kCudaGroupedMostExperts == sm90::kMostExperts);
 
-// Rows that lie sorted: of down, whose K is short.
-template <class T, int M, int N, int Stages, bool PingPong>
-using SortedConfig = sm90::ExpertConfig<T, M, N, Stages, PingPong, false, int(sizeof(sm90::ListedTable))>;
-template <class Config>
-using SortedParams = sm90::GemmParams<sm90::ListedSchedule<Config>, sm90::SortedSource<Config>, sm90::WarpEmit<Config>>;
-template <class Config>
-using GatherParams = sm90::GemmParams<sm90::ExpertSchedule<Config>, sm90::GatheredSource, sm90::ExpertEmit<Config>,
-                                      sm90::GatherCrew<Config>>;
+using sm90::GatherParams, sm90::SortedConfig, sm90::SortedParams;
 
 template <class Config, class Params>
 Status prepare() {
@@ -27,20 +19,8 @@ Status prepare() {
                         Config::kSharedBytes);
 }
 
-// Columns of y.
-i64 columns_of(const CudaGroupedGemmArgs& args) {
-  return args.swiglu ? args.w.dim(1) / 2 : args.w.dim(1);
-}
-
 template <class Config, class Params>
-Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan, Params& params) {
-  const i64 experts = args.w.dim(0), n = args.w.dim(1), k = args.w.dim(2);
-  const TensorView weights = TensorView::dense(args.w.data, args.w.dtype, {experts * n, k}, DeviceKind::kCuda);
-  WEFT_ASSIGN(params.w, bf16_tensor_map(weights, Config::kColumns));
-  params.k_blocks = int((k + Config::kBlock - 1) / Config::kBlock);
-  sm90::ExpertSchedule<Config>& schedule = params.schedule;
-  schedule = {args.offsets.as<const i32>(), int(experts), int(n), plan.tiles_n, 0, int(args.capacity)};
-  params.emit = {args.y.data, args.y.byte_strides[0], int(columns_of(args))};
+Status start(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGemmPlan& plan, const Params& params) {
   static OncePerDevice prepared;
   WEFT_TRY(prepared.run(prepare<Config, Params>));
   return launch(kOp, sm90::gemm_sm90_kernel<Config, Params>,
@@ -56,15 +36,11 @@ Status run(cudaStream_t stream, const CudaGroupedGemmArgs& args, const GroupedGe
   if constexpr (!Config::kGated) {
     if (args.map.data == nullptr && args.capacity == 0) {
       using Sorted = SortedConfig<typename Config::Element, Config::kM, Config::kN, Config::kStages, Config::kPingPong>;
-      SortedParams<Sorted> params{};
-      WEFT_ASSIGN(params.source.x, bf16_tensor_map(args.x, Config::kM));
+      WEFT_ASSIGN(const auto params, sm90::sorted_params<Sorted>(args, plan));
       return start<Sorted>(stream, args, plan, params);
     }
   }
-  GatherParams<Config> params{};
-  const int k = int(args.x.dim(1));
-  params.crew = {args.x.data, args.x.byte_strides[0], args.map.as<const i32>(), k,
-                 (k + Config::kBlock - 1) / Config::kBlock};
+  WEFT_ASSIGN(const auto params, sm90::gather_params<Config>(args, plan));
   return start<Config>(stream, args, plan, params);
 }
 
@@ -113,7 +89,7 @@ Status check_cuda_grouped_gemm(const CudaGroupedGemmArgs& args) {
   if (args.swiglu && n % 16 != 0)
     return error(Code::kInvalidArgument, "w {}: expected as many columns of gate as of up, whole eights",
                  args.w.describe());
-  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, columns_of(args)}, dtype));
+  WEFT_TRY(expect_cuda_matrix("y", args.y, {-1, sm90::columns_of(args)}, dtype));
   if (args.capacity < 0 || args.capacity > kMost)
     return error(Code::kInvalidArgument, "capacity: expected 0, or rows of an expert, found {}", args.capacity);
   const i64 places = args.capacity > 0 ? experts * args.capacity : rows;
