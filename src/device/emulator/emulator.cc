@@ -212,8 +212,14 @@ class World {
 
   // ---- async.h ----
 
-  void later(Act act) { running_->cta->acts.push_back(std::move(act)); }
-  void go_on(std::function<void()> act) { acting_->acts.push_back({std::move(act), nullptr, false}); }
+  void later(Act act) {
+    running_->cta->acts.push_back(std::move(act));
+    ++under_way_;
+  }
+  void go_on(std::function<void()> act) {
+    acting_->acts.push_back({std::move(act), nullptr, false});
+    ++under_way_;
+  }
   void sleep(const void* key, const char* what) {
     sleepers_[key].push_back(running_);
     give_way(what);
@@ -236,6 +242,7 @@ class World {
     made.barrier = cta.barriers;
     cta.stores.push_back(made);
     cta.count(made, 1);
+    ++under_way_;
     if (random(16) == 0) again();
   }
   u64 load(const void* from, int bytes) {
@@ -368,6 +375,7 @@ class World {
     const Store made = cta.stores[which];
     cta.stores.erase(cta.stores.begin() + i64(which));
     cta.count(made, -1);
+    --under_way_;
     if (made.bytes == 0) return;
     u64 value = made.value;
     if (made.add) {
@@ -397,6 +405,7 @@ class World {
         for (pick = 0; cta.acts[pick].queue != queue;) ++pick;
       const Act act = std::move(cta.acts[pick]);
       cta.acts.erase(cta.acts.begin() + i64(pick));
+      --under_way_;
       acting_ = &cta;
       act.run();
       acting_ = nullptr;
@@ -409,6 +418,7 @@ class World {
     return true;
   }
   bool drain_any() {
+    if (under_way_ == 0) return false;
     const size_t grids = grids_.size(), first = random(u32(grids));
     for (size_t g = 0; g < grids; ++g) {
       Grid& grid = *grids_[(first + g) % grids];
@@ -468,6 +478,7 @@ class World {
   u32 pace_;
   int slow_ = -1;  // a stream that is scheduled less often
   int spared_ = 0, stalls_ = 0;
+  i64 under_way_ = 0;  // stores and acts of all CTAs
   u64 now_ns_ = 1;
   bool changed_ = false;  // memory, since watchers looked
   std::vector<std::unique_ptr<Grid>> grids_;
