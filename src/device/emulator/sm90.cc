@@ -304,10 +304,9 @@ void multiply(DType dtype, int columns, float* d, u64 a, u64 b, bool accumulate)
   product.to[me] = busy;
   if (++product.given < kGroup) return;
   // All threads have: a product and those before it can happen.
-  const std::byte* shared = dynamic_shared();
-  const u32 skew = shared_address(shared) - kFirstAddress;
+  const u32 skew = shared_address(dynamic_shared()) - kFirstAddress;
   later(
-      [&unit, shared = const_cast<std::byte*>(shared) - skew] {
+      [&unit, shared = dynamic_shared() - skew] {
         run(unit.products.front(), shared);
         unit.products.pop_front();
         ++unit.done;
